@@ -1,0 +1,10 @@
+"""`python3 -m cfchat` is the same as `cfchat`."""
+
+from __future__ import annotations
+
+import sys
+
+from cfchat.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""How a reply looks on the wire to the front end, one file each."""

@@ -1,0 +1,424 @@
+"""An HTTP/1.1 server on asyncio.start_server: connections, keep-alive, limits, watcher, drain. Knows no chat."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from email.utils import formatdate
+
+from cfchat.errors import BodyTooLarge, CfchatError, Incomplete, Overloaded, ProtocolError, RequestTimeout
+from cfchat.observe import Exchange, log_exchange
+from cfchat.wire.bodies import LAST_CHUNK, encode_chunk
+from cfchat.wire.http11 import (
+    CLOSED,
+    NEED_DATA,
+    Data,
+    EndOfMessage,
+    Fields,
+    ReadLimits,
+    RequestHead,
+    RequestReader,
+    encode_response_head,
+)
+
+log = logging.getLogger("cfchat.server")
+
+READ_SIZE = 64 * 1024
+READ_AHEAD = 64 * 1024
+WRITE_AHEAD = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client, and all of them, may cost. Deadlines are in seconds and for the whole thing named."""
+
+    read: ReadLimits = field(default_factory=ReadLimits)
+    connections: int = 4096
+    head: float = 10.0
+    body: float = 30.0
+    write: float = 30.0
+    keep_alive: float = 75.0
+    drain: float = 30.0
+    linger: float = 2.0
+    linger_bytes: int = 4 << 20
+
+
+@dataclass(slots=True)
+class Response:
+    """What a handler answers. `body` is bytes, or an async generator of bytes that is sent as it comes.
+
+    A generator that raises cuts the reply: its last chunk is never sent. `aclose` is awaited when the
+    reply is over, however it ended, even if the body was never begun.
+    """
+
+    status: int
+    fields: Sequence[tuple[str, str]] = ()
+    body: bytes | AsyncGenerator[bytes, None] = b""
+    aclose: Callable[[], Awaitable[None]] | None = None
+
+
+class Request:
+    """One request, its head read. `notes` is for what the handler wants in the log line."""
+
+    __slots__ = ("_read_body", "client", "fields", "id", "method", "notes", "path")
+
+    def __init__(
+        self, head: RequestHead, client: str, request_id: str, read_body: Callable[[int], Awaitable[bytes]]
+    ) -> None:
+        self.method = head.method
+        self.path = head.path
+        self.fields: Fields = head.fields
+        self.client = client
+        self.id = request_id
+        self.notes: dict[str, object] = {}
+        self._read_body = read_body
+
+    async def read_body(self, limit: int = 1 << 20) -> bytes:
+        """The whole body, at most `limit` bytes.
+
+        Raises BodyTooLarge, RequestTimeout, and other ProtocolErrors where its framing is broken.
+        """
+        return await self._read_body(limit)
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+Refusal = Callable[[CfchatError, str], Response]
+
+
+class Server:
+    """Serves `handler` until drained. `refuse(error, request_id)` words every error as a Response."""
+
+    def __init__(self, handler: Handler, refuse: Refusal, limits: Limits = Limits()) -> None:
+        self.handler = handler
+        self.refuse = refuse
+        self.limits = limits
+        self.draining = False
+        self._connections: dict[asyncio.Task[None], _Connection] = {}
+        self._server: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; returns the address listened on (port 0 becomes a real one). Raises OSError."""
+        self._server = await asyncio.start_server(self._accept, host, port, limit=READ_SIZE, backlog=1024)
+        address = self._server.sockets[0].getsockname()
+        return address[0], address[1]
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A plain function: a coroutine would be wrapped in a task that asyncio owns, and not we.
+        connection = _Connection(self, reader, writer, full=len(self._connections) >= self.limits.connections)
+        task = asyncio.get_running_loop().create_task(connection.run())
+        connection.task = task
+        self._connections[task] = connection
+        task.add_done_callback(self._connections.pop)
+
+    async def drain(self, seconds: float | None = None) -> None:
+        """Stop accepting, let replies under way finish for `seconds`, then end what is left."""
+        self.draining = True
+        if self._server is not None:
+            self._server.close()
+        for connection in self._connections.values():
+            connection.end_if_idle()
+        if self._connections:
+            await asyncio.wait(set(self._connections), timeout=self.limits.drain if seconds is None else seconds)
+        await self.abort()
+
+    async def abort(self) -> None:
+        """End every connection now."""
+        self.draining = True
+        if self._server is not None:
+            self._server.close()
+        tasks = set(self._connections)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            log.warning("ended %d connections that were still busy", len(tasks))
+            await asyncio.wait(tasks)
+
+
+class _ClientGone(Exception):
+    """The client closed the connection, or does not take what it is sent."""
+
+
+class _Connection:
+    """One client: requests in order, one at a time, until either side has had enough."""
+
+    task: asyncio.Task[None]
+
+    def __init__(
+        self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, full: bool
+    ) -> None:
+        self._server = server
+        self._limits = server.limits
+        self._reader = reader
+        self._writer = writer
+        self._transport = writer.transport
+        self._full = full
+        self._wire = RequestReader(server.limits.read)
+        self._watcher: asyncio.Task[None] | None = None
+        self._idle = False
+        self._gone = False
+        peer = writer.get_extra_info("peername")
+        self._client = peer[0] if peer else ""
+
+    def end_if_idle(self) -> None:
+        if self._idle:
+            self._transport.close()
+
+    async def run(self) -> None:
+        try:
+            if self._full:
+                await self._refuse(Overloaded("Too many connections. Please try again later.", retry_after=1))
+            else:
+                while await self._exchange():
+                    pass
+        except (_ClientGone, OSError):
+            self._transport.abort()
+        except asyncio.CancelledError:
+            self._transport.abort()
+            if not self._gone or self.task.uncancel():
+                raise
+        except Exception:
+            log.exception("connection from %s failed", self._client)
+            self._transport.abort()
+        finally:
+            await self._stop_watching()
+            self._transport.close()
+
+    # --- one exchange -------------------------------------------------------------------------
+
+    async def _exchange(self) -> bool:
+        """One request and its reply; whether another may follow."""
+        try:
+            head = await self._read_head()
+        except CfchatError as error:
+            await self._refuse(error)
+            return False
+        if head is None:
+            return False
+        request = Request(head, self._client, _new_id(), lambda limit: self._read_body(head, limit))
+        entry = Exchange(request.id, self._client, head.method, head.path, request.notes)
+        try:
+            keep = await self._reply(head, request, entry)
+        except BaseException as error:
+            entry.status = entry.status or 499
+            entry.fault = entry.fault or ("client gone" if self._gone or isinstance(error, _ClientGone) else "ended")
+            raise
+        finally:
+            log_exchange(entry)
+        await self._stop_watching()
+        return keep
+
+    async def _reply(self, head: RequestHead, request: Request, entry: Exchange) -> bool:
+        response = await self._handle(request)
+        try:
+            keep = head.keep_alive and not self._wire.body_pending and not self._server.draining
+            whole = await self._send(head, response, entry, keep)
+            if self._wire.body_pending:
+                await self._linger()
+            return keep and whole
+        finally:
+            if response.aclose is not None:
+                await response.aclose()
+
+    async def _handle(self, request: Request) -> Response:
+        try:
+            return await self._server.handler(request)
+        except CfchatError as error:
+            if isinstance(error, Incomplete):
+                raise _ClientGone from error
+            return self._server.refuse(error, request.id)
+        except (OSError, _ClientGone):
+            raise
+        except Exception:
+            log.exception("%s handler failed", request.id)
+            return self._server.refuse(CfchatError("Something went wrong in this server."), request.id)
+
+    async def _refuse(self, error: CfchatError) -> None:
+        """Answer what never became a request. Nothing behind it is ever answered."""
+        entry = Exchange(_new_id(), self._client, "-", "-", {})
+        try:
+            await self._send(None, self._server.refuse(error, entry.id), entry, keep=False)
+            await self._linger()
+        finally:
+            log_exchange(entry)
+
+    # --- reading ------------------------------------------------------------------------------
+
+    async def _read_head(self) -> RequestHead | None:
+        """The next request's head; None where the client left, or never began."""
+        self._idle = not self._wire.buffered
+        if self._idle and self._server.draining:
+            return None
+        try:
+            async with asyncio.timeout(self._limits.keep_alive if self._idle else self._limits.head) as deadline:
+                while (event := self._wire.next_event()) is NEED_DATA:
+                    await self._receive()
+                    if self._idle and self._wire.buffered:
+                        self._idle = False
+                        deadline.reschedule(asyncio.get_running_loop().time() + self._limits.head)
+        except TimeoutError:
+            if self._idle:
+                return None
+            raise RequestTimeout("The request's head did not arrive in time.") from None
+        except Incomplete:
+            return None
+        finally:
+            self._idle = False
+        if event is CLOSED:
+            return None
+        assert isinstance(event, RequestHead)
+        return event
+
+    async def _read_body(self, head: RequestHead, limit: int) -> bytes:
+        pieces: list[bytes] = []
+        expects, size = head.expects_continue, 0
+        try:
+            async with asyncio.timeout(self._limits.body):
+                while type(event := self._wire.next_event()) is not EndOfMessage:
+                    if type(event) is Data:
+                        size += len(event.data)
+                        if size > limit:
+                            raise BodyTooLarge(f"The body is over {limit} bytes.")
+                        pieces.append(event.data)
+                        continue
+                    if expects and not pieces and not self._wire.buffered:
+                        self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    expects = False
+                    await self._receive()
+        except TimeoutError:
+            raise RequestTimeout("The request's body did not arrive in time.") from None
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        return b"".join(pieces)
+
+    async def _receive(self) -> None:
+        data = await self._reader.read(READ_SIZE)
+        if data:
+            self._wire.receive_data(data)
+        else:
+            self._wire.receive_eof()
+
+    async def _watch(self) -> None:
+        """Read the client while it is answered: EOF means gone (as in Go's net/http, and nginx)."""
+        with suppress(OSError):
+            while data := await self._reader.read(READ_SIZE):
+                self._wire.receive_data(data)
+                if self._wire.buffered > READ_AHEAD:
+                    return
+        self._gone = True
+        self.task.cancel()
+
+    async def _stop_watching(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
+            self._watcher = None
+
+    # --- writing ------------------------------------------------------------------------------
+
+    async def _send(self, head: RequestHead | None, response: Response, entry: Exchange, keep: bool) -> bool:
+        """Write the reply; whether it is whole."""
+        entry.status = response.status
+        body = response.body
+        fields = [*response.fields, ("Date", _date()), ("X-Request-Id", entry.id)]
+        fields.append(("X-Content-Type-Options", "nosniff"))
+        bare = head is not None and head.method == "HEAD"
+        if isinstance(body, bytes):
+            if response.status != 204:
+                fields.append(("Content-Length", str(len(body))))
+            self._write(self._encode_head(response.status, fields, keep, head) + (b"" if bare else body))
+            entry.began()
+            entry.sent += 0 if bare else len(body)
+            await self._flush()
+            return True
+        chunked = head is None or head.minor >= 1
+        if chunked:
+            fields.append(("Transfer-Encoding", "chunked"))
+        prefix = self._encode_head(response.status, fields, keep and chunked, head)
+        async with aclosing(body):
+            return await self._send_stream(prefix, body, entry, chunked) and chunked
+
+    async def _send_stream(
+        self, prefix: bytes, body: AsyncGenerator[bytes, None], entry: Exchange, chunked: bool
+    ) -> bool:
+        try:
+            async for piece in body:
+                if not piece:
+                    continue
+                if not entry.sent:
+                    entry.began()
+                entry.sent += len(piece)
+                self._write(prefix + (encode_chunk(piece) if chunked else piece))
+                prefix = b""
+                await self._flush()
+        except CfchatError as error:
+            return self._cut(entry, str(error), chunked)
+        except (OSError, _ClientGone):
+            raise
+        except Exception:
+            log.exception("%s reply failed", entry.id)
+            return self._cut(entry, "internal error", chunked)
+        self._write(prefix + (LAST_CHUNK if chunked else b""))
+        await self._flush()
+        return True
+
+    def _cut(self, entry: Exchange, fault: str, chunked: bool) -> bool:
+        """After the head only a missing end can say that something went wrong."""
+        entry.fault = f"interrupted: {fault}"
+        if not chunked:
+            # A close-delimited reply shows no truncation but a reset (RFC 9112 §6.3).
+            self._transport.abort()
+        return False
+
+    def _encode_head(
+        self, status: int, fields: list[tuple[str, str]], keep: bool, head: RequestHead | None
+    ) -> bytes:
+        if not keep:
+            fields.append(("Connection", "close"))
+        elif head is not None and head.minor == 0:
+            fields.append(("Connection", "keep-alive"))
+        return encode_response_head(status, fields)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            raise _ClientGone
+        self._writer.write(data)
+
+    async def _flush(self) -> None:
+        """Backpressure: wait while the client has too much unread, but not for ever."""
+        if self._transport.get_write_buffer_size() < WRITE_AHEAD:
+            return
+        try:
+            async with asyncio.timeout(self._limits.write):
+                await self._writer.drain()
+        except TimeoutError:
+            raise _ClientGone from None
+
+    async def _linger(self) -> None:
+        """Let the client read its refusal before the kernel's RST destroys it (RFC 9112 §9.6)."""
+        left = self._limits.linger_bytes
+        with suppress(TimeoutError, OSError):
+            if self._writer.can_write_eof():
+                self._writer.write_eof()
+            async with asyncio.timeout(self._limits.linger):
+                while left > 0 and (data := await self._reader.read(READ_SIZE)):
+                    left -= len(data)
+
+
+def _new_id() -> str:
+    return os.urandom(8).hex()
+
+
+_dated: tuple[int, str] = (0, "")
+
+
+def _date() -> str:
+    """IMF-fixdate (RFC 9110 §5.6.7), made once a second."""
+    global _dated
+    now = int(time.time())
+    if _dated[0] != now:
+        _dated = (now, formatdate(now, usegmt=True))
+    return _dated[1]

@@ -1,0 +1,83 @@
+"""Make the certificates of this folder anew: `python3 tests/certs/make.py`. Needs the openssl command line.
+
+The authority's key is thrown away: nothing but these files will ever be signed by it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+HERE = Path(__file__).parent
+BEGIN, END, LONG_AGO, AGO = "20250101000000Z", "21250101000000Z", "20200101000000Z", "20210101000000Z"
+LEAVES = {
+    "localhost": ("DNS:localhost,IP:127.0.0.1,IP:::1", BEGIN, END),
+    "wrong_host": ("DNS:elsewhere.invalid", BEGIN, END),
+    "expired": ("DNS:localhost,IP:127.0.0.1,IP:::1", LONG_AGO, AGO),
+}
+# Python 3.13 verifies strictly (RFC 5280): key usage and key identifiers must be there.
+CONFIG = """
+[ca]
+default_ca = own
+[own]
+new_certs_dir = .
+database = index
+rand_serial = yes
+default_md = sha256
+unique_subject = no
+policy = any
+certificate = ca.pem
+private_key = ca.key
+[any]
+commonName = supplied
+[req]
+distinguished_name = empty
+prompt = no
+[empty]
+[authority]
+basicConstraints = critical,CA:TRUE
+keyUsage = critical,keyCertSign,cRLSign
+subjectKeyIdentifier = hash
+[leaf]
+basicConstraints = critical,CA:FALSE
+keyUsage = critical,digitalSignature
+extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+"""
+
+
+def openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def request(folder: Path, name: str, common_name: str) -> None:
+    """A key and a signing request for it."""
+    options = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    openssl(folder, "req", "-new", *options, "-config", "config", "-subj", f"/CN={common_name}",
+            "-keyout", f"{name}.key", "-out", f"{name}.csr")  # fmt: skip
+
+
+def sign(folder: Path, name: str, extensions: str, begin: str, end: str, *options: str) -> None:
+    openssl(folder, "ca", "-batch", "-notext", "-config", "config", "-extensions", extensions,
+            "-startdate", begin, "-enddate", end, "-in", f"{name}.csr", "-out", f"{name}.pem", *options)  # fmt: skip
+
+
+def make(folder: Path) -> None:
+    (folder / "config").write_text(CONFIG)
+    (folder / "index").touch()
+    request(folder, "ca", "cfchat test authority")
+    sign(folder, "ca", "authority", BEGIN, END, "-selfsign")
+    (HERE / "ca.pem").write_text((folder / "ca.pem").read_text())
+    for name, (names, begin, end) in LEAVES.items():
+        (folder / "config").write_text(f"{CONFIG}subjectAltName = {names}\n")
+        request(folder, name, name)
+        sign(folder, name, "leaf", begin, end)
+        both = (folder / f"{name}.pem").read_text() + (folder / f"{name}.key").read_text()
+        (HERE / f"{name}.pem").write_text(both)
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as folder:
+        make(Path(folder))
