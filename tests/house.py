@@ -1,4 +1,4 @@
-"""A whole cfchat on loopback, its upstream the stand-in; and a client that sees bytes."""
+"""A whole cfchat on loopback, its upstream the stand-in."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 from urllib.parse import urlsplit
 
+from client import Reply, parse, request
 from standin import StandIn
 
 from cfchat.app import App
@@ -22,34 +22,6 @@ from cfchat.upstream.connection import Origin, make_ssl_context
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 TOKEN = "test-token-that-no-log-shows"
 HELLO = [{"role": "user", "content": "Hello"}]
-
-
-@dataclass
-class Reply:
-    status: int
-    fields: dict[str, str]
-    raw: bytes  # everything behind the head
-    whole: bool
-
-    @property
-    def body(self) -> bytes:
-        return unchunk(self.raw) if "transfer-encoding" in self.fields else self.raw
-
-    @property
-    def error(self) -> dict[str, Any]:
-        error: dict[str, Any] = json.loads(self.body)["error"]
-        return error
-
-
-def unchunk(raw: bytes) -> bytes:
-    """The data of the complete chunks in `raw`; written for tests, knows no extensions."""
-    data = b""
-    while raw:
-        size, _, raw = raw.partition(b"\r\n")
-        length = int(size, 16)
-        data += raw[:length]
-        raw = raw[length + 2 :]
-    return data
 
 
 class House:
@@ -75,19 +47,6 @@ class House:
     async def post(self, messages: object = HELLO, path: str = "/api/chatbot", fields: str = "") -> Reply:
         body = messages if isinstance(messages, bytes) else json.dumps(messages).encode()
         return parse(await self.send(request(body, path, fields)))
-
-
-def request(body: bytes, path: str = "/api/chatbot", fields: str = "") -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n{fields}\r\n"
-    return head.encode() + body
-
-
-def parse(received: bytes) -> Reply:
-    head, _, raw = received.partition(b"\r\n\r\n")
-    lines = head.decode("latin-1").split("\r\n")
-    fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-    chunked = fields.get("transfer-encoding") == "chunked"
-    return Reply(int(lines[0].split()[1]), fields, raw, raw.endswith(b"0\r\n\r\n") if chunked else True)
 
 
 class _Lines(logging.Handler):

@@ -26,6 +26,7 @@ STREAM_TYPE = ("content-type", "text/event-stream")
 TURNS = 6
 
 Framing = Literal["chunked", "length", "close"]
+End = Literal["keep", "close", "abort"]
 Fields = Iterable[tuple[str, str]]
 
 
@@ -46,7 +47,7 @@ class Exchange:
         self._connection = connection
 
     async def send(self, data: bytes) -> None:
-        """One write, given to the kernel before this returns. Raises ConnectionError once the peer is gone."""
+        """One write, in the kernel before this returns. Raises ConnectionError once the peer is gone."""
         self._connection.writer.write(data)
         await self._connection.writer.drain()
 
@@ -182,7 +183,8 @@ class _Connection:
         self._buffer = b""
         self._arrived = asyncio.Event()
         self._ended = False
-        writer.transport.set_write_buffer_limits(high=0)
+        # Not 0: asyncio's TLS transport pauses at `size >= high`, and would never resume.
+        writer.transport.set_write_buffer_limits(high=1, low=0)
 
     def end(self, how: Callable[[], None]) -> None:
         if not self._ended:
@@ -276,7 +278,7 @@ def reply(
     return raw(wire, cuts, then="close" if framing == "close" else "keep")
 
 
-def raw(wire: bytes, cuts: Iterable[int] | None = None, then: Literal["keep", "close", "abort"] = "keep") -> Script:
+def raw(wire: bytes, cuts: Iterable[int] | None = None, then: End = "keep") -> Script:
     """Exactly these bytes, whatever they say."""
     places = sorted({0, len(wire), *(cut for cut in cuts or () if 0 < cut < len(wire))})
 
@@ -311,7 +313,7 @@ def partial(
     events: bytes, then: Literal["abort", "close", "silence"] = "abort", framing: Framing = "chunked"
 ) -> Script:
     """A good beginning without its end."""
-    named = {"chunked": ("transfer-encoding", "chunked"), "length": ("content-length", str(len(events) + 100))}
+    named = {"chunked": ("transfer-encoding", "chunked"), "length": ("content-length", f"{len(events) + 9}")}
     field = named.get(framing, ("connection", "close"))
     body = b"".join(chunks_of(events)) if framing == "chunked" else events
 
@@ -334,7 +336,7 @@ def hang_up(then: Literal["abort", "close"] = "close") -> Script:
     return script
 
 
-def _end(exchange: Exchange, how: Literal["keep", "close", "abort"]) -> None:
+def _end(exchange: Exchange, how: End) -> None:
     if how == "close":
         exchange.close()
     elif how == "abort":

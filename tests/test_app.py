@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
-from house import ACCOUNT, HELLO, TOKEN, House, house, parse, quicker, request, unchunk
+from client import parse, request, unchunk
+from house import ACCOUNT, HELLO, TOKEN, House, house, quicker
 from standin import Exchange, StandIn, json_error, partial, reply, silence
 
 from cfchat.app import Settings as AppSettings
@@ -139,7 +140,7 @@ async def test_upstream_that_dies_before_words_is_tried_again() -> None:
 
 
 async def test_wrong_certificate_gets_no_token() -> None:
-    async with StandIn([reply(WORDS)], certificate="wrong") as standin, house(standin) as cfchat:
+    async with StandIn([reply(WORDS)], certificate="wrong_host") as standin, house(standin) as cfchat:
         answer = await cfchat.post()
     assert (answer.status, answer.error["code"]) == (502, "upstream_connect")
     assert standin.requests == []

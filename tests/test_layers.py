@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FACE = ("CfchatError", "Config", "Message", "__version__")
+FACE = ("CfchatError", "__version__")
 
 # Who comes after all the earlier rows. Rooms of one row know nothing of each other.
 ROWS = (

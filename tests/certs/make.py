@@ -60,8 +60,10 @@ def request(folder: Path, name: str, common_name: str) -> None:
 
 
 def sign(folder: Path, name: str, extensions: str, begin: str, end: str, *options: str) -> None:
+    files = ("-in", f"{name}.csr", "-out", f"{name}.pem")
+    dates = ("-startdate", begin, "-enddate", end)
     openssl(folder, "ca", "-batch", "-notext", "-config", "config", "-extensions", extensions,
-            "-startdate", begin, "-enddate", end, "-in", f"{name}.csr", "-out", f"{name}.pem", *options)  # fmt: skip
+            *dates, *files, *options)  # fmt: skip
 
 
 def make(folder: Path) -> None:

@@ -1,0 +1,166 @@
+"""The three ways a body is framed (RFC 9112 §6): decoders, and the chunk encoder.
+
+A decoder gives from a buffer all the bytes of the body that are there, and says when the body has `ended`.
+Errors come after the bytes before them, so what a caller sees does not depend on how the bytes were cut.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Protocol
+
+from cfchat.errors import BodyTooLarge, Incomplete, ProtocolError
+from cfchat.wire.buffer import ReceiveBuffer
+from cfchat.wire.grammar import CHUNK_LINE
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+_TOO_LARGE = partial(BodyTooLarge, "The body is too large.")
+_CUT = partial(Incomplete, "The connection ended inside a body.")
+_LINE_TOO_LONG = partial(ProtocolError, "A chunk's line is too long.")
+
+
+def encode_chunk(data: bytes) -> bytes:
+    """One chunk; nothing for no data, since an empty chunk would be the last (RFC 9112 §7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+class Decoder(Protocol):
+    """What reads a body."""
+
+    ended: bool
+
+    def read(self, buffer: ReceiveBuffer) -> bytes:
+        """Take what is there of the body; empty if nothing is.
+
+        Raises:
+            ProtocolError: the framing is broken. BodyTooLarge: the body is over its limit.
+        """
+
+    def finish(self) -> None:
+        """The peer has ended the connection.
+
+        Raises:
+            Incomplete: the body had not ended.
+        """
+
+
+class LengthDecoder:
+    """RFC 9112 §6.2."""
+
+    def __init__(self, length: int, limit: int | None = None) -> None:
+        self.ended = not length
+        self._left = length
+        self._over = limit is not None and length > limit
+
+    def read(self, buffer: ReceiveBuffer) -> bytes:
+        """See Decoder. A length over the limit is refused before the first byte."""
+        if self._over:
+            raise _TOO_LARGE()
+        piece = buffer.take(self._left)
+        self._left -= len(piece)
+        self.ended = not self._left
+        return piece
+
+    def finish(self) -> None:
+        """See Decoder."""
+        raise _CUT()
+
+
+class UntilCloseDecoder:
+    """RFC 9112 §6.3, last rule: a response that ends with its connection."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.ended = False
+        self._room = limit
+
+    def read(self, buffer: ReceiveBuffer) -> bytes:
+        """See Decoder."""
+        if self._room is None:
+            return buffer.take(len(buffer))
+        piece = buffer.take(self._room)
+        self._room -= len(piece)
+        if not piece and len(buffer):
+            raise _TOO_LARGE()
+        return piece
+
+    def finish(self) -> None:
+        """Nothing tells a whole body from a cut one here (RFC 9112 §8): the caller's format must."""
+        self.ended = True
+
+
+class ChunkedDecoder:
+    """RFC 9112 §7.1, up to and with the line of the last chunk. Behind it come the trailers.
+
+    `line` limits one chunk's line, `extensions` the extensions of all chunks together, `limit` the body.
+    """
+
+    def __init__(self, line: int = 4096, extensions: int = 16384, limit: int | None = None) -> None:
+        self.ended = False
+        self._line = line + 2
+        self._extensions = extensions
+        self._room = limit
+        self._left = 0  # of the chunk's data
+        self._in_chunk = False  # its line is read, the CRLF behind its data is not
+        self._error: ProtocolError | None = None
+
+    def read(self, buffer: ReceiveBuffer) -> bytes:
+        """See Decoder. Takes all the chunks that are there."""
+        if self._error:
+            raise self._error
+        pieces: list[bytes] = []
+        try:
+            while self._advance(buffer, pieces):
+                pass
+        except ProtocolError as error:
+            if not pieces:
+                raise
+            self._error = error
+        return b"".join(pieces)
+
+    def finish(self) -> None:
+        """See Decoder."""
+        raise _CUT()
+
+    def _advance(self, buffer: ReceiveBuffer, pieces: list[bytes]) -> bool:
+        """Read one chunk's line, or as much of its data as there is; False if that needs more bytes."""
+        if not self._in_chunk:
+            return not self.ended and self._begin(buffer)
+        if self._left:
+            piece = buffer.take(self._left)
+            if not piece:
+                return False
+            pieces.append(piece)
+            self._left -= len(piece)
+        return not self._left and self._end(buffer)
+
+    def _begin(self, buffer: ReceiveBuffer) -> bool:
+        line = buffer.take_line(self._line, _LINE_TOO_LONG)
+        if line is None:
+            return False
+        match = CHUNK_LINE.fullmatch(line)
+        if match is None:
+            raise ProtocolError("A chunk's line is malformed.")
+        self._spend(int(match[1], 16), len(match[2]))
+        return not self.ended
+
+    def _spend(self, size: int, extensions: int) -> None:
+        self._extensions -= extensions
+        if self._extensions < 0:
+            raise ProtocolError("The chunk extensions are too long.")
+        if self._room is not None:
+            self._room -= size
+            if self._room < 0:
+                raise _TOO_LARGE()
+        self._left = size
+        self._in_chunk = size > 0
+        self.ended = not size
+
+    def _end(self, buffer: ReceiveBuffer) -> bool:
+        """Check the CRLF behind the data: whoever skips two bytes there can be led astray (CVE-2025-43859)."""
+        if len(buffer) < 2:
+            return False
+        if buffer.take(2) != b"\r\n":
+            raise ProtocolError("A chunk is longer than it says.")
+        self._in_chunk = False
+        return True

@@ -1,0 +1,558 @@
+"""HTTP/1.1 messages (RFC 9112), read and written, for both roles. Sans-I/O.
+
+A reader takes bytes (`receive_data`, `receive_eof`) and gives events (`next_event`). It is in one of four states,
+each a method that gives the next event, or None to go on in another state:
+
+    start line -> field lines -> body -> (chunked only) trailers -> start line, or ended
+
+Every verdict depends on a prefix of all bytes that came, never on how they were cut: lines are looked at up to
+their limit and no further, and data before an error is given before the error.
+What is ambiguous is refused, not repaired. After an error there is nothing but that error.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from typing import Final, Generic, TypeVar
+
+from cfchat.errors import (
+    HeadTooLarge,
+    Incomplete,
+    ProtocolError,
+    TargetTooLong,
+    UnknownCoding,
+    UnsupportedVersion,
+)
+from cfchat.wire import grammar
+from cfchat.wire.bodies import ChunkedDecoder, Decoder, LengthDecoder, UntilCloseDecoder
+from cfchat.wire.buffer import ReceiveBuffer
+
+_LINE_TOO_LONG = partial(TargetTooLong, "The request line is too long.")
+_HEAD_TOO_LARGE = partial(HeadTooLarge, "The header fields are too large.")
+
+
+class Fields:
+    """Header fields: in order, names in lower case, repeated ones kept. Immutable."""
+
+    __slots__ = ("_by_name", "_items")
+
+    def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
+        self._items = tuple([(name.lower(), value) for name, value in items])
+        self._by_name: dict[str, list[str]] = {}
+        for name, value in self._items:
+            self._by_name.setdefault(name, []).append(value)
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """All values under a name as one list (RFC 9110 §5.2), or the default."""
+        values = self._by_name.get(name.lower())
+        return default if values is None else ", ".join(values)
+
+    def get_all(self, name: str) -> list[str]:
+        """The values under a name, one for each line it came in."""
+        return list(self._by_name.get(name.lower(), ()))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._by_name
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __eq__(self, other: object) -> bool:
+        return self._items == other._items if isinstance(other, Fields) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._items)
+
+    def __repr__(self) -> str:
+        # Values may be secrets, and whatever has a repr ends up in a log some day.
+        return f"Fields({', '.join(name for name, _ in self._items)})"
+
+
+_NO_FIELDS = Fields()
+
+
+def _members(fields: Fields, name: str) -> list[str]:
+    """A comma-separated field (RFC 9110 §5.6.1) as members in lower case."""
+    return [member.strip(" \t").lower() for member in (fields.get(name) or "").split(",")]
+
+
+def _persists(minor: int, fields: Fields) -> bool:
+    """RFC 9112 §9.3."""
+    options = _members(fields, "connection")
+    return "close" not in options and (minor >= 1 or "keep-alive" in options)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A request line and its fields. `minor` is 0 or 1: a later 1.x is read as 1.1."""
+
+    method: str
+    target: str
+    minor: int
+    fields: Fields
+
+    @property
+    def path(self) -> str:
+        """The path as it was sent, still percent-encoded; of an absolute target, its path."""
+        return self._parts()[0]
+
+    @property
+    def query(self) -> str:
+        """What is behind the `?`."""
+        return self._parts()[1]
+
+    @property
+    def host(self) -> str:
+        """The host asked for: an absolute target's, else the Host field (RFC 9112 §3.2.2)."""
+        absolute = grammar.ABSOLUTE_FORM.fullmatch(self.target.encode("latin-1"))
+        return absolute[1].decode("latin-1") if absolute else self.fields.get("host") or ""
+
+    @property
+    def keep_alive(self) -> bool:
+        """The client would use the connection again."""
+        return _persists(self.minor, self.fields)
+
+    @property
+    def expects_continue(self) -> bool:
+        """The client waits for `100 Continue` (RFC 9110 §10.1.1: one of 1.0 never does)."""
+        return self.minor >= 1 and "100-continue" in _members(self.fields, "expect")
+
+    def _parts(self) -> tuple[str, str]:
+        target = self.target
+        if not target.startswith("/"):
+            absolute = grammar.ABSOLUTE_FORM.fullmatch(target.encode("latin-1"))
+            if absolute:
+                return (absolute[2] or b"/").decode("latin-1"), (absolute[3] or b"").decode("latin-1")
+        path, _, query = target.partition("?")
+        return path, query
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """A status line and its fields."""
+
+    status: int
+    reason: str
+    minor: int
+    fields: Fields
+
+    @property
+    def keep_alive(self) -> bool:
+        """The server would use the connection again."""
+        return _persists(self.minor, self.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Some of a body, never empty."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfMessage:
+    """A message is complete. Trailers are never merged into fields (RFC 9110 §6.5.1)."""
+
+    trailers: Fields = _NO_FIELDS
+
+
+class Need(enum.Enum):
+    """Not an event of the peer: why there is none."""
+
+    DATA = "the next event needs more bytes"
+    CLOSED = "the peer has ended the connection, and not inside a message"
+
+
+NEED_DATA: Final = Need.DATA
+CLOSED: Final = Need.CLOSED
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """Limits of what is read, in bytes where nothing else is said. Line ends don't count in `line`s."""
+
+    line: int = 8192  # request or status line
+    head: int = 32 * 1024  # all field lines, with their ends
+    fields: int = 100  # their number, and that of trailers
+    body: int | None = 1 << 20  # None: no limit
+    chunk_line: int = 4096
+    chunk_extensions_total: int = 16 * 1024
+    trailers: int = 8192
+    skipped_lines: int = 4  # empty lines before a request
+    informational: int = 8  # 1xx heads before a response
+
+
+# --- reading: what both roles share ------------------------------------------------------------------
+
+
+class _FieldSection:
+    """The lines up to and with the empty one: of a head, or the trailers (RFC 9112 §5, §7.1.2)."""
+
+    def __init__(self, size: int, count: int) -> None:
+        self._room = size
+        self._count = count
+        self._items: list[tuple[str, str]] = []
+
+    def read(self, buffer: ReceiveBuffer) -> Fields | None:
+        """The fields, or None if the section has not ended yet."""
+        while (line := buffer.take_line(self._room, _HEAD_TOO_LARGE)) is not None:
+            if not line:
+                return Fields(self._items)
+            self._add(line)
+        return None
+
+    def _add(self, line: bytes) -> None:
+        self._room -= len(line) + 2
+        if len(self._items) == self._count:
+            raise HeadTooLarge("There are too many header fields.")
+        match = grammar.FIELD_LINE.fullmatch(line)
+        if match is None:
+            raise ProtocolError("A header field is malformed.")
+        name, value = match.groups()
+        self._items.append((name.decode("ascii"), value.strip(b" \t").decode("latin-1")))
+
+
+def _minor(major: bytes, minor: bytes) -> int:
+    """RFC 9112 §2.3."""
+    if major != b"1":
+        raise UnsupportedVersion("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+    return min(int(minor), 1)
+
+
+def _is_chunked(minor: int, fields: Fields) -> bool:
+    """Whether the body is chunked; anything else that `Transfer-Encoding` can say is refused (RFC 9112 §6.1)."""
+    value = fields.get("transfer-encoding")
+    if value is None:
+        return False
+    if "content-length" in fields or minor < 1:
+        raise ProtocolError("Transfer-Encoding with Content-Length, or in HTTP/1.0, is refused.")
+    if not grammar.TOKEN_LIST.fullmatch(value.encode("latin-1")):
+        raise ProtocolError("Transfer-Encoding is malformed.")
+    codings = _members(fields, "transfer-encoding")
+    if "chunked" in codings[:-1]:
+        raise ProtocolError("The chunked coding must be the last one, and there once.")
+    if codings != ["chunked"]:
+        raise UnknownCoding("No other transfer coding than chunked is spoken here.")
+    return True
+
+
+def _content_length(fields: Fields) -> int | None:
+    """RFC 9112 §6.3: a list, even of equal lengths, is refused."""
+    values = fields.get_all("content-length")
+    if not values:
+        return None
+    if len(values) > 1 or not grammar.CONTENT_LENGTH.fullmatch(values[0].encode("latin-1")):
+        raise ProtocolError("Content-Length is malformed.")
+    digits = values[0].lstrip("0") or "0"
+    # int() refuses thousands of digits, and no body has a length of twenty.
+    return int(digits) if len(digits) < 20 else 10**19
+
+
+HeadT = TypeVar("HeadT", RequestHead, ResponseHead)
+
+
+class _Reader(Generic[HeadT]):
+    """What is common to both roles. A role says how a head is made, how it is framed, and what comes after."""
+
+    def __init__(self, limits: ReadLimits) -> None:
+        self._limits = limits
+        self._buffer = ReceiveBuffer()
+        self._eof = False
+        self._error: ProtocolError | None = None
+        self._expect_start()
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes are kept."""
+        return len(self._buffer)
+
+    def receive_data(self, data: bytes) -> None:
+        """Take what was read. After an error it is dropped."""
+        if self._error is None:
+            self._buffer.append(data)
+
+    def receive_eof(self) -> None:
+        """The peer has ended its sending half."""
+        self._eof = True
+
+    def next_event(self) -> HeadT | Data | EndOfMessage | Need:
+        """The next event: NEED_DATA if it needs more bytes, CLOSED if there will be none.
+
+        Raises:
+            ProtocolError: or one of its kinds. Every further call raises it again.
+        """
+        if self._error:
+            raise self._error.with_traceback(None)
+        try:
+            while (event := self._state()) is None:
+                pass
+        except ProtocolError as error:
+            self._error = error
+            self._buffer.clear()
+            raise
+        return event
+
+    def _expect_start(self) -> None:
+        self._begun = False
+        self._decoder: Decoder = LengthDecoder(0)
+        self._state: Callable[[], HeadT | Data | EndOfMessage | Need | None] = self._start_line
+
+    def _starve(self) -> Need:
+        """There are too few bytes for an event."""
+        if not self._eof:
+            return NEED_DATA
+        if self._begun or len(self._buffer):
+            raise Incomplete("The connection ended inside a message.")
+        return CLOSED
+
+    def _start_line(self) -> Need | None:
+        line = self._buffer.take_line(self._limits.line + 2, _LINE_TOO_LONG)
+        if line is None:
+            return self._starve()
+        if self._read_start(line):
+            self._begun = True
+            self._section = _FieldSection(self._limits.head, self._limits.fields)
+            self._state = self._field_lines
+        return None
+
+    def _field_lines(self) -> HeadT | Need | None:
+        fields = self._section.read(self._buffer)
+        return self._starve() if fields is None else self._finish_head(fields)
+
+    def _body(self) -> Data | EndOfMessage | Need | None:
+        piece = self._decoder.read(self._buffer)
+        if piece:
+            return Data(piece)
+        if not self._decoder.ended:
+            if not self._eof:
+                return NEED_DATA
+            self._decoder.finish()
+        return self._end_body()
+
+    def _end_body(self) -> EndOfMessage | None:
+        if not isinstance(self._decoder, ChunkedDecoder):
+            return self._end(_NO_FIELDS)
+        self._section = _FieldSection(self._limits.trailers, self._limits.fields)
+        self._state = self._trailers
+        return None
+
+    def _trailers(self) -> EndOfMessage | Need:
+        trailers = self._section.read(self._buffer)
+        return self._starve() if trailers is None else self._end(trailers)
+
+    def _decoder_for(self, minor: int, fields: Fields, otherwise: Decoder) -> Decoder:
+        limits = self._limits
+        if _is_chunked(minor, fields):
+            return ChunkedDecoder(limits.chunk_line, limits.chunk_extensions_total, limits.body)
+        length = _content_length(fields)
+        return otherwise if length is None else LengthDecoder(length, limits.body)
+
+    def _read_start(self, line: bytes) -> bool:
+        """Take a start line; False if the line is one to skip."""
+        raise NotImplementedError
+
+    def _finish_head(self, fields: Fields) -> HeadT | None:
+        """Make the head, and a decoder for what follows; None if the head is one to skip."""
+        raise NotImplementedError
+
+    def _end(self, trailers: Fields) -> EndOfMessage:
+        """The message is complete."""
+        raise NotImplementedError
+
+
+# --- reading requests --------------------------------------------------------------------------------
+
+
+def _check_target(method: str, target: bytes) -> None:
+    """RFC 9112 §3.2: each form where it belongs."""
+    if method == "CONNECT":
+        valid = bool(grammar.AUTHORITY.fullmatch(target))
+    elif target == b"*":
+        valid = method == "OPTIONS"
+    elif target.startswith(b"/"):
+        valid = True
+    else:
+        absolute = grammar.ABSOLUTE_FORM.fullmatch(target)
+        # RFC 9110 §4.2.1: without a host it is no http URI.
+        valid = bool(absolute and absolute[1][:1] != b":" and grammar.HOST.fullmatch(absolute[1]))
+    if not valid:
+        raise ProtocolError("The request target is malformed.")
+
+
+def _check_host(minor: int, fields: Fields) -> None:
+    """RFC 9112 §3.2: exactly one, and only in HTTP/1.0 none."""
+    hosts = fields.get_all("host")
+    if len(hosts) > 1 or (not hosts and minor >= 1):
+        raise ProtocolError("There must be one Host field.")
+    if hosts and not grammar.HOST.fullmatch(hosts[0].encode("latin-1")):
+        raise ProtocolError("The Host field is malformed.")
+
+
+class RequestReader(_Reader[RequestHead]):
+    """Reads the requests of one connection, one after the other.
+
+    A declared length over the limit raises BodyTooLarge on the call after the one that gave the head.
+    What comes behind a request that asks to close is read too: whoever serves it must stop there.
+    """
+
+    def __init__(self, limits: ReadLimits = ReadLimits()) -> None:
+        super().__init__(limits)
+
+    @property
+    def body_pending(self) -> bool:
+        """A head has been given, and its EndOfMessage has not."""
+        return self._head_given
+
+    def _expect_start(self) -> None:
+        super()._expect_start()
+        self._skipped = 0
+        self._head_given = False
+
+    def _read_start(self, line: bytes) -> bool:
+        if not line:
+            self._skipped += 1
+            # RFC 9112 §2.2: an empty line before a request is ignored. A few are enough.
+            if self._skipped > self._limits.skipped_lines:
+                raise ProtocolError("There are too many empty lines before the request.")
+            return False
+        match = grammar.REQUEST_LINE.fullmatch(line)
+        if match is None:
+            raise ProtocolError("The request line is malformed.")
+        self._minor = _minor(match[3], match[4])
+        self._method, self._target = match[1].decode("ascii"), match[2].decode("ascii")
+        _check_target(self._method, match[2])
+        return True
+
+    def _finish_head(self, fields: Fields) -> RequestHead:
+        _check_host(self._minor, fields)
+        self._decoder = self._decoder_for(self._minor, fields, LengthDecoder(0))
+        self._state = self._body
+        self._head_given = True
+        return RequestHead(self._method, self._target, self._minor, fields)
+
+    def _end(self, trailers: Fields) -> EndOfMessage:
+        self._expect_start()
+        return EndOfMessage(trailers)
+
+
+# --- reading responses -------------------------------------------------------------------------------
+
+
+class ResponseReader(_Reader[ResponseHead]):
+    """Reads the response to one request; `start_next` makes it read that to the next one."""
+
+    def __init__(self, limits: ReadLimits = ReadLimits(), request_method: str = "POST") -> None:
+        super().__init__(limits)
+        self._method = request_method
+
+    @property
+    def reusable(self) -> bool:
+        """The response is complete, and another request may go out on the connection.
+
+        Bytes behind a response belong to no request: they must never be read as the next reply.
+        """
+        return self._done and self._persistent and not self._eof and not len(self._buffer)
+
+    def start_next(self, method: str) -> None:
+        """The next request was sent. Only where the connection is reusable."""
+        assert self.reusable
+        self._method = method
+        self._expect_start()
+
+    def _expect_start(self) -> None:
+        super()._expect_start()
+        self._skipped = 0
+        self._done = False
+        self._persistent = False
+
+    def _read_start(self, line: bytes) -> bool:
+        match = grammar.STATUS_LINE.fullmatch(line)
+        if match is None:
+            raise ProtocolError("The status line is malformed.")
+        self._minor = _minor(match[1], match[2])
+        self._status, self._reason = int(match[3]), (match[4] or b"").decode("latin-1")
+        return True
+
+    def _finish_head(self, fields: Fields) -> ResponseHead | None:
+        if self._status < 200:
+            self._skip_informational()
+            return None
+        head = ResponseHead(self._status, self._reason, self._minor, fields)
+        self._decoder = self._decoder_for(self._minor, fields, UntilCloseDecoder(self._limits.body))
+        # RFC 9112 §6.3, first rule: these end with their head, whatever the fields say.
+        if self._method == "HEAD" or self._status in (204, 304):
+            self._decoder = LengthDecoder(0)
+        self._persistent = head.keep_alive and not isinstance(self._decoder, UntilCloseDecoder)
+        self._state = self._body
+        return head
+
+    def _skip_informational(self) -> None:
+        self._skipped += 1
+        if self._status == 101 or self._skipped > self._limits.informational:
+            raise ProtocolError("An informational response that was not asked for.")
+        self._state = self._start_line
+
+    def _end(self, trailers: Fields) -> EndOfMessage:
+        self._done = True
+        self._state = self._ended
+        return EndOfMessage(trailers)
+
+    def _ended(self) -> Need:
+        return CLOSED if self._eof else NEED_DATA
+
+
+# --- writing -----------------------------------------------------------------------------------------
+
+
+def encode_request_head(method: str, target: str, fields: Iterable[tuple[str, str]]) -> bytes:
+    """A request head of HTTP/1.1.
+
+    Raises:
+        ValueError: the method, the target, a name or a value is not what the grammar allows.
+    """
+    line = b"%b %b HTTP/1.1\r\n" % (
+        _checked(grammar.TOKEN, method, "method"),
+        _checked(grammar.TARGET, target, "target"),
+    )
+    return line + _encode_fields(fields)
+
+
+def encode_response_head(status: int, fields: Iterable[tuple[str, str]]) -> bytes:
+    """A response head of HTTP/1.1, with the standard reason where there is one.
+
+    Raises:
+        ValueError: the status, a name or a value is not what the grammar allows.
+    """
+    if not 100 <= status <= 599:
+        raise ValueError("the status is not between 100 and 599")
+    return b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"")) + _encode_fields(fields)
+
+
+_REASONS = {int(status): status.phrase.encode("ascii") for status in HTTPStatus}
+
+
+def _encode_fields(fields: Iterable[tuple[str, str]]) -> bytes:
+    lines = [
+        b"%b: %b\r\n"
+        % (_checked(grammar.TOKEN, name, "field name"), _checked(grammar.FIELD_VALUE, value, "field value"))
+        for name, value in fields
+    ]
+    return b"".join(lines) + b"\r\n"
+
+
+def _checked(pattern: grammar.Pattern, text: str, what: str) -> bytes:
+    """The text as bytes. The message names the kind of text only: the text may be a secret."""
+    try:
+        encoded = text.encode("latin-1")
+    except UnicodeEncodeError:
+        raise ValueError(f"a {what} is not Latin-1") from None
+    if not pattern.fullmatch(encoded):
+        raise ValueError(f"a {what} is malformed")
+    return encoded

@@ -1,0 +1,154 @@
+"""The command as a user starts it, in a process of its own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# -S: nothing outside the standard library can be imported; -W error: nothing is left open.
+COMMAND = [sys.executable, "-I", "-S", "-W", "error", str(ROOT / "cfchat_server.py")]
+MESSAGES = json.dumps([{"role": "user", "content": "I am unhappy"}])
+
+
+def command() -> list[str]:
+    # Under coverage the child needs site-packages to measure itself.
+    return [sys.executable, str(ROOT / "cfchat_server.py")] if "COVERAGE_PROCESS_START" in os.environ else COMMAND
+
+
+def environ(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "COVERAGE", "HOME"))}
+    return kept | more
+
+
+def run(*flags: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command(), *flags], env=environ(**more), capture_output=True, text=True, timeout=20, check=False
+    )
+
+
+@contextmanager
+def demo(*flags: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
+    """A running demo: the process, its port and its banner."""
+    process = subprocess.Popen(
+        [*command(), "--demo", "--port", "0", *flags],
+        env=environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        banner = "".join(process.stdout.readline() for _ in range(4))
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/api/chatbot", banner)
+        assert found, banner
+        yield process, int(found[1]), banner
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ask(port: int) -> http.client.HTTPResponse:
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    client.request("POST", "/api/chatbot", MESSAGES)
+    return client.getresponse()
+
+
+def test_demo_answers_and_says_that_it_is_one() -> None:
+    with demo() as (process, port, banner):
+        answer = ask(port)
+        pieces = iter(lambda: answer.read1(65536), b"")
+        texts = list(pieces)
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=20)
+    assert answer.status == 200
+    assert len(texts) > 3, "the text comes in several pieces"
+    assert b"unhappy" in b"".join(texts)
+    assert "DEMO" in banner and "curl -N http://127.0.0.1:" in banner
+    assert "demo" in log and "POST /api/chatbot 200" in log
+    assert "unhappy" not in log
+    assert process.returncode == 0
+    assert "Traceback" not in log and "destroyed" not in log
+
+
+def test_the_banners_curl_line_works() -> None:
+    with demo() as (_, _, banner):
+        line = next(line for line in banner.splitlines() if "curl" in line).partition("try: ")[2]
+        done = subprocess.run(["sh", "-c", line], env=environ(), capture_output=True, timeout=20, check=False)
+    assert done.returncode == 0 and done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_lets_a_reply_finish(number: signal.Signals) -> None:
+    with demo() as (process, port, _):
+        answer = ask(port)
+        process.send_signal(number)
+        assert answer.read()  # http.client raises IncompleteRead for a reply without its end
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_second_signal_ends_at_once() -> None:
+    with demo() as (process, port, _):
+        answer = ask(port)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr
+        for line in process.stderr:
+            if "stopping" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            answer.read()
+        _, log = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "Traceback" not in log
+
+
+def test_without_credentials_both_ways_on_are_named() -> None:
+    done = run()
+    assert done.returncode == 2
+    assert "CLOUDFLARE_ACCOUNT_ID" in done.stderr and "CLOUDFLARE_API_TOKEN" in done.stderr and "--demo" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("flags", [["--bogus"], ["--port", "many"], ["--port"], ["--port", "70000"]])
+def test_wrong_flag_is_one_line_and_exit_2(flags: list[str]) -> None:
+    done = run("--demo", *flags)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_address_in_use_is_one_line_and_exit_2() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run("--demo", "--port", str(taken.getsockname()[1]), "--log-level", "error")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and "in use" in done.stderr
+
+
+def test_help_and_version() -> None:
+    assert re.fullmatch(r"cfchat \d+\.\d+\.\d+\n", run("--version").stdout)
+    told = run("--help").stdout
+    assert "--demo" in told and "CFCHAT_SYSTEM_PROMPT" in told and "CLOUDFLARE_API_TOKEN_FILE" in told
+
+
+def test_text_streams_to_many_at_once() -> None:
+    with demo() as (_, port, _):
+        answers: list[bytes] = []
+        threads = [threading.Thread(target=lambda: answers.append(ask(port).read())) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(set(answers)) == 1 and len(answers) == 8

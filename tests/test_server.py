@@ -1,0 +1,256 @@
+"""The server by itself, on real sockets, with a handler that knows no chat."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from client import parse
+
+from cfchat.errors import CfchatError, UpstreamInterrupted
+from cfchat.server import Limits, Request, Response, Server
+from cfchat.wire.http11 import ReadLimits
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def refuse(error: CfchatError, request_id: str) -> Response:
+    return Response(error.status, (), json.dumps({"error": {"code": error.code}}).encode())
+
+
+async def echo(request: Request) -> Response:
+    return Response(200, (), await request.read_body(100) or b"empty")
+
+
+@asynccontextmanager
+async def serving(handler: Handler = echo, limits: Limits = Limits()) -> AsyncIterator[tuple[Server, int]]:
+    server = Server(handler, refuse, limits)
+    _, port = await server.start("127.0.0.1", 0)
+    try:
+        yield server, port
+    finally:
+        await server.drain(0.2)
+
+
+async def talk(port: int, *writes: bytes) -> bytes:
+    """Send, read to the end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for data in writes:
+        writer.write(data)
+        await writer.drain()
+    try:
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+def codes(received: bytes) -> list[int]:
+    """The status of each reply in a row of replies."""
+    return [int(part.split()[0]) for part in received.split(b"HTTP/1.1 ")[1:]]
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    def post(body: bytes) -> bytes:
+        return b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+    async with serving() as (_, port):
+        received = await talk(port, post(b"one") + post(b"two") + LAST)
+    assert codes(received) == [200, 200, 200]
+    assert received.index(b"one") < received.index(b"two") < received.index(b"empty")
+
+
+async def test_chunked_request_body_with_trailer() -> None:
+    ask = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with serving() as (_, port):
+        received = await talk(port, ask + b"2\r\nab\r\n1;x=y\r\nc\r\n0\r\nX-T: 1\r\n\r\n")
+    assert parse(received).body == b"abc"
+
+
+async def test_every_reply_has_date_id_and_nosniff() -> None:
+    async with serving() as (_, port):
+        fields = parse(await talk(port, LAST)).fields
+    assert fields["date"].endswith(" GMT")
+    assert len(fields["x-request-id"]) == 16
+    assert fields["x-content-type-options"] == "nosniff"
+
+
+async def test_body_over_the_limit_is_413_and_is_received() -> None:
+    body = b"x" * 2_000_000
+    ask = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with serving() as (_, port):
+        assert codes(await talk(port, ask + body)) == [413]
+
+
+async def test_chunked_body_over_the_handlers_limit_is_413() -> None:
+    ask = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n65\r\n" + b"x" * 101 + b"\r\n0\r\n\r\n"
+    async with serving() as (_, port):
+        assert codes(await talk(port, ask)) == [413]
+
+
+@pytest.mark.parametrize(
+    ("ask", "status"),
+    [
+        (b"GET / HTTP/1.1\nHost: x\n\n", 400),
+        (b"GET / HTTP/1.1\r\nHost : x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n", 414),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 40000 + b"\r\n\r\n", 431),
+    ],
+)
+async def test_what_is_refused_ends_the_connection(ask: bytes, status: int) -> None:
+    async with serving() as (_, port):
+        assert codes(await talk(port, ask + GET)) == [status]
+
+
+async def test_smuggled_request_is_never_answered() -> None:
+    ask = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    async with serving() as (_, port):
+        assert codes(await talk(port, ask + GET)) == [400]
+
+
+async def test_unread_body_is_not_the_next_request() -> None:
+    async def deaf(request: Request) -> Response:
+        return Response(200, (), b"deaf")
+
+    ask = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(GET) + GET
+    async with serving(deaf) as (_, port):
+        assert codes(await talk(port, ask)) == [200]
+
+
+async def test_expect_continue() -> None:
+    ask = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    async with serving() as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(ask)
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"ok")
+        assert (await reader.read()).endswith(b"\r\n\r\nok")
+        writer.close()
+
+
+async def test_slow_head_is_408_and_silence_is_silent() -> None:
+    async with serving(limits=Limits(head=0.05, keep_alive=0.05)) as (_, port):
+        assert codes(await talk(port, b"GET /")) == [408]
+        assert await talk(port) == b""
+
+
+async def test_slow_body_is_408_though_it_drips() -> None:
+    async with serving(limits=Limits(body=0.05)) as (_, port):
+        ask = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+        assert codes(await talk(port, ask, b"a", b"b")) == [408]
+
+
+async def test_reader_that_does_not_read_is_aborted() -> None:
+    closed = asyncio.Event()
+
+    async def flood() -> AsyncGenerator[bytes, None]:
+        try:
+            while True:
+                yield b"x" * 65536
+        finally:
+            closed.set()
+
+    async def handler(request: Request) -> Response:
+        return Response(200, (), flood())
+
+    async with serving(handler, Limits(write=0.05)) as (_, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET)
+        await closed.wait()
+        writer.close()
+
+
+async def test_broken_stream_is_cut_and_the_connection_ends() -> None:
+    closed: list[str] = []
+
+    async def words() -> AsyncGenerator[bytes, None]:
+        yield b"ab"
+        raise UpstreamInterrupted("gone")
+
+    async def close() -> None:
+        closed.append("yes")
+
+    async def handler(request: Request) -> Response:
+        return Response(200, (), words(), close)
+
+    async with serving(handler) as (_, port):
+        answer = parse(await talk(port, GET))
+    assert (answer.raw, answer.whole, closed) == (b"2\r\nab\r\n", False, ["yes"])
+
+
+async def test_fault_of_ours_is_500_without_a_word_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(request: Request) -> Response:
+        raise ZeroDivisionError("secret")
+
+    async with serving(handler) as (_, port):
+        received = await talk(port, LAST)
+    assert codes(received) == [500]
+    assert b"secret" not in received
+    assert any(record.exc_info for record in caplog.records)
+
+
+async def test_too_many_connections_is_503() -> None:
+    async with serving(limits=Limits(connections=1)) as (_, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert codes(await talk(port)) == [503]
+        writer.close()
+
+
+async def test_drain_lets_a_reply_finish_and_ends_idle_connections() -> None:
+    go, begun = asyncio.Event(), asyncio.Event()
+
+    async def handler(request: Request) -> Response:
+        begun.set()
+        await go.wait()
+        return Response(200, (), b"done")
+
+    async with serving(handler) as (server, port):
+        idle_reader, idle = await asyncio.open_connection("127.0.0.1", port)
+        reply = asyncio.create_task(talk(port, GET))
+        await begun.wait()
+        draining = asyncio.create_task(server.drain(5))
+        assert await idle_reader.read() == b""
+        go.set()
+        received = await reply
+        await draining
+        idle.close()
+    assert received.endswith(b"done") and b"Connection: close" in received
+    with pytest.raises(OSError):
+        await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_drain_ends_what_does_not_finish() -> None:
+    begun = asyncio.Event()
+
+    async def handler(request: Request) -> Response:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with serving(handler) as (server, port):
+        reply = asyncio.create_task(talk(port, GET))
+        await begun.wait()
+        await server.drain(0.01)
+        with pytest.raises(ConnectionError):
+            assert await reply == b"never"
+
+
+async def test_a_real_client_keeps_its_connection() -> None:
+    def converse(port: int) -> list[bytes]:
+        client = http.client.HTTPConnection("127.0.0.1", port)
+        answers = []
+        for word in (b"one", b"two"):
+            client.request("POST", "/", word)
+            answers.append(client.getresponse().read())
+        client.close()
+        return answers
+
+    async with serving() as (_, port):
+        assert await asyncio.to_thread(converse, port) == [b"one", b"two"]
