@@ -146,11 +146,11 @@ def _say_hello(host: str, port: int, model: str, demo: bool) -> None:
 async def _until_signalled(server: Server) -> None:
     """The first SIGINT or SIGTERM lets replies finish, the second ends them."""
     loop = asyncio.get_running_loop()
-    signals: asyncio.Queue[int] = asyncio.Queue()
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    number = await signals.get()
-    log.info("%s: stopping; replies under way may finish (again: end them now)", signal.Signals(number).name)
+    first = await signals.get()
+    log.info("%s: stopping; replies under way may finish (again: end them now)", first.name)
     draining = loop.create_task(server.drain())
     second = loop.create_task(signals.get())
     await asyncio.wait([draining, second], return_when=asyncio.FIRST_COMPLETED)

@@ -11,7 +11,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 
-from cfchat.errors import BodyTooLarge, CfchatError, Incomplete, Overloaded, ProtocolError, RequestTimeout
+from cfchat.errors import BodyTooLarge, CfchatError, Incomplete, Overloaded, RequestTimeout
 from cfchat.observe import Exchange, log_exchange
 from cfchat.wire.bodies import LAST_CHUNK, encode_chunk
 from cfchat.wire.http11 import (

@@ -27,10 +27,20 @@ HELLO = [{"role": "user", "content": "Hello"}]
 class House:
     """`port` to connect to; `log` holds every line logged since the start."""
 
-    def __init__(self, server: Server, port: int, log: list[str]) -> None:
+    def __init__(self, server: Server, port: int, lines: _Lines) -> None:
         self.server = server
         self.port = port
-        self.log = log
+        self._lines = lines
+
+    @property
+    def log(self) -> list[str]:
+        return self._lines.lines
+
+    async def logged(self, text: str) -> None:
+        """Until a log line holds the text."""
+        while not any(text in line for line in self.log):
+            self._lines.more.clear()
+            await self._lines.more.wait()
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -50,12 +60,14 @@ class House:
 
 
 class _Lines(logging.Handler):
-    def __init__(self, lines: list[str]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.lines = lines
+        self.lines: list[str] = []
+        self.more = asyncio.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(self.format(record))
+        self.more.set()
 
 
 @asynccontextmanager
@@ -71,9 +83,8 @@ async def house(
     assert url.hostname and url.port
     origin = Origin(url.hostname, url.port, url.scheme == "https", url.path)
     settings = change(Settings(origin, ACCOUNT, Secret(TOKEN)))
-    lines: list[str] = []
-    handler, logger = _Lines(lines), logging.getLogger("cfchat")
-    logger.addHandler(handler)
+    lines, logger = _Lines(), logging.getLogger("cfchat")
+    logger.addHandler(lines)
     logger.setLevel(logging.DEBUG)
     upstream = Upstream(settings, make_ssl_context(standin.ca_file), chance=lambda: 0.0)
     rooms = App(upstream, app)
@@ -84,8 +95,8 @@ async def house(
     finally:
         await server.drain(0.5)
         upstream.close()
-        logger.removeHandler(handler)
-        assert TOKEN not in "\n".join(lines)
+        logger.removeHandler(lines)
+        assert TOKEN not in "\n".join(lines.lines)
 
 
 def quicker(**seconds: float) -> Callable[[Settings], Settings]:

@@ -8,12 +8,11 @@ Cloudflare's own code first and by the HTTP status second: a junk token is a 400
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from typing import Any, NoReturn, Protocol
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from cfchat.chat import Conversation, Delta, without_surrogates
 from cfchat.errors import (
@@ -101,32 +100,49 @@ _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 _decode_literals = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_Literal, parse_float=_Literal).decode
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
+class _Said(NamedTuple):
     """What one event says, whichever dialect it speaks; the values are as JSON gave them."""
 
-    text: Any
-    reasoning: Any = None
+    text: Any = None
     finish: Any = None
+    usage: Any = None
+    reasoning: Any = None
     tool_calls: Any = None
 
 
-_Shape = Callable[[Any], "_Said | None"]
+_Shape = Callable[[Any], _Said | None]
+_KEYS = frozenset({"response", "choices", "usage", "tool_calls", "finish_reason"})
 
 
 def _said_in_event(reply: dict[str, Any]) -> _Said | None:
-    """None for an event that is not of either dialect."""
+    """None for an event that is of neither dialect."""
     choices = reply.get("choices")
-    if not choices:
-        if reply.keys().isdisjoint(("response", "choices", "usage", "tool_calls", "finish_reason")):
-            return None
-        return _Said(reply.get("response"), None, reply.get("finish_reason"), reply.get("tool_calls"))
+    if choices:
+        return _said_in_choices(choices, reply)
+    if reply.keys().isdisjoint(_KEYS):
+        return None
+    return _Said(
+        reply.get("response"),
+        reply.get("finish_reason"),
+        reply.get("usage"),
+        tool_calls=reply.get("tool_calls"),
+    )
+
+
+def _said_in_choices(choices: Any, reply: dict[str, Any]) -> _Said | None:
     choice = choices[0] if type(choices) is list else None
-    delta = choice.get("delta", {}) if type(choice) is dict else None
+    if type(choice) is not dict:
+        return None
+    delta = choice.get("delta", {})
     if type(delta) is not dict:
         return None
-    reasoning = delta.get("reasoning_content") or delta.get("reasoning")
-    return _Said(delta.get("content"), reasoning, choice.get("finish_reason"), delta.get("tool_calls"))
+    return _Said(
+        delta.get("content"),
+        choice.get("finish_reason"),
+        reply.get("usage"),
+        delta.get("reasoning_content") or delta.get("reasoning"),
+        delta.get("tool_calls"),
+    )
 
 
 def _said_in_whole(reply: dict[str, Any]) -> _Said | None:
@@ -135,11 +151,12 @@ def _said_in_whole(reply: dict[str, Any]) -> _Said | None:
     if type(result) is not dict:
         return None
     if type(result.get("output")) is list:
-        return _Said("".join(_output_texts(result["output"])))
+        return _Said("".join(_output_texts(result["output"])), usage=result.get("usage"))
     choices = result.get("choices")
     if type(choices) is list and choices and type(choices[0]) is dict:
         result = {**result, "choices": [{**choices[0], "delta": choices[0].get("message")}]}
-    return _said_in_event(result)
+    # A success with nothing in it is an empty answer, not nonsense.
+    return _said_in_event(result) or (_Said() if "result" in reply else None)
 
 
 def _output_texts(output: list[Any]) -> Iterator[str]:
@@ -212,8 +229,8 @@ class ReplyReader:
 
     @property
     def usage(self) -> Mapping[str, object] | None:
-        """The usage with the largest total; without what JSON cannot say."""
-        return None if self._usage is None else _finite(self._usage)
+        """The usage with the largest total; counts only."""
+        return None if self._usage is None else _counts(self._usage)
 
     def read(self, events: Sequence[Event]) -> list[Delta]:
         """The deltas of these events.
@@ -245,8 +262,10 @@ class ReplyReader:
 
     def empty_error(self) -> UpstreamEmpty:
         """Why a complete reply has no text: hidden thinking is billed and cut by max_tokens all the same."""
-        if self._thought:
+        if self.finish_reason == "length":
             message = "The model used its whole budget thinking; a larger max_tokens may help."
+        elif self._thought:
+            message = "The model thought about it, but gave no answer."
         elif self._called_tools:
             message = "The model called a tool instead of answering."
         else:
@@ -257,7 +276,8 @@ class ReplyReader:
     def _read_event(self, event: Event) -> Delta | None:
         data = event.data
         if event.event == "error":
-            return self._fail(_read_error_event(data))
+            self._fail(_read_error_event(data))
+            return None
         if data[:1] != "{":
             data = data.strip()
         if data == "[DONE]":
@@ -274,15 +294,16 @@ class ReplyReader:
 
     def _read_reply(self, reply: dict[str, Any], data: str) -> Delta | None:
         if _is_error(reply):
-            return self._fail(_judge(200, _faults(reply)))
+            self._fail(_judge(200, _faults(reply)))
+            return None
         said = self._shape(reply)
         if said is None:
             self.passed_over += 1
             return None
         if said.finish:
             self._finish(said.finish)
-        if (usage := reply.get("usage")) is not None:
-            self._keep_usage(usage)
+        if said.usage:
+            self._keep_usage(said.usage)
         return self._say(said, data)
 
     def _say(self, said: _Said, data: str) -> Delta | None:
@@ -291,13 +312,13 @@ class ReplyReader:
             self.text_seen = True
             self._last = words[-1]
             words = self._text.join(words)
-        thought = said.reasoning
-        if thought and type(thought) is str:
-            self._thought = True
-            return Delta(words, reasoning=self._reasoning.join(thought))
-        if said.tool_calls:
-            self._called_tools = True
-        return Delta(words) if words else None
+        thought = self._think(said.reasoning) if said.reasoning else ""
+        self._called_tools |= bool(said.tool_calls)
+        return Delta(words, reasoning=thought) if words or thought else None
+
+    def _think(self, thought: object) -> str:
+        self._thought = True
+        return self._reasoning.join(thought) if isinstance(thought, str) else ""
 
     def _words(self, value: object, data: str) -> str:
         """Text that is no string: a token that is valid JSON arrives as that JSON."""
@@ -351,29 +372,30 @@ def read_json_reply(body: bytes, max_tokens: int) -> list[Delta]:
     return deltas
 
 
-def _count(usage: Mapping[str, object], *names: str) -> float:
-    """The first of these counts that is a number, or 0."""
-    return next((value for name in names if type(value := usage.get(name)) in (int, float)), 0)  # type: ignore
+def _is_count(value: object) -> bool:
+    """`1e999` is an infinity in Python and nothing in JSON."""
+    return type(value) in (int, float) and 0 <= value < 1e15  # type: ignore[operator]
 
 
-def _total(usage: Mapping[str, object]) -> float:
+def _count(usage: Mapping[str, Any], *names: str) -> float:
+    """The first of these that is a count, or 0."""
+    return next((usage[name] for name in names if _is_count(usage.get(name))), 0)
+
+
+def _total(usage: Mapping[str, Any]) -> float:
     parts = _count(usage, "prompt_tokens", "input_tokens") + _count(usage, "completion_tokens", "output_tokens")
     return _count(usage, "total_tokens") or parts
 
 
-def _finite(usage: Mapping[str, Any]) -> dict[str, object]:
-    """Numbers, and numbers one level down. `1e999` is an infinity in Python and nothing in JSON."""
+def _counts(usage: Mapping[str, Any]) -> dict[str, object]:
+    """The counts, also those one level down; nothing else, as this goes out again as JSON."""
     kept: dict[str, object] = {}
     for name, value in usage.items():
         if type(value) is dict:
-            kept[name] = {key: number for key, number in value.items() if _is_finite(number)}
-        elif _is_finite(value):
+            kept[name] = {key: count for key, count in value.items() if _is_count(count)}
+        elif _is_count(value):
             kept[name] = value
     return kept
-
-
-def _is_finite(value: object) -> bool:
-    return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -538,7 +560,7 @@ def _retry_after(value: str | None, now: float | None) -> float | None:
         return None
     year, month, day = int(date[3]), _MONTHS.index(date[2]) + 1, int(date[1])
     try:
-        moment = datetime(year, month, day, int(date[4]), int(date[5]), int(date[6]), tzinfo=timezone.utc)
+        moment = datetime(year, month, day, int(date[4]), int(date[5]), int(date[6]), tzinfo=UTC)
     except ValueError:
         return None
     return max(0.0, moment.timestamp() - now)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
+from typing import SupportsIndex
 
 from cfchat.errors import (
     Incomplete,
@@ -97,7 +98,7 @@ class _Reader(asyncio.StreamReader):
     idle = False
     disturbed = False
 
-    def feed_data(self, data: bytes) -> None:
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
         self.disturbed |= self.idle
         super().feed_data(data)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, overload
 
 from cfchat.errors import (
     HeadTooLarge,
@@ -45,6 +45,12 @@ class Fields:
         self._by_name: dict[str, list[str]] = {}
         for name, value in self._items:
             self._by_name.setdefault(name, []).append(value)
+
+    @overload
+    def get(self, name: str) -> str | None: ...
+
+    @overload
+    def get(self, name: str, default: str) -> str: ...
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """All values under a name as one list (RFC 9110 §5.2), or the default."""

@@ -1,0 +1,237 @@
+"""The decoders: any cut, a slow reference for chunks, work and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_buffer import counted
+from test_grammar import TCHARS
+
+from cfchat.errors import BodyTooLarge, Incomplete, ProtocolError
+from cfchat.wire.bodies import (
+    LAST_CHUNK,
+    ChunkedDecoder,
+    Decoder,
+    LengthDecoder,
+    UntilCloseDecoder,
+    encode_chunk,
+)
+from cfchat.wire.buffer import ReceiveBuffer
+
+LINE, EXTENSIONS, LIMIT = 16, 20, 24
+
+# --- the slow reference --------------------------------------------------------------------------
+
+
+class Starved(Exception):
+    """There are too few bytes to say more."""
+
+
+def reference_line(data: bytes, at: int, limit: int, too_long: type[Exception]) -> tuple[bytes, int]:
+    """The line at a place, and where the next begins; `limit` counts the CRLF."""
+    window = data[at : at + limit]
+    if b"\n" not in window:
+        raise too_long if len(window) == limit else Starved
+    end = window.index(b"\n")
+    if window[end - 1 : end] != b"\r":
+        raise ProtocolError("LF")
+    return window[: end - 1], at + end + 1
+
+
+def _token(text: bytes) -> bytes:
+    """The text behind a token that it must begin with."""
+    rest = text.lstrip(bytes(TCHARS))
+    if rest == text:
+        raise ProtocolError("no token")
+    return rest
+
+
+def _quoted(text: bytes) -> bytes:
+    at = 1
+    while text[at : at + 1] not in (b'"', b""):
+        step = 2 if text[at : at + 1] == b"\\" else 1
+        if any(byte != 9 and (byte < 32 or byte == 127) for byte in text[at : at + step]):
+            raise ProtocolError("control")
+        at += step
+    if text[at : at + 1] != b'"':
+        raise ProtocolError("no end")
+    return text[at + 1 :]
+
+
+def reference_size(line: bytes) -> tuple[int, int]:
+    """RFC 9112 §7.1: the size, and the length of the extensions."""
+    rest = line.lstrip(b"0123456789abcdefABCDEF")
+    digits, extensions = line[: len(line) - len(rest)], len(rest)
+    if not 1 <= len(digits) <= 16:
+        raise ProtocolError("size")
+    while rest:
+        rest = rest.lstrip(b" \t")
+        if rest[:1] != b";":
+            raise ProtocolError("extension")
+        rest = _token(rest[1:].lstrip(b" \t"))
+        if rest.lstrip(b" \t")[:1] == b"=":
+            value = rest.lstrip(b" \t")[1:].lstrip(b" \t")
+            rest = _quoted(value) if value[:1] == b'"' else _token(value)
+    return int(digits, 16), extensions
+
+
+def reference_chunks(
+    data: bytes, at: int, out: list[bytes], line: int = LINE, extensions: int = EXTENSIONS, limit: int | None = LIMIT
+) -> int:
+    """Put the data into `out` as far as it goes; give where the trailers begin."""
+    total = spent = 0
+    while True:
+        text, at = reference_line(data, at, line + 2, ProtocolError)
+        size, extra = reference_size(text)
+        total, spent = total + size, spent + extra
+        if spent > extensions:
+            raise ProtocolError("extensions")
+        if limit is not None and total > limit:
+            raise BodyTooLarge("body")
+        if size == 0:
+            return at
+        out.append(data[at : at + size])
+        at += size
+        if len(data) < at + 2:
+            raise Starved
+        if data[at : at + 2] != b"\r\n":
+            raise ProtocolError("CRLF")
+        at += 2
+
+
+# --- what is under test, run over any cut --------------------------------------------------------
+
+Outcome = tuple[bytes, bool, type[Exception] | None]
+
+
+def pieces_of(data: bytes, cuts: Iterable[int]) -> list[bytes]:
+    places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
+    return [data[start:end] for start, end in zip(places, places[1:], strict=False)]
+
+
+def drain(decoder: Decoder, buffer: ReceiveBuffer) -> bytes:
+    out = b""
+    while piece := decoder.read(buffer):
+        out += piece
+    return out
+
+
+def decode(decoder: Decoder, pieces: Iterable[bytes]) -> tuple[Outcome, ReceiveBuffer]:
+    """All data, whether it ended, which error."""
+    buffer, out = ReceiveBuffer(), b""
+    for piece in pieces:
+        buffer.append(piece)
+        try:
+            while read := decoder.read(buffer):
+                out += read
+        except ProtocolError as error:
+            return (out, decoder.ended, type(error)), buffer
+    return (out, decoder.ended, None), buffer
+
+
+def reference(data: bytes) -> Outcome:
+    out: list[bytes] = []
+    try:
+        reference_chunks(data, 0, out)
+    except Starved:
+        return b"".join(out), False, None
+    except ProtocolError as error:
+        return b"".join(out), False, type(error)
+    return b"".join(out), True, None
+
+
+CUTS = st.lists(st.integers(0, 200), max_size=8)
+SIZES = st.sampled_from(["", "0x5", "+5", "5 ", " 5", "5_0", "g", "0" * 17, "0" * 15 + "5", "f" * 16, "19", "٥"])
+EXTRAS = st.sampled_from([";a", ";a=b", ' ;a="b;\\""', ";", ";a=", ' ;a="b', ";a\x00", ";aaaaaaaaaaaaaaaa", " "])
+ENDS = st.sampled_from([b"\n", b"\r", b"", b"\r\r\n", b"\n\r", b"XX", b"\r\n\r\n"])
+
+
+@st.composite
+def chunked_bodies(draw: st.DrawFn) -> bytes:
+    """A chunked body, with at most one rule broken."""
+    datas = draw(st.lists(st.binary(min_size=1, max_size=7), max_size=5)) + [b""]
+    broken, how = draw(st.integers(0, len(datas) - 1)), draw(st.integers(0, 4))
+    body = b""
+    for number, data in enumerate(datas):
+        size, extra = b"%x" % len(data), draw(st.sampled_from([b"", b"", b";a", b";a=b"]))
+        line_end, data_end = b"\r\n", b"\r\n" if data else b""
+        if number == broken:
+            size = draw(SIZES).encode() if how == 1 else size
+            extra = draw(EXTRAS).encode() if how == 2 else extra
+            line_end = draw(ENDS) if how == 3 else line_end
+            data_end = draw(ENDS) if how == 4 else data_end
+        body += size + extra + line_end + data + data_end
+    return body + draw(st.sampled_from([b"", b"\r\n", b"next"]))
+
+
+@given(chunked_bodies() | st.binary(max_size=40), CUTS)
+def test_chunks_agree_with_the_reference_for_any_cut(body: bytes, cuts: list[int]) -> None:
+    expected = reference(body)
+    for pieces in ([body], pieces_of(body, cuts), [body[at : at + 1] for at in range(len(body))]):
+        outcome, buffer = decode(ChunkedDecoder(LINE, EXTENSIONS, LIMIT), pieces)
+        assert outcome == expected
+        assert outcome[2] or outcome[1] or len(buffer) < LINE + 2
+
+
+@given(st.lists(st.binary(max_size=30)), CUTS)
+def test_what_is_encoded_is_decoded(datas: list[bytes], cuts: list[int]) -> None:
+    body = b"".join(map(encode_chunk, datas)) + LAST_CHUNK
+    outcome, buffer = decode(ChunkedDecoder(), pieces_of(body, cuts))
+    assert outcome == (b"".join(datas), True, None)
+    assert buffer.take(99) == b"\r\n"
+
+
+def test_no_data_is_no_chunk() -> None:
+    """An empty chunk would be the last."""
+    assert encode_chunk(b"") == b""
+
+
+@given(st.binary(max_size=30), st.integers(0, 40), st.none() | st.integers(0, 40), CUTS)
+def test_a_length_takes_so_much_and_no_more(data: bytes, length: int, limit: int | None, cuts: list[int]) -> None:
+    outcome, buffer = decode(LengthDecoder(length, limit), pieces_of(data, cuts) or [b""])
+    if limit is not None and length > limit:
+        assert outcome == (b"", False, BodyTooLarge)
+    else:
+        assert outcome == (data[:length], len(data) >= length, None)
+        assert buffer.take(99) == data[length:]
+
+
+@given(st.binary(max_size=30), st.none() | st.integers(0, 40), CUTS)
+def test_until_close_takes_all_up_to_its_limit(data: bytes, limit: int | None, cuts: list[int]) -> None:
+    outcome, _ = decode(UntilCloseDecoder(limit), pieces_of(data, cuts))
+    over = limit is not None and len(data) > limit
+    assert outcome == (data[:limit], False, BodyTooLarge if over else None)
+
+
+def test_the_end_of_the_connection_ends_only_what_has_no_end_of_its_own() -> None:
+    until_close = UntilCloseDecoder()
+    until_close.finish()
+    assert until_close.ended
+    for decoder in (LengthDecoder(1), ChunkedDecoder()):
+        with pytest.raises(Incomplete):
+            decoder.finish()
+        assert not decoder.ended
+
+
+def test_an_error_is_raised_again() -> None:
+    decoder, buffer = ChunkedDecoder(), ReceiveBuffer()
+    buffer.append(b"1\r\naXX")
+    assert decoder.read(buffer) == b"a"
+    for _ in range(2):
+        with pytest.raises(ProtocolError):
+            decoder.read(buffer)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_the_work_is_linear(size: int) -> None:
+    body = encode_chunk(b"x" * 9) * 2000 + encode_chunk(b"y" * 20_000) + LAST_CHUNK
+    decoder, buffer = ChunkedDecoder(), ReceiveBuffer()
+    counter, out = counted(buffer), b""
+    for at in range(0, len(body), size):
+        buffer.append(body[at : at + size])
+        out += drain(decoder, buffer)
+    assert decoder.ended and len(out) == 38_000
+    assert counter.looked_at <= 2 * len(body)
