@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Start here: `python3 cfchat_server.py --demo`, or with --help."""
 
-from __future__ import annotations
-
+import os
 import sys
 
-from cfchat.cli import main
+# Isolated mode (-I) leaves the script's own folder out.
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from cfchat.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

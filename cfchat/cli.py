@@ -57,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"cfchat {__version__}")
-    parser.add_argument("--demo", action="store_true", help="answer from a stand-in model (ELIZA, 1966) on this machine")
+    parser.add_argument("--demo", action="store_true", help="answer from a stand-in model here (ELIZA, 1966)")
     add_flags(parser)
     return parser
 
@@ -124,7 +124,7 @@ async def _start_demo(stack: contextlib.AsyncExitStack) -> Settings:
 
     server = Server(demo.Demo().handle, refuse)
     host, port = await server.start("127.0.0.1", 0)
-    stack.push_async_callback(server.drain, 0.0)
+    stack.push_async_callback(server.drain, 1.0)
     log.info("demo: the stand-in model listens on http://%s:%d; nothing is sent to Cloudflare", host, port)
     return Settings(Origin(host, port, False, "/client/v4"), demo.ACCOUNT, Secret(demo.TOKEN), model=demo.MODEL)
 

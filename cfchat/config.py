@@ -120,7 +120,7 @@ SETTINGS = (
     Setting("host", "ADDRESS", "127.0.0.1", _text, "address to listen on; 0.0.0.0 for every one"),
     Setting("port", "N", 8787, _port, "port to listen on; 0 takes a free one", also="PORT"),
     Setting("model", "NAME", cloudflare.DEFAULT_MODEL, _model, "model to ask"),
-    Setting("system-prompt", "TEXT", _APP.system_prompt, _text, "system message put before every conversation", file=True),
+    Setting("system-prompt", "TEXT", _APP.system_prompt, _text, "system message put first", file=True),
     Setting("max-tokens", "N", 2048, _count, "longest reply, in tokens"),
     Setting("base-url", "URL", BASE_URL, _origin, "where Cloudflare's API is; plain http only to loopback"),
     Setting("connect-timeout", "S", _WAITS.connect, _seconds, "seconds until connected to the model's server"),

@@ -6,11 +6,12 @@ import asyncio
 import json
 import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from client import parse, request, unchunk
 from house import ACCOUNT, HELLO, TOKEN, House, house, quicker
-from standin import Exchange, StandIn, json_error, partial, reply, silence
+from standin import Exchange, Framing, StandIn, json_error, partial, reply, silence
 
 from cfchat.app import Settings as AppSettings
 
@@ -67,7 +68,7 @@ async def test_text_leaves_before_the_reply_ends() -> None:
 
 
 @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
-async def test_every_framing_byte_by_byte(framing: str) -> None:
+async def test_every_framing_byte_by_byte(framing: Framing) -> None:
     events = (STREAMS / "emoji_split_over_events.sse").read_bytes()
     script = reply(events, framing=framing, cuts=range(1, len(events)))
     async with StandIn([script]) as standin, house(standin) as cfchat:
@@ -168,7 +169,7 @@ async def test_idle_deadline_cuts() -> None:
 
 
 @pytest.mark.parametrize("then", ["abort", "close"])
-async def test_upstream_gone_in_mid_reply_cuts_the_body(then: str) -> None:
+async def test_upstream_gone_in_mid_reply_cuts_the_body(then: Literal["abort", "close"]) -> None:
     async with StandIn([partial(HALF, then=then)]) as standin, house(standin) as cfchat:
         answer = await cfchat.post()
     assert (answer.status, answer.body, answer.whole) == (200, b"Hel", False)

@@ -25,7 +25,8 @@ MESSAGES = json.dumps([{"role": "user", "content": "I am unhappy"}])
 
 def command() -> list[str]:
     # Under coverage the child needs site-packages to measure itself.
-    return [sys.executable, str(ROOT / "cfchat_server.py")] if "COVERAGE_PROCESS_START" in os.environ else COMMAND
+    measured = any(name.startswith("COVERAGE_PROCESS") for name in os.environ)
+    return [sys.executable, str(ROOT / "cfchat_server.py")] if measured else COMMAND
 
 
 def environ(**more: str) -> dict[str, str]:
