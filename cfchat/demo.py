@@ -1,9 +1,9 @@
 """The stand-in model of `--demo`: ELIZA (J. Weizenbaum, CACM 9:1, 1966), speaking Cloudflare's wire.
 
 The conversation is in `SCRIPT`, in the form of Weizenbaum's own: a rule is a line of keywords and a rank;
-under it stand decomposition patterns, tried in order (`*` is any words, `+` at least one, `a|b` either), and
-under each the reassembly templates, taken in turn (`{2}` is what the second `*` or `+` met, its pronouns
-turned round). No randomness: the same conversation always gets the same answer.
+under it stand decomposition patterns, tried in order (`*` is any words, `+` at least one, `a|b` either, and
+`(a|b)` counts as a part too), and under each the reassembly templates, taken in turn (`{2}` is what the second
+part met, its pronouns turned round). No randomness: the same conversation always gets the same answer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import re
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cfchat.errors import BodyTooLarge
 from cfchat.server import Request, Response
 from cfchat.wire.sse import encode_event
 
@@ -25,13 +24,13 @@ PACE = 0.02  # seconds from token to token
 
 BODY_LIMIT = 4 << 20
 # What is looked at of a conversation, so that no input is slow.
-TURNS, LETTERS, WORDS = 100, 2000, 50
+TURNS, LETTERS, CLAUSES, WORDS = 100, 2000, 20, 50
 
 GREETING = "How do you do. This is a demo: I am ELIZA, a program of 1966. What would you like to talk about?"
 REMEMBERED = "* my +"
 MEMORY = (
-    "Let us go back to something: earlier you spoke of your {2}.",
-    "Does that have anything to do with your {2}?",
+    "Let us go back to what you said: your {2}.",
+    "Does that have anything to do with the fact that your {2}?",
     "But your {2}: what about that?",
 )
 NOTHING = """\
@@ -167,8 +166,8 @@ everyone, everybody, nobody, no one 4
         Who, for example?
         You have a particular person in mind, don't you?
 mother, mum, mom, father, dad, parents, sister, brother, wife, husband, son, daughter, children, family 5
-    * my {family} +
-        Who else in your family {3}?
+    * my (mother|mum|mom|father|dad|parents|sister|brother|wife|husband|son|daughter|children|family) (is|are|was|has|says|thinks|takes|makes|wants|hates|loves|likes|doesn't|never|always) +
+        Who else in your family {3} {4}?
         What comes to your mind when you think of your {2}?
         Your {2}?
     *
@@ -212,7 +211,10 @@ tired, sleep, exhausted, insomnia 3
         When did you last feel rested?
         What is it that tires you most?
 hate, angry, furious, annoyed 4
-    * hate|hates +
+    * you hate me *
+        Why do you think I hate you?
+        What would it mean to you if I did?
+    * i hate +
         What has {2} done to you?
         What would you say to {2}, if nothing could come of it?
         Is hate the right word for it?
@@ -307,16 +309,20 @@ was 1
         And is it still so?
         How did that end?
 i 0
-    * i want|need|wish|would like +
+    * i want|need|wish +
         What would it mean to you if you got {2}?
         Why do you want {2}?
         Suppose you got {2} soon?
         What if you never got {2}?
-    * i am * sad|unhappy|depressed|sick|down|upset *
+    * i would like +
+        What would it change for you?
+        What keeps {2} from you now?
+        Have you told anyone that you would like {2}?
+    * i am * (sad|unhappy|depressed|sick|down|upset) *
         I am sorry to hear that you are {3}.
         Do you think talking here will help you not to be {3}?
         Can you explain what made you {3}?
-    * i am * happy|glad|better|excited|proud *
+    * i am * (happy|glad|better|excited|proud) *
         What makes you {3} just now?
         How have I helped you to be {3}?
         Can you explain why you are suddenly {3}?
@@ -414,8 +420,9 @@ REFLECTED_PAIRS = {
     ("i", "am"): "you are", ("am", "i"): "are you", ("i", "was"): "you were", ("was", "i"): "were you",
     ("you", "are"): "I am", ("are", "you"): "am I", ("you", "were"): "I was", ("were", "you"): "was I",
 }  # fmt: skip
-BEFORE_ME = frozenset("about at beside by for from in like of on than to with without love hate see help".split())
-FAMILY = "mother|mum|mom|father|dad|parents|sister|brother|wife|husband|son|daughter|children|family"
+BEFORE_ME = frozenset(
+    ("about", "at", "by", "for", "from", "help", "in", "like", "love", "of", "on", "see", "than", "to", "with")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,18 +465,13 @@ def _read_rule(text: str) -> Rule:
 
 def _read_pattern(text: str) -> Pattern:
     source, *answers = (line.strip() for line in text.split("\n"))
-    words = [_WILD.get(word) or _either(word) for word in source.split(" ")]
-    return Pattern(source, re.compile("".join(words) + " ", re.IGNORECASE), tuple(answers))
+    regex = "".join(_as_regex(word) for word in source.split(" "))
+    return Pattern(source, re.compile(f"{regex} ", re.IGNORECASE), tuple(answers))
 
 
-_WILD = {"*": r"((?: \S+)*?)", "+": r"((?: \S+)+?)", "{family}": f" ({FAMILY})"}
-
-
-def _either(words: str) -> str:
-    """Of several, which one it was is a part too, but only where the sense is in the word itself."""
-    if "happy" in words:
-        return f" ({words})"
-    return f" (?:{words})"
+def _as_regex(word: str) -> str:
+    wild = {"*": r"((?: \S+)*?)", "+": r"((?: \S+)+?)"}
+    return wild.get(word) or (f" {word}" if word.startswith("(") else f" (?:{word})")
 
 
 RULES = read_script(SCRIPT)
@@ -510,7 +512,8 @@ def _clauses(text: str) -> list[str]:
     """Each with one blank around each of its words."""
     clauses = re.split(r"[.,;:!?\n()]+", text[:LETTERS].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
     found = (re.findall(r"\w+(?:['-]\w+)*", clause)[:WORDS] for clause in clauses)
-    return [f" {' '.join(EXPANDED.get(word.lower(), word) for word in words)} " for words in found if words]
+    expanded = [f" {' '.join(EXPANDED.get(word.lower(), word) for word in words)} " for words in found if words]
+    return expanded[:CLAUSES]
 
 
 def reflect(part: str) -> str:
@@ -521,7 +524,7 @@ def reflect(part: str) -> str:
     while at < len(words):
         word = words[at].lower()
         pair = REFLECTED_PAIRS.get((word, words[at + 1].lower())) if at + 1 < len(words) else None
-        if pair is None and word == "you" and (at + 1 == len(words) or _is_object(words, at)):
+        if pair is None and word == "you" and _is_object(words, at):
             turned.append("me")
         else:
             turned.append(pair or REFLECTED.get(word, words[at]))
@@ -530,7 +533,8 @@ def reflect(part: str) -> str:
 
 
 def _is_object(words: list[str], at: int) -> bool:
-    return at > 0 and words[at - 1].lower() in BEFORE_ME
+    """Whether the `you` at that place becomes `me` rather than `I`."""
+    return at + 1 == len(words) or (at > 0 and words[at - 1].lower() in BEFORE_ME)
 
 
 # --- Cloudflare's wire ----------------------------------------------------------------------------
@@ -580,10 +584,9 @@ class Demo:
             return _refuse(404, 7003, "Could not route to that path, perhaps your object identifier is invalid?")
         if not (request.fields.get("authorization") or "").startswith("Bearer "):
             return _refuse(401, 10000, "Authentication error")
+        body = await request.read_body(BODY_LIMIT)
         try:
-            messages, budget = _asked(await request.read_body(BODY_LIMIT))
-        except BodyTooLarge:
-            return _refuse(413, 3006, "AiError: Request is too large")
+            messages, budget = _asked(body)
         except ValueError:
             return _refuse(400, 5006, "AiError: Bad input: Error: required properties at '/' are 'messages'")
         said = "".join(pieces(answer(messages))[:budget])

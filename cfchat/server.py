@@ -204,8 +204,9 @@ class _Connection:
         try:
             keep = await self._reply(head, request, entry)
         except BaseException as error:
-            entry.status = entry.status or 499
-            entry.fault = entry.fault or ("client gone" if self._gone or isinstance(error, _ClientGone) else "ended")
+            gone = self._gone or isinstance(error, (_ClientGone, OSError))
+            entry.status = 499 if gone else entry.status or 503
+            entry.fault = "client gone" if gone else "ended by this server"
             raise
         finally:
             log_exchange(entry)

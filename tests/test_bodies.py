@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -79,7 +80,12 @@ def reference_size(line: bytes) -> tuple[int, int]:
 
 
 def reference_chunks(
-    data: bytes, at: int, out: list[bytes], line: int = LINE, extensions: int = EXTENSIONS, limit: int | None = LIMIT
+    data: bytes,
+    at: int,
+    out: list[bytes],
+    line: int = LINE,
+    extensions: int = EXTENSIONS,
+    limit: int | None = LIMIT,
 ) -> int:
     """Put the data into `out` as far as it goes; give where the trailers begin."""
     total = spent = 0
@@ -109,7 +115,7 @@ Outcome = tuple[bytes, bool, type[Exception] | None]
 
 def pieces_of(data: bytes, cuts: Iterable[int]) -> list[bytes]:
     places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
-    return [data[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(places)]
 
 
 def drain(decoder: Decoder, buffer: ReceiveBuffer) -> bytes:
@@ -144,8 +150,12 @@ def reference(data: bytes) -> Outcome:
 
 
 CUTS = st.lists(st.integers(0, 200), max_size=8)
-SIZES = st.sampled_from(["", "0x5", "+5", "5 ", " 5", "5_0", "g", "0" * 17, "0" * 15 + "5", "f" * 16, "19", "٥"])
-EXTRAS = st.sampled_from([";a", ";a=b", ' ;a="b;\\""', ";", ";a=", ' ;a="b', ";a\x00", ";aaaaaaaaaaaaaaaa", " "])
+SIZES = st.sampled_from(
+    ["", "0x5", "+5", "5 ", " 5", "5_0", "g", "0" * 17, "0" * 15 + "5", "f" * 16, "19", "٥"]
+)
+EXTRAS = st.sampled_from(
+    [";a", ";a=b", ' ;a="b;\\""', ";", ";a=", ' ;a="b', ";a\x00", ";aaaaaaaaaaaaaaaa", " "]
+)
 ENDS = st.sampled_from([b"\n", b"\r", b"", b"\r\r\n", b"\n\r", b"XX", b"\r\n\r\n"])
 
 
@@ -190,7 +200,9 @@ def test_no_data_is_no_chunk() -> None:
 
 
 @given(st.binary(max_size=30), st.integers(0, 40), st.none() | st.integers(0, 40), CUTS)
-def test_a_length_takes_so_much_and_no_more(data: bytes, length: int, limit: int | None, cuts: list[int]) -> None:
+def test_a_length_takes_so_much_and_no_more(
+    data: bytes, length: int, limit: int | None, cuts: list[int]
+) -> None:
     outcome, buffer = decode(LengthDecoder(length, limit), pieces_of(data, cuts) or [b""])
     if limit is not None and length > limit:
         assert outcome == (b"", False, BodyTooLarge)

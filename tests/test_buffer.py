@@ -57,7 +57,9 @@ def real_line(buffer: ReceiveBuffer) -> bytes | type[Exception] | None:
 
 
 PIECES = st.lists(st.sampled_from([b"\r\n", b"\r", b"\n", b"a", b"bc", b"defg"]), max_size=4).map(b"".join)
-STEPS = st.lists(st.tuples(st.just("append"), PIECES) | st.tuples(st.just("take"), st.integers(0, 5)) | st.just("line"))
+STEPS = st.lists(
+    st.tuples(st.just("append"), PIECES) | st.tuples(st.just("take"), st.integers(0, 5)) | st.just("line")
+)
 
 
 @given(STEPS)

@@ -63,7 +63,7 @@ def demo(*flags: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
 
 def ask(port: int) -> http.client.HTTPResponse:
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    client.request("POST", "/api/chatbot", MESSAGES)
+    client.request("POST", "/api/chatbot", MESSAGES, {"Connection": "close"})
     return client.getresponse()
 
 

@@ -13,14 +13,30 @@ from cfchat.wire import grammar
 
 TCHARS = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 WORDS = {
-    "TOKEN": ([b"GET", b"x-a!#$%&'*+-.^_`|~9"], [b"", b"a b", b"a:", b"a\n", b"\xe9", b'"', b"a\x00", b"a/b"]),
+    "TOKEN": (
+        [b"GET", b"x-a!#$%&'*+-.^_`|~9"],
+        [b"", b"a b", b"a:", b"a\n", b"\xe9", b'"', b"a\x00", b"a/b"],
+    ),
     "FIELD_VALUE": (
         [b"", b"a", b"a b\tc", b"\xff", b"a" + b" " * 999 + b"b"],
         [b" a", b"a ", b"\t", b"a\rb", b"a\n", b"\x00", b"\x7f", b"\x0b", b"a\x0c"],
     ),
     "FIELD_LINE": (
         [b"a:", b"a: b", b"a:\t b \t", b"a::", b"a:b\xff"],
-        [b":", b": a", b"a :b", b" a:b", b"\ta:b", b"a", b"", b"a\t:b", b"a:\x00", b"a:\r", b"a:\n", b"\xe9:b"],
+        [
+            b":",
+            b": a",
+            b"a :b",
+            b" a:b",
+            b"\ta:b",
+            b"a",
+            b"",
+            b"a\t:b",
+            b"a:\x00",
+            b"a:\r",
+            b"a:\n",
+            b"\xe9:b",
+        ],
     ),
     "REQUEST_LINE": (
         [b"GET / HTTP/1.1", b"! * HTTP/9.0", b'GET /|{}^"\\ HTTP/1.0'],
@@ -48,7 +64,14 @@ WORDS = {
     "STATUS_LINE": (
         [b"HTTP/1.1 200 OK", b"HTTP/1.0 599 ", b"HTTP/1.1 200", b"HTTP/1.1 200 a\tb\xff", b"HTTP/1.1 200  x"],
         [b"HTTP/1.1 20 OK", b"HTTP/1.1 2000 OK", b"HTTP/1.1 099 x", b"HTTP/1.1 600 x", b"HTTP/1.1  200 OK"]
-        + [b"HTTP/1.1 +20 x", b"HTTP/1.1 200OK", b"HTTP/1.1 200 \x00", b"HTTP/1.1 200 a\rb", b"ICY 200 OK", b""],
+        + [
+            b"HTTP/1.1 +20 x",
+            b"HTTP/1.1 200OK",
+            b"HTTP/1.1 200 \x00",
+            b"HTTP/1.1 200 a\rb",
+            b"ICY 200 OK",
+            b"",
+        ],
     ),
     "CONTENT_LENGTH": (
         [b"0", b"007", b"9" * 5000],
@@ -56,16 +79,67 @@ WORDS = {
     ),
     "TOKEN_LIST": (
         [b"chunked", b"gzip,chunked", b"gzip \t, \tchunked"],
-        [b"", b",", b"a,", b",a", b"a,,b", b"a b", b"a;q=1", b"\x0bchunked", b"chunked\xa0", b'"chunked"', b"a\n"],
+        [
+            b"",
+            b",",
+            b"a,",
+            b",a",
+            b"a,,b",
+            b"a b",
+            b"a;q=1",
+            b"\x0bchunked",
+            b"chunked\xa0",
+            b'"chunked"',
+            b"a\n",
+        ],
     ),
     "CHUNK_LINE": (
-        [b"0", b"fF", b"1" * 16, b"5;a", b"5 ; a = b", b'5;a="x;\\"\r\n"'.replace(b"\r\n", b""), b"5;a;b=c;d"],
-        [b"", b"1" * 17, b"0x5", b"+5", b"-5", b" 5", b"5 ", b"5\t", b"5;", b"5;a=", b"5;a=b ", b'5;a="b', b"5 a"]
+        [b"0", b"fF", b"1" * 16, b"5;a", b"5 ; a = b", b'5;a="x;\\""', b"5;a;b=c;d"],
+        [
+            b"",
+            b"1" * 17,
+            b"0x5",
+            b"+5",
+            b"-5",
+            b" 5",
+            b"5 ",
+            b"5\t",
+            b"5;",
+            b"5;a=",
+            b"5;a=b ",
+            b'5;a="b',
+            b"5 a",
+        ]
         + [b'5;a="\\', b'5;a="b"c', b"5;=b", b"5_0", b"g", b"5\n", b"5\r", b"5;a\r", b'5;a="\n"', b"5;;a"],
     ),
     "HOST": (
-        [b"", b"a", b"a.b:80", b"a:", b":80", b"127.0.0.1", b"[::1]", b"[::1]:3000", b"[v1.a:b]", b"%41", b"a_b"],
-        [b"a b", b"a/b", b"a@b", b"[::1", b"::1", b"[::1]x", b"[]", b"[v.a]", b"a:b", b"a:80:80", b"%4", b"\xe9"]
+        [
+            b"",
+            b"a",
+            b"a.b:80",
+            b"a:",
+            b":80",
+            b"127.0.0.1",
+            b"[::1]",
+            b"[::1]:3000",
+            b"[v1.a:b]",
+            b"%41",
+            b"a_b",
+        ],
+        [
+            b"a b",
+            b"a/b",
+            b"a@b",
+            b"[::1",
+            b"::1",
+            b"[::1]x",
+            b"[]",
+            b"[v.a]",
+            b"a:b",
+            b"a:80:80",
+            b"%4",
+            b"\xe9",
+        ]
         + [b"a\n", b"a,b c", b"a#", b"a?b", b"[::1%25eth0]", b"[1.2.3.4]", b"a:8\xb2", b" a", b"a\x00"],
     ),
     "AUTHORITY": ([b"a:443", b"[::1]:443"], [b"a", b"a:", b":443", b"", b"/", b"a@b:443", b"http://a:443"]),

@@ -220,6 +220,7 @@ class ReplyReader:
         self._max_tokens = max_tokens
         self._shape: _Shape = _said_in_event
         self._usage: dict[str, Any] | None = None
+        self._total = 0.0
         self._text = _Joiner()
         self._reasoning = _Joiner()
         self._last = ""  # the last character of the text so far
@@ -340,8 +341,8 @@ class ReplyReader:
 
     def _keep_usage(self, usage: object) -> None:
         # Several events carry usage, the last one may be all zeros, some are increments: the largest one is the total.
-        if isinstance(usage, dict) and _total(usage) and (not self._usage or _total(usage) >= _total(self._usage)):
-            self._usage = usage
+        if type(usage) is dict and (total := _total(usage)) and total >= self._total:
+            self._usage, self._total = usage, total
 
     def _last_delta(self) -> Delta:
         if self.finish_reason is None:
@@ -383,8 +384,9 @@ def _count(usage: Mapping[str, Any], *names: str) -> float:
 
 
 def _total(usage: Mapping[str, Any]) -> float:
-    parts = _count(usage, "prompt_tokens", "input_tokens") + _count(usage, "completion_tokens", "output_tokens")
-    return _count(usage, "total_tokens") or parts
+    if _is_count(total := usage.get("total_tokens")):
+        return float(total)
+    return _count(usage, "prompt_tokens", "input_tokens") + _count(usage, "completion_tokens", "output_tokens")
 
 
 def _counts(usage: Mapping[str, Any]) -> dict[str, object]:
