@@ -166,7 +166,7 @@ everyone, everybody, nobody, no one 4
         Who, for example?
         You have a particular person in mind, don't you?
 mother, mum, mom, father, dad, parents, sister, brother, wife, husband, son, daughter, children, family 5
-    * my (mother|mum|mom|father|dad|parents|sister|brother|wife|husband|son|daughter|children|family) (is|are|was|has|says|thinks|takes|makes|wants|hates|loves|likes|doesn't|never|always) +
+    * my (mother|mum|mom|father|dad|parents|sister|brother|wife|husband|son|daughter) (is|has|says|takes|makes|are) +
         Who else in your family {3} {4}?
         What comes to your mind when you think of your {2}?
         Your {2}?
@@ -452,12 +452,12 @@ class Choice:
 
 def read_script(script: str) -> tuple[Rule, ...]:
     """The rules, highest rank first; those of one rank in the order of the script."""
-    rules = [_read_rule(text) for text in re.split(r"\n(?=\S)", script.rstrip("\n"))]
+    rules = [_read_rule(text) for text in re.split(r"\n(?=\S)", script)]
     return tuple(sorted(rules, key=lambda rule: -rule.rank))
 
 
 def _read_rule(text: str) -> Rule:
-    head, *patterns = re.split(r"\n    (?=\S)", text)
+    head, *patterns = re.split(r"\n    (?=\S)", text.rstrip("\n"))
     keywords, rank = re.fullmatch(r"(.*?) ?(\d*)", head).groups()  # type: ignore[union-attr]
     found = re.compile(rf"(?<= )(?:{keywords.replace(', ', '|')})(?= )", re.IGNORECASE)
     return Rule(found, int(rank or 0), tuple(_read_pattern(pattern) for pattern in patterns))
