@@ -22,7 +22,9 @@ _ROLES = {
 }
 # What the AI SDK sends back of an earlier reply; models must not read their own reasoning again.
 _SILENT_PARTS = frozenset({"step-start", "reasoning"})
-_IMAGE_PARTS = frozenset({"image", "image_url", "input_image", "file", "input_file", "input_audio", "video_url"})
+_FILE_PARTS = frozenset(
+    {"image", "image_url", "input_image", "file", "input_file", "input_audio", "video_url"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,6 @@ def _part(part: object, place: str) -> str:
         return text
     if isinstance(kind, str) and kind in _SILENT_PARTS:
         return ""
-    if isinstance(kind, str) and kind in _IMAGE_PARTS:
+    if isinstance(kind, str) and kind in _FILE_PARTS:
         raise BadChatRequest("Images and files are not supported: send text.", param=f"{place}.type")
     raise BadChatRequest("A part must have the type `text`.", param=f"{place}.type")

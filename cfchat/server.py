@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
+import struct
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
@@ -370,9 +372,15 @@ class _Connection:
         """After the head only a missing end can say that something went wrong."""
         entry.fault = f"interrupted: {fault}"
         if not chunked:
-            # A close-delimited reply shows no truncation but a reset (RFC 9112 §6.3).
-            self._transport.abort()
+            self._reset()
         return False
+
+    def _reset(self) -> None:
+        """End with RST: FIN would make a close-delimited reply look whole (RFC 9112 §8)."""
+        plug = self._transport.get_extra_info("socket")
+        if plug is not None:
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
 
     def _encode_head(
         self, status: int, fields: list[tuple[str, str]], keep: bool, head: RequestHead | None

@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 from client import parse, request, unchunk
 from house import ACCOUNT, HELLO, TOKEN, House, house, quicker
-from standin import Exchange, Framing, StandIn, json_error, partial, reply, silence
+from standin import Exchange, Framing, StandIn, json_error, partial, raw, reply, silence
 
 from cfchat.app import Settings as AppSettings
 
@@ -259,6 +259,67 @@ async def test_other_method_is_405_with_allow(method: str) -> None:
     answer = parse(received)
     assert (answer.status, answer.fields["allow"]) == (405, "POST, OPTIONS")
     assert (answer.raw == b"") is (method == "HEAD")
+
+
+@pytest.mark.parametrize(
+    ("line", "status"), [("BREW /api/chatbot", 501), ("CONNECT x:1", 501), ("OPTIONS *", 204), ("OPTIONS /none", 404)]
+)
+async def test_methods_of_the_server_itself(line: str, status: int) -> None:
+    async with StandIn([]) as standin, house(standin) as cfchat:
+        answer = parse(await cfchat.send(f"{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()))
+    assert answer.status == status
+
+
+@pytest.mark.parametrize("after", [b"", b"x" * 2_000_000])
+async def test_error_replies_that_hurt(after: bytes) -> None:
+    """HTML from the edge, and a body that is larger than anybody should read."""
+    script = reply(b"<html>502</html>" + after, 502, framing="length", fields=[("Content-Type", "text/html")])
+    async with StandIn([script], repeat=True) as standin, house(standin) as cfchat:
+        answer = await cfchat.post()
+    assert (answer.status, answer.error["type"]) == (502, "upstream_error")
+    assert b"html" not in answer.body
+
+
+async def test_nonsense_from_upstream_is_502() -> None:
+    async with StandIn([raw(b"SMTP ready\r\n\r\n")], repeat=True) as standin, house(standin) as cfchat:
+        answer = await cfchat.post()
+    assert (answer.status, answer.error["code"]) == (502, "upstream_protocol")
+
+
+async def test_reset_in_mid_reply_cuts() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + HALF)
+        go.set()
+        await more.wait()
+        exchange.reset()
+
+    go, more = asyncio.Event(), asyncio.Event()
+    async with StandIn([script]) as standin, house(standin) as cfchat:
+        reader, writer = await cfchat.connect()
+        writer.write(request(json.dumps(HELLO).encode()))
+        await reader.readuntil(b"Hel\r\n")
+        more.set()
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_upstream_that_stays_after_done_holds_nobody_up() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + WORDS)
+        await exchange.closed_by_peer.wait()
+
+    async with StandIn([script]) as standin, house(standin) as cfchat:
+        answer = await cfchat.post()
+    assert (answer.body, answer.whole) == (b"Hello", True)
+
+
+async def test_nobody_there_is_502() -> None:
+    async with StandIn([]) as standin:
+        await standin.stop()
+        async with house(standin) as cfchat:
+            answer = await cfchat.post()
+    assert (answer.status, answer.error["code"]) == (502, "upstream_connect")
+    assert "retrying 3/3" in "\n".join(cfchat.log)
 
 
 async def test_other_path_is_404() -> None:

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfchat.chat import Conversation, Delta, Limits, Message, Options, parse_conversation, with_system, without_surrogates
+from cfchat.chat import (
+    Conversation,
+    Delta,
+    Limits,
+    Message,
+    Options,
+    parse_conversation,
+    with_system,
+    without_surrogates,
+)
 from cfchat.errors import BadChatRequest, InvalidJSON
 
 USER = {"role": "user", "content": "Hi"}
@@ -33,7 +42,11 @@ def parse(document: object) -> tuple[Message, ...]:
         [{"role": "user", "content": None, "text": "Hi"}],
         [{"role": "user", "text": "Hi"}],
         [{"role": "user", "content": "Hi", "parts": [{"type": "text", "text": "other"}]}],
-        {"id": "c1", "trigger": "submit-message", "messages": [{"id": "m1", "role": "user", "parts": [{"type": "text", "text": "Hi"}]}]},
+        {
+            "id": "c1",
+            "trigger": "submit-message",
+            "messages": [{"id": "m1", "role": "user", "parts": [{"type": "text", "text": "Hi"}]}],
+        },
     ],
 )
 def test_every_form_of_one_message(document: object) -> None:
@@ -42,14 +55,24 @@ def test_every_form_of_one_message(document: object) -> None:
 
 @pytest.mark.parametrize(
     ("sent", "meant"),
-    [("ai", "assistant"), ("developer", "system"), ("assistant", "assistant"), ("system", "system"), ("user", "user")],
+    [
+        ("ai", "assistant"),
+        ("developer", "system"),
+        ("assistant", "assistant"),
+        ("system", "system"),
+        ("user", "user"),
+    ],
 )
 def test_roles(sent: str, meant: str) -> None:
     assert parse([{"role": sent, "text": "x"}, USER])[0] == Message(meant, "x")
 
 
 def test_reasoning_and_step_starts_are_not_sent_back() -> None:
-    parts = [{"type": "step-start"}, {"type": "reasoning", "text": "hm"}, {"type": "text", "text": "Yes", "state": "done"}]
+    parts = [
+        {"type": "step-start"},
+        {"type": "reasoning", "text": "hm"},
+        {"type": "text", "text": "Yes", "state": "done"},
+    ]
     assert parse([USER, {"role": "assistant", "parts": parts}])[1] == Message("assistant", "Yes")
 
 
@@ -86,7 +109,10 @@ def test_empty_text_is_text() -> None:
         ([{"role": "user", "parts": "Hi"}], "messages[0].parts"),
         ([{"role": "user", "text": ["Hi"]}], "messages[0].text"),
         ([{"role": "user", "content": ["Hi"]}], "messages[0].content[0]"),
-        ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}], "messages[0].content[1].type"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}],
+            "messages[0].content[1].type",
+        ),
         ([{"role": "user", "parts": [{"type": "file", "url": "data:"}]}], "messages[0].parts[0].type"),
         ([{"role": "user", "content": [{"type": "tool-x"}]}], "messages[0].content[0].type"),
         ([{"role": "user", "content": [{"type": {}}]}], "messages[0].content[0].type"),
@@ -159,7 +185,9 @@ def test_infinity_by_overflow_is_no_text() -> None:
 
 
 def test_of_duplicate_keys_the_last_counts() -> None:
-    assert parse_conversation(b'[{"role":"system","role":"user","content":"x","content":"Hi"}]').messages == HI
+    assert (
+        parse_conversation(b'[{"role":"system","role":"user","content":"x","content":"Hi"}]').messages == HI
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,26 +201,50 @@ def test_of_duplicate_keys_the_last_counts() -> None:
     ],
 )
 def test_lone_surrogates_are_replaced(escaped: bytes, text: str) -> None:
-    body = b'[{"role":"user","content":"' + escaped + b'"},{"role":"user","parts":[{"type":"text","text":"' + escaped + b'"}]}]'
+    body = (
+        b'[{"role":"user","content":"'
+        + escaped
+        + b'"},{"role":"user","parts":[{"type":"text","text":"'
+        + escaped
+        + b'"}]}]'
+    )
     messages = parse_conversation(body).messages
     assert messages == (Message("user", text), Message("user", text))
 
 
 def test_refusals_reflect_nothing_of_the_body() -> None:
-    for body in (b'["<script>"]', b'[{"role":"<script>","content":"x"}]', b"<script>", b'[{"role":"user","content":{"<script>":1}}]'):
+    for body in (
+        b'["<script>"]',
+        b'[{"role":"<script>","content":"x"}]',
+        b"<script>",
+        b'[{"role":"user","content":{"<script>":1}}]',
+    ):
         with pytest.raises(BadChatRequest) as caught:
             parse_conversation(body)
         assert "script" not in str(caught.value) + str(caught.value.param)
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["user", "ai", "text", "image"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["messages", "role", "content", "parts", "text", "type"]), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["user", "ai", "text", "image"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["messages", "role", "content", "parts", "text", "type"]), inner, max_size=4
+        )
+    ),
     max_leaves=20,
 )
-CONTENTS = JSON | st.lists(st.fixed_dictionaries({"type": st.sampled_from(["text", "reasoning", "file"]), "text": JSON}))
-MESSAGES = st.fixed_dictionaries({"role": JSON | st.just("user")}, optional={"content": CONTENTS, "parts": CONTENTS, "text": JSON})
+CONTENTS = JSON | st.lists(
+    st.fixed_dictionaries({"type": st.sampled_from(["text", "reasoning", "file"]), "text": JSON})
+)
+MESSAGES = st.fixed_dictionaries(
+    {"role": JSON | st.just("user")}, optional={"content": CONTENTS, "parts": CONTENTS, "text": JSON}
+)
 
 
 def only_our_errors(body: bytes) -> None:
@@ -242,7 +294,9 @@ def test_with_system_keeps_the_options() -> None:
     assert with_system(Conversation(HI, options), "Be kind.").options is options
 
 
-@pytest.mark.parametrize("change", [lambda: setattr(Delta(), "text", "x"), lambda: setattr(HI[0], "role", "x")])
+@pytest.mark.parametrize(
+    "change", [lambda: setattr(Delta(), "text", "x"), lambda: setattr(HI[0], "role", "x")]
+)
 def test_values_are_frozen(change: Callable[[], None]) -> None:
     with pytest.raises(AttributeError):
         change()

@@ -63,8 +63,12 @@ WORDS = {
     ),
     "STATUS_LINE": (
         [b"HTTP/1.1 200 OK", b"HTTP/1.0 599 ", b"HTTP/1.1 200", b"HTTP/1.1 200 a\tb\xff", b"HTTP/1.1 200  x"],
-        [b"HTTP/1.1 20 OK", b"HTTP/1.1 2000 OK", b"HTTP/1.1 099 x", b"HTTP/1.1 600 x", b"HTTP/1.1  200 OK"]
-        + [
+        [
+            b"HTTP/1.1 20 OK",
+            b"HTTP/1.1 2000 OK",
+            b"HTTP/1.1 099 x",
+            b"HTTP/1.1 600 x",
+            b"HTTP/1.1  200 OK",
             b"HTTP/1.1 +20 x",
             b"HTTP/1.1 200OK",
             b"HTTP/1.1 200 \x00",
@@ -109,8 +113,17 @@ WORDS = {
             b"5;a=b ",
             b'5;a="b',
             b"5 a",
-        ]
-        + [b'5;a="\\', b'5;a="b"c', b"5;=b", b"5_0", b"g", b"5\n", b"5\r", b"5;a\r", b'5;a="\n"', b"5;;a"],
+            b'5;a="\\',
+            b'5;a="b"c',
+            b"5;=b",
+            b"5_0",
+            b"g",
+            b"5\n",
+            b"5\r",
+            b"5;a\r",
+            b'5;a="\n"',
+            b"5;;a",
+        ],
     ),
     "HOST": (
         [
@@ -139,8 +152,16 @@ WORDS = {
             b"a:80:80",
             b"%4",
             b"\xe9",
-        ]
-        + [b"a\n", b"a,b c", b"a#", b"a?b", b"[::1%25eth0]", b"[1.2.3.4]", b"a:8\xb2", b" a", b"a\x00"],
+            b"a\n",
+            b"a,b c",
+            b"a#",
+            b"a?b",
+            b"[::1%25eth0]",
+            b"[1.2.3.4]",
+            b"a:8\xb2",
+            b" a",
+            b"a\x00",
+        ],
     ),
     "AUTHORITY": ([b"a:443", b"[::1]:443"], [b"a", b"a:", b":443", b"", b"/", b"a@b:443", b"http://a:443"]),
     "ABSOLUTE_FORM": (

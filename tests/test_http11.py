@@ -50,7 +50,7 @@ SMALL = ReadLimits(
     fields=4,
     body=24,
     chunk_line=16,
-    chunk_extensions_total=20,
+    chunk_extensions_total=9,
     trailers=24,
     skipped_lines=2,
     informational=2,
@@ -136,7 +136,7 @@ class Reference:
             raise ProtocolError("reason")
         return self.minor(version), int(code), reason.decode("latin-1")
 
-    def line(self, limit: int, too_long: type[Exception]) -> bytes:
+    def line(self, limit: int, too_long: type[ProtocolError]) -> bytes:
         line, self.at = reference_line(self.data, self.at, limit, too_long)
         return line
 
@@ -490,6 +490,56 @@ def test_responses_agree_with_the_reference_for_any_cut(
     check(lambda: ResponseReader(SMALL, method), data, cuts, eof, expected)
 
 
+def message(**parts: str) -> bytes:
+    """A plain request with some of its parts replaced."""
+    whole = {
+        "method": "POST",
+        "target": "/",
+        "version": "HTTP/1.1",
+        "host": "Host: h",
+        "field": "A: b",
+        "framing": "B:",
+    }
+    words = whole | parts
+    start = " ".join([words["method"], words["target"], words["version"]])
+    return "\r\n".join([start, words["host"], words["field"], words["framing"], "", "0\r\n\r\n"]).encode(
+        "latin-1"
+    )
+
+
+ONE_BY_ONE = {
+    "method": METHODS + BAD_METHODS,
+    "target": TARGETS + BAD_TARGETS,
+    "version": VERSIONS + BAD_VERSIONS,
+    "field": FIELDS + BAD_FIELDS,
+    "host": HOSTS + BAD_HOSTS,
+    "framing": BAD_FRAMINGS,
+}
+
+
+@pytest.mark.parametrize("part", ONE_BY_ONE)
+def test_each_rule_by_itself(part: str) -> None:
+    """What the generators draw from, every one of it once."""
+    for word in ONE_BY_ONE[part]:
+        for method in ({}, {"method": "OPTIONS"}, {"method": "CONNECT"}, {"version": "HTTP/1.0"}):
+            data = message(**{**method, part: word})
+            reference = Reference(data, eof=True)
+            check(lambda: RequestReader(SMALL), data, [], True, reference.outcome(reference.requests))
+
+
+@pytest.mark.parametrize("room", range(18))
+def test_every_byte_of_a_head_counts(room: int) -> None:
+    """Fields and trailers of 17 bytes, line ends counted, under all limits up to there."""
+    section = b"A: bcd\r\nHost:\r\n\r\n"
+    data = b"POST / HTTP/1.1\r\n" + section
+    reader = RequestReader(ReadLimits(head=room))
+    reader.receive_data(data)
+    assert pump(reader, []) == ("more" if room >= len(section) else HeadTooLarge)
+    reader = RequestReader(ReadLimits(trailers=room))
+    reader.receive_data(message(framing="Transfer-Encoding: chunked")[:-2] + section)
+    assert pump(reader, []) == ("more" if room >= len(section) else HeadTooLarge)
+
+
 @given(requests())
 def test_the_verdict_is_given_at_the_same_byte(data: bytes) -> None:
     """After every prefix, whole or byte by byte, the same is known."""
@@ -647,10 +697,11 @@ def test_chunks_over_the_limit_are_refused_by_their_line() -> None:
 
 
 def test_limits_are_what_still_passes() -> None:
-    limits = ReadLimits(line=14, head=2 + 6 + 9, fields=2, body=3)
-    reader = RequestReader(limits)
-    reader.receive_data(b"GET / HTTP/1.1\r\nHost:h\r\nA: b\r\n\r\n"[:24] + b"a:b\r\n\r\n")
-    assert isinstance(reader.next_event(), RequestHead)
+    data = b"PUT / HTTP/1.1\r\nHost:h\r\na:b\r\nContent-Length:3\r\n\r\nabc"
+    limits = ReadLimits(line=14, head=33, fields=3, body=3)
+    assert run(RequestReader(limits), [data], eof=True)[1] == "closed"
+    for smaller in (ReadLimits(line=13), ReadLimits(head=32), ReadLimits(fields=2), ReadLimits(body=2)):
+        assert run(RequestReader(smaller), [data], eof=True)[1] in (TargetTooLong, HeadTooLarge, BodyTooLarge)
 
 
 def test_pipelined_requests_come_one_after_the_other() -> None:

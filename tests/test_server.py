@@ -184,6 +184,45 @@ async def test_broken_stream_is_cut_and_the_connection_ends() -> None:
     assert (answer.raw, answer.whole, closed) == (b"2\r\nab\r\n", False, ["yes"])
 
 
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_fault_of_ours_in_mid_reply_looks_broken(version: bytes) -> None:
+    async def words() -> AsyncGenerator[bytes, None]:
+        yield b""
+        yield b"ab"
+        raise ZeroDivisionError("secret")
+
+    async def handler(request: Request) -> Response:
+        return Response(200, (), words())
+
+    async with serving(handler) as (_, port):
+        if version == b"1.1":
+            answer = parse(await talk(port, GET))
+            assert (answer.raw, answer.whole) == (b"2\r\nab\r\n", False)
+        else:
+            # Only a reset says that a close-delimited reply is not whole.
+            with pytest.raises(ConnectionResetError):
+                await talk(port, GET.replace(b"1.1", version))
+
+
+async def test_keep_alive_of_1_0_is_said_back() -> None:
+    async with serving() as (_, port):
+        received = await talk(port, b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + LAST)
+    assert codes(received) == [200, 200]
+    assert b"Connection: keep-alive\r\n" in received
+
+
+async def test_client_that_leaves_inside_a_body_is_logged_as_499(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "cfchat")
+    async with serving() as (server, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        await server.drain(5)
+    assert " POST / 499 " in caplog.text
+
+
 async def test_fault_of_ours_is_500_without_a_word_of_it(caplog: pytest.LogCaptureFixture) -> None:
     async def handler(request: Request) -> Response:
         raise ZeroDivisionError("secret")

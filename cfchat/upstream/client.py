@@ -123,16 +123,18 @@ class Answer:
 
     async def _events(self) -> AsyncGenerator[list[Delta], None]:
         parser, reply, connection = SSEParser(), self._reply, self._connection
+        pending = None
         while not reply.done:
             event = await connection.next_event()
             if type(event) is not Data:
+                pending = parser.pending
                 break
             deltas = reply.read(parser.feed(event.data))
             if deltas:
                 yield deltas
-        deltas = reply.close(None if reply.done else parser.pending)
-        if reply.done:
+        else:
             await self._read_to_end()
+        deltas = reply.close(pending)
         if deltas:
             yield deltas
 

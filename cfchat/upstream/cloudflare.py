@@ -1,8 +1,9 @@
 """Workers AI's JSON: request body, stream events -> Delta, error replies -> errors. Pure.
 
-Two dialects, the classic `{"response": "..."}` and OpenAI's chunks, meet in one reply: each event is judged by itself.
-A token that happens to be JSON arrives as a number or boolean, so text is not always a string. An error is judged by
-Cloudflare's own code first and by the HTTP status second: a junk token is a 400, and a 200 can carry an error.
+Two dialects, the classic `{"response": "..."}` and OpenAI's chunks, meet in one reply: each event is judged
+by itself. A token that happens to be JSON arrives as a number or boolean, so text is not always a string. An
+error is judged by Cloudflare's own code first and by the HTTP status second: a junk token is a 400, and a 200
+can carry an error.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from cfchat.wire.sse import Event
 
 DEFAULT_MODEL = "@cf/google/gemma-4-26b-a4b-it"
 
-# Thinking is on unless switched off, and eats max_tokens. Some models refuse fields they do not know: named ones only.
+# Thinking is on unless switched off, and eats max_tokens. Some models refuse fields that they do not know.
 _NO_THINKING: Mapping[str, object] = {"chat_template_kwargs": {"enable_thinking": False}}
 MODEL_FIELDS: Mapping[str, Mapping[str, object]] = {
     "@cf/google/gemma-4-26b-a4b-it": _NO_THINKING,
@@ -94,10 +95,12 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-# Few events hold a number as text, so only those are read once more with literals: kwargs of json.loads would
-# build a decoder per event, and a Python call per number costs more than the second reading does now and then.
+# Few events hold a number as text, so only those are read once more with literals: a Python call for each
+# number of each event costs more. (json.loads with arguments would even build a decoder per event.)
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
-_decode_literals = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_Literal, parse_float=_Literal).decode
+_decode_literals = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_int=_Literal, parse_float=_Literal
+).decode
 
 
 class _Said(NamedTuple):
@@ -146,7 +149,7 @@ def _said_in_choices(choices: Any, reply: dict[str, Any]) -> _Said | None:
 
 
 def _said_in_whole(reply: dict[str, Any]) -> _Said | None:
-    """A reply that was not streamed: an envelope with `result`, or bare; classic, chat completion, responses."""
+    """A reply that was not streamed: with an envelope or bare; classic, chat completion, or responses."""
     result = reply.get("result", reply)
     if type(result) is not dict:
         return None
@@ -236,7 +239,7 @@ class ReplyReader:
     def read(self, events: Sequence[Event]) -> list[Delta]:
         """The deltas of these events.
 
-        Raises the UpstreamError that an event reports; where deltas came before it, the next read() or close() does.
+        Raises the UpstreamError that an event reports; where deltas came before it, the next call does.
         """
         deltas: list[Delta] = []
         for event in events:
@@ -252,7 +255,7 @@ class ReplyReader:
     def close(self, pending: Event | None) -> list[Delta]:
         """The body has ended, perhaps inside `pending`, which counts if it is whole.
 
-        Raises UpstreamInterrupted where the reply is not complete, or the UpstreamError that an event reported.
+        Raises UpstreamInterrupted where the reply is not complete, or the UpstreamError of an event.
         """
         deltas = [] if pending is None else self.read([pending])
         if self._error is not None:
@@ -272,7 +275,9 @@ class ReplyReader:
         else:
             message = "The model gave an empty answer."
         reason, usage = self.finish_reason, self.usage
-        return UpstreamEmpty(message, detail=f"finish reason {reason}, usage {usage}, passed over {self.passed_over}")
+        return UpstreamEmpty(
+            message, detail=f"finish reason {reason}, usage {usage}, passed over {self.passed_over}"
+        )
 
     def _read_event(self, event: Event) -> Delta | None:
         data = event.data
@@ -328,7 +333,11 @@ class ReplyReader:
         if value is True or value is False:
             word = "true" if value else "false"
             # The blank before a word is lost; numbers keep theirs as an event of its own.
-            return word if not self._last or self._last in _NO_BLANK_AFTER or self._last.isspace() else f" {word}"
+            return (
+                word
+                if not self._last or self._last in _NO_BLANK_AFTER or self._last.isspace()
+                else f" {word}"
+            )
         if isinstance(value, (int, float)):
             said = self._shape(_decode_literals(data))
             return "" if said is None else str(said.text)
@@ -336,12 +345,14 @@ class ReplyReader:
 
     def _finish(self, reason: object) -> None:
         if reason == "error":
-            self._fail(UpstreamUnavailable("The model failed, please try again.", detail="finish reason error"))
+            self._fail(
+                UpstreamUnavailable("The model failed, please try again.", detail="finish reason error")
+            )
         self.finish_reason = _FINISH_REASONS.get(reason, "stop") if isinstance(reason, str) else "stop"
 
     def _keep_usage(self, usage: object) -> None:
-        # Several events carry usage, the last one may be all zeros, some are increments: the largest one is the total.
-        if type(usage) is dict and (total := _total(usage)) and total >= self._total:
+        # Several events carry usage, some are increments, the last may be all zeros: the largest is the total.
+        if type(usage) is dict and (total := _total(usage)) > self._total:
             self._usage, self._total = usage, total
 
     def _last_delta(self) -> Delta:
@@ -359,7 +370,8 @@ class ReplyReader:
 def read_json_reply(body: bytes, max_tokens: int) -> list[Delta]:
     """The deltas of a reply that was not streamed although it was asked for so.
 
-    Raises the UpstreamError it reports under its 200, UpstreamProtocolError where it is not JSON, and UpstreamEmpty.
+    Raises the UpstreamError that it reports under its 200, UpstreamProtocolError where it is none of the known
+    shapes, and UpstreamEmpty.
     """
     reader = ReplyReader(max_tokens)
     reader._shape = _said_in_whole
@@ -384,9 +396,11 @@ def _count(usage: Mapping[str, Any], *names: str) -> float:
 
 
 def _total(usage: Mapping[str, Any]) -> float:
-    if _is_count(total := usage.get("total_tokens")):
-        return float(total)
-    return _count(usage, "prompt_tokens", "input_tokens") + _count(usage, "completion_tokens", "output_tokens")
+    if _is_count(usage.get("total_tokens")):
+        return float(usage["total_tokens"])
+    return _count(usage, "prompt_tokens", "input_tokens") + _count(
+        usage, "completion_tokens", "output_tokens"
+    )
 
 
 def _counts(usage: Mapping[str, Any]) -> dict[str, object]:
@@ -461,10 +475,12 @@ _STATUSES: Mapping[int, _Verdict] = {
 }
 # 3030 also carries refusals that have nothing to do with length.
 _LENGTH_WORDS = re.compile(r"context|too long|tokens|sequence", re.IGNORECASE)
-_EDGE_TEXT = re.compile(rb"error code: ([0-9]{3,5})\s*")
+_EDGE_TEXT = re.compile(rb"error code: (1[0-9]{3})\n?")  # 520 and the like are only the status once more
 _CODE_DIGITS = re.compile(r"[0-9]{1,6}")
 _SECONDS = re.compile(r"[0-9]{1,9}")
-_DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
+_DATE = re.compile(
+    r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
+)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -505,7 +521,7 @@ def _faults_in_body(body: bytes) -> list[_Fault]:
 
 
 def _faults(reply: dict[str, Any]) -> list[_Fault]:
-    """`errors` of Workers AI and the v4 API, `error` of AI Gateway (a list) and of OpenAI's shape, or the reply."""
+    """`errors` of Workers AI and the v4 API, `error` of AI Gateway (a list) and OpenAI, or the reply itself."""
     found = reply.get("errors") or reply.get("error") or reply
     return [_fault(item) for item in (found if type(found) is list else [found])]
 

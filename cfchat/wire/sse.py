@@ -1,7 +1,8 @@
 """Event streams, read and written (WHATWG HTML §9.2.6, "Interpreting an event stream").
 
-Lines are cut and joined as bytes and decoded once per event. CR and LF are never part of a longer UTF-8 sequence, and
-Python replaces a broken sequence as the Encoding Standard does, so this gives the same text as decoding first would.
+Lines are cut and joined as bytes and decoded once per event. CR and LF are never part of a longer UTF-8
+sequence, and Python replaces a broken sequence as the Encoding Standard does, so this gives the same text as
+decoding first would.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from cfchat.errors import EventTooLarge
 
 _BOM = b"\xef\xbb\xbf"
 _NEWLINE = re.compile(r"\r\n|\r|\n")
-# The standard says "only ASCII digits"; more than these are no waiting time, and int() would refuse thousands of them.
+# The standard says "only ASCII digits". More than these are no waiting time; int() refuses thousands of them.
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 
@@ -63,7 +64,7 @@ class SSEParser:
         return events
 
     def close(self) -> list[Event]:
-        """The stream has ended: nothing more comes out, an unfinished event is dropped. Raises EventTooLarge."""
+        """The stream has ended: an unfinished event is dropped, nothing comes out. Raises EventTooLarge."""
         if self._error is not None:
             raise self._error
         return []
