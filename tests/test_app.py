@@ -286,6 +286,15 @@ async def test_nonsense_from_upstream_is_502() -> None:
     assert (answer.status, answer.error["code"]) == (502, "upstream_protocol")
 
 
+@pytest.mark.parametrize(("first", "status"), [(b"", 502), (HALF, 200)])
+async def test_event_over_its_limit(first: bytes, status: int) -> None:
+    script = reply(first + b'data: {"response":"' + b"x" * (2 << 20) + b'"}\n\n')
+    async with StandIn([script], repeat=True) as standin, house(standin) as cfchat:
+        answer = await cfchat.post()
+    assert (answer.status, answer.whole) == (status, status == 502)
+    assert "Traceback" not in "\n".join(cfchat.log)
+
+
 async def test_reset_in_mid_reply_cuts() -> None:
     async def script(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + HALF)

@@ -144,6 +144,18 @@ def test_help_and_version() -> None:
     assert "--demo" in told and "CFCHAT_SYSTEM_PROMPT" in told and "CLOUDFLARE_API_TOKEN_FILE" in told
 
 
+def test_as_a_module() -> None:
+    module = [sys.executable, "-m", "cfchat", "--version"]
+    done = subprocess.run(module, env=environ(), cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    assert done.stdout.startswith("cfchat ")
+
+
+def test_without_a_ca_file_that_exists() -> None:
+    account = {"CLOUDFLARE_ACCOUNT_ID": "0" * 32, "CLOUDFLARE_API_TOKEN": "x"}
+    done = run("--port", "0", SSL_CERT_FILE="/no/such/file", **account)
+    assert done.returncode == 2 and "SSL_CERT_FILE" in done.stderr
+
+
 def test_text_streams_to_many_at_once() -> None:
     with demo() as (_, port, _):
         answers: list[bytes] = []

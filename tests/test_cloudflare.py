@@ -385,7 +385,11 @@ def test_shapes_of_a_whole_reply(reply: object) -> None:
     assert deltas[-1].finish_reason == "stop"
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"\xff", b"{}", b'{"result":7}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>", b"[]", b"\xff", b"{}", b'{"result":7}', b"[" * 100_000],
+    ids=lambda body: repr(body[:20]),
+)
 def test_a_whole_reply_of_nonsense(body: bytes) -> None:
     with pytest.raises(UpstreamProtocolError):
         read_json_reply(body, 9)

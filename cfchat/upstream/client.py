@@ -10,14 +10,14 @@ import random
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 from cfchat.chat import Conversation, Delta
-from cfchat.errors import UpstreamError, UpstreamProtocolError
+from cfchat.errors import EventTooLarge, UpstreamError, UpstreamProtocolError
 from cfchat.upstream import cloudflare, pool, retry
 from cfchat.upstream.connection import Connection, Origin, UpstreamStale, connect
-from cfchat.wire.http11 import Data, ResponseHead, encode_request_head
+from cfchat.wire.http11 import Data, encode_request_head
 from cfchat.wire.sse import SSEParser
 
 log = logging.getLogger("cfchat.upstream")
@@ -115,11 +115,14 @@ class Answer:
             body = await self._whole_body()
             raise cloudflare.read_error(head.status, head.fields, body, now=time.time())
         if content_type.lower().startswith("application/json"):
-            for batch in await self._json_reply(head):
-                yield batch
+            yield cloudflare.read_json_reply(await self._whole_body(), self._max_tokens)
             return
-        async for batch in self._events():
-            yield batch
+        try:
+            async with aclosing(self._events()) as batches:
+                async for batch in batches:
+                    yield batch
+        except EventTooLarge as error:
+            raise UpstreamProtocolError("The model's server sent nonsense.", detail=error.message) from error
 
     async def _events(self) -> AsyncGenerator[list[Delta], None]:
         parser, reply, connection = SSEParser(), self._reply, self._connection
@@ -146,11 +149,6 @@ class Answer:
                 pass
         except UpstreamError as error:
             log.debug("%s connection not kept: %s", self._tag, error)
-
-    async def _json_reply(self, head: ResponseHead) -> list[list[Delta]]:
-        body = await self._whole_body()
-        deltas = cloudflare.read_json_reply(body, self._max_tokens)
-        return [deltas] if deltas else []
 
     async def _whole_body(self) -> bytes:
         pieces, size = [], 0

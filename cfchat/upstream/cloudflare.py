@@ -351,7 +351,7 @@ class ReplyReader:
         self.finish_reason = _FINISH_REASONS.get(reason, "stop") if isinstance(reason, str) else "stop"
 
     def _keep_usage(self, usage: object) -> None:
-        # Several events carry usage, some are increments, the last may be all zeros: the largest is the total.
+        # Several events carry usage, some are increments, the last may be zeros: the largest is the total.
         if type(usage) is dict and (total := _total(usage)) > self._total:
             self._usage, self._total = usage, total
 
@@ -370,8 +370,8 @@ class ReplyReader:
 def read_json_reply(body: bytes, max_tokens: int) -> list[Delta]:
     """The deltas of a reply that was not streamed although it was asked for so.
 
-    Raises the UpstreamError that it reports under its 200, UpstreamProtocolError where it is none of the known
-    shapes, and UpstreamEmpty.
+    Raises the UpstreamError that it reports under its 200, UpstreamProtocolError where it has none of the
+    known shapes, and UpstreamEmpty.
     """
     reader = ReplyReader(max_tokens)
     reader._shape = _said_in_whole
@@ -463,7 +463,7 @@ _CODES: Mapping[int, _Verdict] = {
     2016: _PROMPT_BLOCKED,
     2017: _REPLY_BLOCKED,
 }
-# The statuses that say more than their class does; 200 is an error inside a stream, of which nothing is documented.
+# The statuses that say more than their class does.
 _STATUSES: Mapping[int, _Verdict] = {
     **dict.fromkeys((401, 403), _SETUP),
     408: _SLOW,
@@ -486,7 +486,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """One error as Cloudflare words it: for the log, as it holds ids. `code` is a number where it can be one."""
+    """One error as Cloudflare words it: for the log, as it holds ids. `code` is a number where possible."""
 
     code: int | str | None
     message: str
@@ -521,7 +521,7 @@ def _faults_in_body(body: bytes) -> list[_Fault]:
 
 
 def _faults(reply: dict[str, Any]) -> list[_Fault]:
-    """`errors` of Workers AI and the v4 API, `error` of AI Gateway (a list) and OpenAI, or the reply itself."""
+    """`errors` of Workers AI and the v4 API, `error` of AI Gateway (a list) and OpenAI, or the reply."""
     found = reply.get("errors") or reply.get("error") or reply
     return [_fault(item) for item in (found if type(found) is list else [found])]
 
