@@ -39,6 +39,7 @@ async def test_the_request_that_cloudflare_gets() -> None:
     assert seen.target == f"/client/v4/accounts/{ACCOUNT}/ai/run/@cf/google/gemma-4-26b-a4b-it"
     assert seen.fields["authorization"] == f"Bearer {TOKEN}"
     assert seen.fields["accept-encoding"] == "identity"
+    assert (seen.server_name, seen.alpn) == ("localhost", "http/1.1")
     assert re.fullmatch("[0-9a-f]{32}", seen.fields["x-session-affinity"])
     assert json.loads(seen.body) == {
         "messages": [{"role": "system", "content": "You are a friendly assistant"}, *HELLO],
@@ -133,8 +134,9 @@ async def test_upstream_that_dies_before_words_is_tried_again() -> None:
     assert len(standin.requests) == 2
 
 
-async def test_wrong_certificate_gets_no_token() -> None:
-    async with StandIn([reply(WORDS)], certificate="wrong_host") as standin, house(standin) as cfchat:
+@pytest.mark.parametrize("certificate", ["wrong_host", "expired"])
+async def test_wrong_certificate_gets_no_token(certificate: str) -> None:
+    async with StandIn([reply(WORDS)], certificate=certificate) as standin, house(standin) as cfchat:
         answer = await cfchat.post()
     assert (answer.status, answer.error["code"]) == (502, "upstream_connect")
     assert standin.requests == []
