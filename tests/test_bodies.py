@@ -237,6 +237,13 @@ def test_an_error_is_raised_again() -> None:
             decoder.read(buffer)
 
 
+def test_limits_are_what_still_passes() -> None:
+    body = b"0000001;ab=c\r\na\r\n" + LAST_CHUNK
+    for line, extensions, limit in ((12, 5, 1), (11, 5, 1), (12, 4, 1), (12, 5, 0)):
+        (_, ended, error), _ = decode(ChunkedDecoder(line, extensions, limit), [body])
+        assert ended is (error is None) is ((line, extensions, limit) == (12, 5, 1))
+
+
 @pytest.mark.parametrize("size", [1, 7, 100_000])
 def test_the_work_is_linear(size: int) -> None:
     body = encode_chunk(b"x" * 9) * 2000 + encode_chunk(b"y" * 20_000) + LAST_CHUNK

@@ -820,6 +820,29 @@ def test_one_response_after_the_other() -> None:
         reader.start_next("POST")
 
 
+@pytest.mark.parametrize(
+    ("sent", "verdict"),
+    [
+        (b"", "closed"),
+        (b"\r\n", ProtocolError),
+        (b"H", Incomplete),
+        (b"HTTP/1.1 100\r\n\r\n", Incomplete),
+        (b"HTTP/1.1 100\r\n\r\n" * 8 + OK + b"\r\n", "ended"),
+        (b"HTTP/1.1 100\r\n\r\n" * 9 + OK + b"\r\n", ProtocolError),
+        (b"HTTP/1.1 101\r\n\r\n", ProtocolError),
+        (OK + b"Content-Length: 2\r\n\r\na", Incomplete),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", Incomplete),
+        (OK + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n", ProtocolError),
+        (OK + b"Transfer-Encoding: gzip\r\n\r\n", UnknownCoding),
+        (b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", ProtocolError),
+        (OK + b"a: b\r\n" * 101, HeadTooLarge),
+        (b"HTTP/3.1 200 OK\r\n\r\n", UnsupportedVersion),
+    ],
+)
+def test_how_a_response_can_end(sent: bytes, verdict: Verdict) -> None:
+    assert run(ResponseReader(), [sent] if sent else [], eof=True)[1] == verdict
+
+
 def test_a_response_until_close_has_no_limit_where_none_is_set() -> None:
     reader = ResponseReader(ReadLimits(body=None))
     reader.receive_data(OK + b"\r\n" + b"x" * 2_000_000)

@@ -56,9 +56,9 @@ class ReceiveBuffer:
         end = start + limit
         found = data.find(b"\n", self._searched, end)
         if found < 0:
-            self._searched = min(len(data), end)
             if len(data) >= end:
                 raise too_long()
+            self._searched = len(data)
             return None
         # RFC 9112 §2.2 lets a recipient take LF alone. Two readers who differ in that can be played off.
         if found == start or data[found - 1] != _CR:

@@ -462,7 +462,8 @@ class ResponseReader(_Reader[ResponseHead]):
     def reusable(self) -> bool:
         """The response is complete, and another request may go out on the connection.
 
-        Bytes behind a response belong to no request: they must never be read as the next reply.
+        Bytes behind a response belong to no request: they must never be read as the next reply. One that ends
+        with its connection is complete only after the end, so it is never followed by another.
         """
         return self._done and self._persistent and not self._eof and not len(self._buffer)
 
@@ -495,7 +496,7 @@ class ResponseReader(_Reader[ResponseHead]):
         # RFC 9112 §6.3, first rule: these end with their head, whatever the fields say.
         if self._method == "HEAD" or self._status in (204, 304):
             self._decoder = LengthDecoder(0)
-        self._persistent = head.keep_alive and not isinstance(self._decoder, UntilCloseDecoder)
+        self._persistent = head.keep_alive
         self._state = self._body
         return head
 
