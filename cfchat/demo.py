@@ -592,7 +592,7 @@ class Demo:
         said = "".join(pieces(answer(messages))[:budget])
         prompt = sum(len(pieces(message["content"])) for message in messages)
         stream = self._paced(events(said, prompt))
-        return Response(200, [("Content-Type", "text/event-stream")], stream, aclose=stream.aclose)
+        return Response(200, [("Content-Type", "text/event-stream")], stream)
 
     async def _paced(self, stream: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
         yield next(stream)

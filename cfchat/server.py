@@ -119,9 +119,7 @@ class Server:
 
     async def drain(self, seconds: float | None = None) -> None:
         """Stop accepting, let replies under way finish for `seconds`, then end what is left."""
-        self.draining = True
-        if self._server is not None:
-            self._server.close()
+        self._stop_accepting()
         for connection in self._connections.values():
             connection.end_if_idle()
         if self._connections:
@@ -130,15 +128,18 @@ class Server:
 
     async def abort(self) -> None:
         """End every connection now."""
-        self.draining = True
-        if self._server is not None:
-            self._server.close()
+        self._stop_accepting()
         tasks = set(self._connections)
         for task in tasks:
             task.cancel()
         if tasks:
             log.warning("ended %d connections that were still busy", len(tasks))
             await asyncio.wait(tasks)
+
+    def _stop_accepting(self) -> None:
+        self.draining = True
+        if self._server is not None:
+            self._server.close()
 
 
 class _ClientGone(Exception):

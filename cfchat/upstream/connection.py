@@ -18,7 +18,6 @@ from cfchat.errors import (
     UpstreamTimeout,
 )
 from cfchat.wire.http11 import (
-    CLOSED,
     NEED_DATA,
     Data,
     EndOfMessage,
@@ -116,7 +115,7 @@ class Connection:
         self._wire = ResponseReader(RESPONSE_LIMITS)
         self._exchanges = 0
         self._answered = False
-        self.deadline = Deadline(self._abort)
+        self.deadline = Deadline(self.close)
 
     @property
     def usable(self) -> bool:
@@ -157,8 +156,6 @@ class Connection:
             raise UpstreamInterrupted("The connection to the model was lost.", detail=error.message) from error
         except ProtocolError as error:
             raise UpstreamProtocolError("The model's server sent nonsense.", detail=error.message) from error
-        if event is CLOSED and self._exchanges and not self._answered:
-            raise UpstreamStale("The model's server closed the connection before it answered.")
         return event
 
     async def _read(self) -> bytes:
@@ -185,9 +182,6 @@ class Connection:
         self.deadline.cancel()
         # abort, not close: a reply nobody waits for must stop costing tokens now, and a TLS
         # close_notify handshake would wait for the peer.
-        self._writer.transport.abort()
-
-    def _abort(self) -> None:
         self._writer.transport.abort()
 
 
