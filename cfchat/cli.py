@@ -19,8 +19,9 @@ from cfchat.config import Config, add_flags, load
 from cfchat.errors import CfchatError, ConfigError
 from cfchat.observe import set_up_logging
 from cfchat.server import Response, Server
-from cfchat.upstream.client import Secret, Settings, Upstream
+from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.connection import Origin, make_ssl_context
+from cfchat.upstream.secret import Secret
 
 log = logging.getLogger("cfchat")
 

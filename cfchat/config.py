@@ -16,6 +16,7 @@ from cfchat import app, server
 from cfchat.errors import ConfigError
 from cfchat.upstream import client, cloudflare
 from cfchat.upstream.connection import Origin
+from cfchat.upstream.secret import Secret
 from cfchat.wire.http11 import ReadLimits
 
 BASE_URL = "https://api.cloudflare.com/client/v4"
@@ -159,7 +160,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str], *, demo: b
         faults += _check_ca(environ)
     if faults:
         raise ConfigError("\n".join(faults))
-    return _build(values, None if demo else (account, client.Secret(token)))
+    return _build(values, None if demo else (account, Secret(token)))
 
 
 def _value(setting: Setting, flag: str | None, environ: Mapping[str, str], faults: list[str]) -> object:
@@ -224,7 +225,7 @@ def _check_ca(environ: Mapping[str, str]) -> list[str]:
     return [f"SSL_CERT_FILE: there is no file {path}"] if path and not os.path.isfile(path) else []
 
 
-def _build(values: Mapping[str, Any], credentials: tuple[str, client.Secret] | None) -> Config:
+def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) -> Config:
     v = SimpleNamespace(**values)
     deadlines = client.Deadlines(v.connect_timeout, v.first_token_timeout, v.idle_timeout)
     upstream = None

@@ -156,6 +156,12 @@ class InvalidJSON(BadChatRequest):
     code = "invalid_json"
 
 
+class BadOption(BadChatRequest):
+    """An option such as `temperature` is no number, out of its range, or over the operator's cap."""
+
+    code = "invalid_option"
+
+
 class Overloaded(CfchatError):
     """Too many connections or streams at once, or draining."""
 
@@ -170,14 +176,19 @@ class Overloaded(CfchatError):
 class UpstreamError(CfchatError):
     """Cloudflare, or the way to it, failed.
 
-    `retryable` says whether the same request may pass when it is sent again.
+    `retryable` says whether the same request may pass when it is sent again, `elsewhere` whether another
+    model may not share the fault.
     """
 
     status = 502
     type = "upstream_error"
     code = "upstream_error"
     retryable = True
+    elsewhere = False
+    most_tries: int | None = None  # no more requests than this are worth it, whatever the policy allows
     tries = 0  # how many requests this reply has cost; set by upstream.client
+    origin_status: int | None = None  # the HTTP status that Cloudflare answered with
+    origin_code: int | str | None = None  # the code in Cloudflare's body
 
 
 class UpstreamConnectError(UpstreamError):
@@ -234,6 +245,7 @@ class UpstreamModelGone(UpstreamRefused):
     """The model does not exist, was removed, or is not for this account."""
 
     code = "upstream_model"
+    elsewhere = True
 
 
 class ContextLengthExceeded(UpstreamError):

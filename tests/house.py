@@ -16,8 +16,9 @@ from standin import StandIn
 from cfchat.app import App
 from cfchat.app import Settings as AppSettings
 from cfchat.server import Limits, Server
-from cfchat.upstream.client import Secret, Settings, Upstream
+from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.connection import Origin, make_ssl_context
+from cfchat.upstream.secret import Secret
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 TOKEN = "test-token-that-no-log-shows"

@@ -17,6 +17,7 @@ from cfchat.chat import Conversation, Delta
 from cfchat.errors import EventTooLarge, UpstreamError, UpstreamProtocolError
 from cfchat.upstream import cloudflare, pool, retry
 from cfchat.upstream.connection import Connection, Origin, UpstreamStale, connect
+from cfchat.upstream.secret import Secret
 from cfchat.wire.http11 import Data, encode_request_head
 from cfchat.wire.sse import SSEParser
 
@@ -26,21 +27,6 @@ log = logging.getLogger("cfchat.upstream")
 AFTER_DONE = 1.0
 # An error reply or a reply that is plain JSON is read whole, up to this many bytes.
 WHOLE_BODY = 1 << 20
-
-
-class Secret:
-    """A string that no log, traceback or repr shows."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __repr__(self) -> str:
-        return "***"
 
 
 @dataclass(frozen=True, slots=True)
