@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPMethod
 
 from cfchat import chat, guard
@@ -21,7 +21,9 @@ from cfchat.errors import (
 )
 from cfchat.replies import text
 from cfchat.server import Handler, Request, Response
-from cfchat.upstream.client import Answer, Upstream
+from cfchat.upstream import cloudflare
+from cfchat.upstream.answer import Answer
+from cfchat.upstream.client import Upstream
 
 # Forms are what other sites may send without a preflight, and never a conversation.
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -29,12 +31,18 @@ FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a conversation may be, and how many may run at once. `max_body` is in bytes."""
+    """What a conversation may be, and how many may run at once. `max_body` is in bytes.
+
+    A client may name one of `models`, and options up to `caps`; `model` is asked where it names none.
+    """
 
     system_prompt: str = "You are a friendly assistant"
     max_body: int = 1 << 20
     max_messages: int = 1000
     max_streams: int = 1000
+    model: str = cloudflare.DEFAULT_MODEL
+    models: tuple[str, ...] = (cloudflare.DEFAULT_MODEL,)
+    caps: Mapping[str, float] = field(default_factory=lambda: {"max_tokens": 4096})
 
 
 class App:
@@ -43,6 +51,12 @@ class App:
     def __init__(self, upstream: Upstream, settings: Settings = Settings()) -> None:
         self._upstream = upstream
         self._settings = settings
+        self._limits = chat.Limits(
+            messages=settings.max_messages,
+            models=settings.models,
+            ranges=lambda model: cloudflare.ranges(model or settings.model),
+            caps=settings.caps,
+        )
         self._streams = 0
         self._routes: dict[str, dict[str, Handler]] = {"/api/chatbot": {"POST": self._chatbot}}
 
@@ -91,7 +105,7 @@ class App:
     async def _chatbot(self, request: Request) -> Response:
         _check_body_fields(request)
         body = await request.read_body(self._settings.max_body)
-        conversation = chat.parse_conversation(body, chat.Limits(messages=self._settings.max_messages))
+        conversation = chat.parse_conversation(body, self._limits)
         conversation = chat.with_system(conversation, self._settings.system_prompt)
         async with AsyncExitStack() as stack:
             self._take_stream()
@@ -104,6 +118,8 @@ class App:
                 ("X-Model", answer.model),
                 *guard.CORS_FIELDS,
             ]
+            if answer.left_out:
+                fields.append(("X-Messages-Left-Out", str(answer.left_out)))
             return Response(200, fields, _text(answer), stack.pop_all().aclose)
         raise AssertionError("unreachable: the stack swallows nothing")
 
@@ -114,7 +130,7 @@ class App:
                 self._upstream.stream(conversation, client=request.client, tag=request.id)
             )
         except UpstreamError as error:
-            notes |= {"tries": error.tries, "code": error.code}
+            notes |= {"tries": error.tries, "model": error.model, "code": error.code}
             raise
         notes |= {"tries": answer.tries, "model": answer.model}
         return answer

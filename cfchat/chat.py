@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import NoReturn
 
-from cfchat.errors import BadChatRequest, InvalidJSON
+from cfchat.errors import BadChatRequest, BadOption, InvalidJSON
 
 _BOM = b"\xef\xbb\xbf"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -23,7 +23,7 @@ _ROLES = {
 # What the AI SDK sends back of an earlier reply; models must not read their own reasoning again.
 _SILENT_PARTS = frozenset({"step-start", "reasoning"})
 _FILE_PARTS = frozenset(
-    {"image", "image_url", "input_image", "file", "input_file", "input_audio", "video_url"}
+    {"image", "image_url", "input_image", "file", "input_file", "input_audio", "audio", "video_url"}
 )
 
 
@@ -37,7 +37,21 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a client may ask for besides an answer: nothing, so far."""
+    """What a client may ask for besides an answer; None leaves it to the server and the model."""
+
+    model: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+
+
+_NUMBERS = tuple(option.name for option in fields(Options) if option.name != "model")
+_WHOLE = frozenset({"max_tokens", "top_k", "seed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +70,28 @@ class Delta:
     reasoning: str = ""
 
 
+Ranges = Mapping[str, tuple[float, float]]
+_ANY: Ranges = dict.fromkeys(_NUMBERS, (-1e10, 1e10))
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
+    """What a client may send: how many messages, which of `models` it may name, and which options.
+
+    `ranges` knows from what to what each option of a model goes (None: of the default model), `caps` holds the
+    operator's own upper bounds.
+    """
+
     messages: int = 1000
+    models: tuple[str, ...] = ()
+    ranges: Callable[[str | None], Ranges] = lambda model: _ANY
+    caps: Mapping[str, float] = field(default_factory=dict)
 
 
 def parse_conversation(body: bytes, limits: Limits = Limits()) -> Conversation:
-    """Read a JSON list of messages, or an object with `messages`; unknown keys are ignored.
+    """Read a JSON list of messages, or an object with `messages` and options; unknown keys are ignored.
 
-    Raises InvalidJSON, or BadChatRequest whose `param` names the place.
+    Raises InvalidJSON, or BadChatRequest (BadOption for an option) whose `param` names the place.
     """
     document = _parse_json(body)
     items = document.get("messages") if isinstance(document, dict) else document
@@ -77,7 +104,8 @@ def parse_conversation(body: bytes, limits: Limits = Limits()) -> Conversation:
     messages = tuple(_message(item, f"messages[{index}]") for index, item in enumerate(items))
     if all(message.role != "user" for message in messages):
         raise BadChatRequest("At least one message must come from the user.", param="messages")
-    return Conversation(messages)
+    options = _options(document, limits) if isinstance(document, dict) else Options()
+    return Conversation(messages, options)
 
 
 def with_system(conversation: Conversation, prompt: str) -> Conversation:
@@ -90,6 +118,49 @@ def with_system(conversation: Conversation, prompt: str) -> Conversation:
     rest = tuple(message for message in conversation.messages if message.role != "system")
     head = (Message("system", words),) if words else ()
     return Conversation(head + rest, conversation.options)
+
+
+def with_defaults(conversation: Conversation, defaults: Options) -> Conversation:
+    """The conversation with an option of `defaults` wherever it names none."""
+    missing = {
+        option.name: default
+        for option in fields(Options)
+        if (default := getattr(defaults, option.name)) is not None
+        and getattr(conversation.options, option.name) is None
+    }
+    return replace(conversation, options=replace(conversation.options, **missing)) if missing else conversation
+
+
+def estimate_tokens(message: Message) -> int:
+    """About how many tokens a message is, rather more than fewer: one for three bytes of UTF-8, and eight around it."""
+    return len(message.content.encode()) // 3 + 9
+
+
+def trim(conversation: Conversation, budget: int) -> tuple[Conversation, int]:
+    """The conversation without its oldest turns, so that it fits `budget` tokens, and how many messages that left out.
+
+    A turn begins with a message of the user. System messages and the last turn stay, even where they alone do
+    not fit: then it is Cloudflare that says so.
+    """
+    messages = conversation.messages
+    starts = [index for index, message in enumerate(messages) if message.role == "user"]
+    tokens = [estimate_tokens(message) for message in messages]
+    over = sum(tokens) - budget
+    if over <= 0 or not starts:
+        return conversation, 0
+    kept_from = 0
+    for start in starts:
+        over -= sum(
+            count
+            for message, count in zip(messages[kept_from:start], tokens[kept_from:start], strict=True)
+            if message.role != "system"
+        )
+        kept_from = start
+        if over <= 0:
+            break
+    kept = [message for message in messages[:kept_from] if message.role == "system"]
+    rest = (*kept, *messages[kept_from:])
+    return replace(conversation, messages=rest), len(messages) - len(rest)
 
 
 def without_surrogates(text: str) -> str:
@@ -117,6 +188,46 @@ def _parse_json(body: bytes) -> object:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _options(document: Mapping[str, object], limits: Limits) -> Options:
+    model = _model(document.get("model"), limits.models)
+    ranges = limits.ranges(model)
+    found: dict[str, float] = {}
+    for name in _NUMBERS:
+        # OpenAI's newer name goes before its older one.
+        newer = name == "max_tokens" and document.get("max_completion_tokens") is not None
+        key = "max_completion_tokens" if newer else name
+        value = document.get(key)
+        if value is not None:
+            found[name] = _number(name, key, value, ranges, limits.caps)
+    return Options(model, **found)  # type: ignore[arg-type]
+
+
+def _model(name: object, models: Sequence[str]) -> str | None:
+    if name is None or name == "":
+        return None
+    if isinstance(name, str) and name in models:
+        return name
+    known = f"These are: {', '.join(models)}." if 0 < len(models) <= 10 else "Leave `model` out."
+    raise BadOption(f"This model is not offered here. {known}", param="model")
+
+
+def _number(name: str, key: str, value: object, ranges: Ranges, caps: Mapping[str, float]) -> float:
+    if name not in ranges:
+        raise BadOption(f"This model does not take `{key}`.", param=key)
+    whole = name in _WHOLE
+    if isinstance(value, float) and whole and value.is_integer():
+        value = int(value)  # some JSON encoders write 100.0
+    if type(value) is not int and (whole or type(value) is not float):
+        raise BadOption(f"`{key}` must be a {'whole ' if whole else ''}number.", param=key)
+    assert isinstance(value, (int, float))
+    low, high = ranges[name]
+    if not low <= value <= high:
+        raise BadOption(f"`{key}` must be from {low:.10g} to {high:.10g}.", param=key)
+    if name in caps and value > caps[name]:
+        raise BadOption(f"The most that this server allows for `{key}` is {caps[name]:.10g}.", param=key)
+    return value
 
 
 def _message(item: object, place: str) -> Message:
@@ -153,5 +264,5 @@ def _part(part: object, place: str) -> str:
     if isinstance(kind, str) and kind in _SILENT_PARTS:
         return ""
     if isinstance(kind, str) and kind in _FILE_PARTS:
-        raise BadChatRequest("Images and files are not supported: send text.", param=f"{place}.type")
+        raise BadChatRequest("Images, audio and files are not supported: send text.", param=f"{place}.type")
     raise BadChatRequest("A part must have the type `text`.", param=f"{place}.type")

@@ -1,29 +1,38 @@
-"""The command line: serve."""
+"""The command line: serve, check, ask, models."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import contextlib
+import io
+import json
 import logging
 import os
 import signal
 import ssl
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import asdict
+from typing import Any
 
-from cfchat import __version__
+from cfchat import __version__, chat
 from cfchat.app import App
+from cfchat.check import Result, Status, check, explain
 from cfchat.config import Config, add_flags, load
-from cfchat.errors import CfchatError, ConfigError
+from cfchat.errors import CfchatError, ConfigError, UpstreamError
 from cfchat.observe import set_up_logging
 from cfchat.server import Response, Server
 from cfchat.upstream.client import Settings, Upstream
+from cfchat.upstream.cloudflare import Model
 from cfchat.upstream.connection import Origin, make_ssl_context
 from cfchat.upstream.secret import Secret
 
 log = logging.getLogger("cfchat")
+
+# The last two are 128 and the number of a signal, as of a program that the signal ended.
+OK, FAILED, WRONG_USE, INTERRUPTED, NOBODY_READS = 0, 1, 2, 130, 141
 
 DESCRIPTION = """\
 A chat back end for Cloudflare Workers AI: POST a JSON list of messages to /api/chatbot and
@@ -31,77 +40,169 @@ read the model's words as they come. The API token never leaves this server.
 
   {prog} --demo                        try it: no account, no network
   CLOUDFLARE_ACCOUNT_ID=... CLOUDFLARE_API_TOKEN=... {prog}
-"""
+  {prog} check                         if it does not work: why, and what to do
+
+commands (`{prog} ask --help` says more of one):
+{commands}"""
 EPILOG = """\
 Secrets are never flags: CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN (or CLOUDFLARE_API_TOKEN_FILE,
 the path of a file that holds it) come from the environment. SSL_CERT_FILE names the authorities to trust.
-Every flag can be set by the environment variable in [brackets]; the flag wins.
+Every flag can be set by the environment variable in [brackets]; the flag wins. All commands take these flags.
+Exit codes: 0 all is well, 1 it failed, 2 wrong settings or usage, 130 ended by Ctrl-C.
 """
+COMMANDS = {
+    "serve": "answer POST /api/chatbot; this is what is done where no command is named",
+    "check": "try each step on the way to the models; say which one fails and what to do",
+    "ask": "put one question to the model and print its answer as it comes",
+    "models": "list the account's text models with their windows and prices",
+}
 TWO_WAYS_ON = """\
 To talk to Workers AI: set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN (dashboard: AI > Workers AI > Use REST API).
 To try it without an account: add --demo."""
+NO_DEMO = "--demo has no account to look into; `cfchat --demo` and `cfchat ask --demo` need none"
+
+# What could move the cursor or rename the window: no model gets that through to a terminal.
+_CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         """One line, no usage text: the reason should not be the last of twenty lines."""
-        self.exit(2, f"cfchat: {message} (see --help)\n")
+        self.exit(WRONG_USE, f"cfchat: {message} (see {self.prog} --help)\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
+    commands = "".join(f"  {name:<8} {told}\n" for name, told in COMMANDS.items())
     prog = "cfchat" if not sys.argv[0].endswith(".py") else "python3 cfchat_server.py"
+    shape = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="cfchat",
-        description=DESCRIPTION.format(prog=prog),
+        usage="cfchat [COMMAND] [OPTION ...]",
+        description=DESCRIPTION.format(prog=prog, commands=commands),
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=shape,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"cfchat {__version__}")
-    parser.add_argument("--demo", action="store_true", help="answer from a stand-in model here (ELIZA, 1966)")
-    add_flags(parser)
+    parsers = parser.add_subparsers(dest="command", metavar="COMMAND", help=argparse.SUPPRESS, prog="cfchat")
+    for name, told in COMMANDS.items():
+        words = " [QUESTION]" if name == "ask" else ""
+        command = parsers.add_parser(
+            name,
+            usage=f"cfchat {name}{words} [OPTION ...]",
+            description=told,
+            epilog=EPILOG,
+            formatter_class=shape,
+            allow_abbrev=False,
+            # So that a flag before the command is not undone by its absence behind it.
+            argument_default=argparse.SUPPRESS,
+        )
+        _add_own_flags(name, command)
+        _add_shared_flags(command)
+    _add_shared_flags(parser)
     return parser
 
 
+def _add_own_flags(command: str, parser: argparse.ArgumentParser) -> None:
+    if command == "ask":
+        told = "what to ask; - or nothing reads it from standard input"
+        parser.add_argument("question", metavar="QUESTION", nargs="*", default=[], help=told)
+        parser.add_argument("--system", dest="system_prompt", metavar="TEXT", help="a shorter --system-prompt")
+    elif command != "serve":
+        parser.add_argument("--json", action="store_true", default=False, help="print JSON")
+
+
+def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--demo", action="store_true", help="answer from a stand-in model here (ELIZA, 1966)")
+    add_flags(parser)
+
+
+# --- from flags to a command ----------------------------------------------------------------------
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server until Ctrl-C or SIGTERM. Returns the exit code: 0, or 2 for settings that cannot work."""
+    """Run a command, `serve` where none is named, to its end or to Ctrl-C. Returns the exit code."""
     flags = vars(make_parser().parse_args(argv))
-    demo = flags.pop("demo")
     try:
-        config = load(flags, os.environ, demo=demo)
+        return _run(flags)
     except ConfigError as error:
-        return _fail(error, demo)
-    set_up_logging(config.log_level)
-    try:
-        asyncio.run(serve(config, demo))
-    except ConfigError as error:
-        return _fail(error, True)
+        return _fail(error, flags)
     except KeyboardInterrupt:
-        pass
-    return 0
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever reads our output left, as `head` does. What is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOBODY_READS
 
 
-def _fail(error: ConfigError, demo: bool) -> int:
-    for line in error.message.split("\n"):
-        print(f"cfchat: {line}", file=sys.stderr)
-    if not demo and "CLOUDFLARE_" in error.message:
+def _run(flags: Mapping[str, Any]) -> int:
+    command, demo = flags["command"] or "serve", flags["demo"]
+    if demo and command in ("check", "models"):
+        raise ConfigError(NO_DEMO)
+    config = load(flags, os.environ, demo=demo)
+    set_up_logging(_log_level(command, config, flags))
+    if command == "ask":
+        return asyncio.run(ask(config, demo, _question(flags["question"])))
+    if command == "check":
+        return asyncio.run(run_check(config, flags["json"]))
+    if command == "models":
+        return asyncio.run(list_models(config, flags["json"]))
+    asyncio.run(serve(config, demo))
+    return OK
+
+
+def _log_level(command: str, config: Config, flags: Mapping[str, Any]) -> str:
+    """What a command prints says it all; only `ask` is silent for long while it tries again."""
+    if command == "serve" or flags["log_level"] or os.environ.get("CFCHAT_LOG_LEVEL"):
+        return config.log_level
+    return "warning" if command == "ask" else "error"
+
+
+def _fail(error: ConfigError, flags: Mapping[str, Any]) -> int:
+    lines = error.message.split("\n")
+    for line in lines:
+        _say(line)
+    if not flags["demo"] and "CLOUDFLARE_" in error.message:
         print(TWO_WAYS_ON, file=sys.stderr)
-    return 2
+    if flags["command"] == "check" and flags["json"]:
+        _print_json_of([Result("settings", Status.FAIL, "; ".join(lines), "set them as the text says")])
+    return WRONG_USE
+
+
+def _say(line: str) -> None:
+    print(f"cfchat: {line}", file=sys.stderr)
+
+
+def _say_error(error: UpstreamError, settings: Settings) -> None:
+    what, following = explain(error, settings)
+    tried = f" (tries: {error.tries})" if error.tries > 1 else ""
+    _say(f"{what}{tried}; next: {following}")
+
+
+# --- serve ----------------------------------------------------------------------------------------
 
 
 async def serve(config: Config, demo: bool) -> None:
     """Serve until a signal comes. Raises ConfigError where the address cannot be listened on."""
     async with contextlib.AsyncExitStack() as stack:
-        if demo:
-            config = replace(config, upstream=await _start_demo(stack))
-        assert config.upstream is not None
-        upstream = Upstream(config.upstream, _context(config.upstream.origin))
-        stack.callback(upstream.close)
+        settings = await _settings(config, demo, stack)
+        upstream = Upstream(settings, _context(settings.origin))
+        stack.push_async_callback(upstream.aclose)
         app = App(upstream, config.app)
         server = Server(app.handle, app.refuse, config.server)
         host, port = await _listen(server, config)
-        _say_hello(host, port, config.upstream.model, demo)
+        _say_hello(host, port, settings.models[0], demo)
+        if not demo:
+            await upstream.start()
         await _until_signalled(server)
+
+
+async def _settings(config: Config, demo: bool, stack: contextlib.AsyncExitStack) -> Settings:
+    """The way to Cloudflare, or to the stand-in model, which lives as long as the stack."""
+    if demo:
+        return await _start_demo(stack)
+    assert config.upstream is not None
+    return config.upstream
 
 
 def _context(origin: Origin) -> ssl.SSLContext | None:
@@ -127,7 +228,7 @@ async def _start_demo(stack: contextlib.AsyncExitStack) -> Settings:
     host, port = await server.start("127.0.0.1", 0)
     stack.push_async_callback(server.drain, 1.0)
     log.info("demo: the stand-in model listens on http://%s:%d; nothing is sent to Cloudflare", host, port)
-    return Settings(Origin(host, port, False, "/client/v4"), demo.ACCOUNT, Secret(demo.TOKEN), model=demo.MODEL)
+    return Settings(Origin(host, port, False, "/client/v4"), demo.ACCOUNT, Secret(demo.TOKEN), models=(demo.MODEL,))
 
 
 def _say_hello(host: str, port: int, model: str, demo: bool) -> None:
@@ -160,3 +261,154 @@ async def _until_signalled(server: Server) -> None:
         await server.abort()
     await draining
     log.info("stopped")
+
+
+# --- check ----------------------------------------------------------------------------------------
+
+
+async def run_check(config: Config, as_json: bool) -> int:
+    """Try each step on the way to each model, and print how it went."""
+    assert config.upstream is not None
+    results = []
+    async with aclosing(check(config.upstream, _context(config.upstream.origin))) as found:
+        async for result in found:
+            results.append(result)
+            if not as_json:
+                _print_result(result)
+    if as_json:
+        _print_json_of(results)
+    return FAILED if any(result.status is Status.FAIL for result in results) else OK
+
+
+def _print_result(result: Result) -> None:
+    status = "FAIL" if result.status is Status.FAIL else result.status.value
+    about = f"{result.model}: " if result.model else ""
+    print(f"{status:<4}  {result.name:<8} {result.ms:>7.0f} ms  {about}{result.detail}")
+    if result.next:
+        print(f"      next: {result.next}")
+    sys.stdout.flush()
+
+
+def _print_json_of(results: Sequence[Result]) -> None:
+    well = not any(result.status is Status.FAIL for result in results)
+    print(json.dumps({"ok": well, "checks": [{**asdict(result), "ok": result.ok} for result in results]}, indent=2))
+
+
+# --- ask ------------------------------------------------------------------------------------------
+
+
+def _question(words: Sequence[str]) -> str:
+    """The words of the command line, or what standard input holds. Raises ConfigError where that is nothing."""
+    if words and list(words) != ["-"]:
+        question = " ".join(words)
+    else:
+        if sys.stdin.isatty():
+            print("What is your question? Ctrl-D at the start of a line ends it.", file=sys.stderr)
+        try:
+            question = sys.stdin.buffer.read().decode()
+        except UnicodeDecodeError:
+            raise ConfigError("standard input is not UTF-8") from None
+    if not question.strip():
+        raise ConfigError('there is no question; try: cfchat ask "Why is the sky blue?"')
+    return question
+
+
+async def ask(config: Config, demo: bool, question: str) -> int:
+    """Print the model's answer as it comes."""
+    asked = chat.Conversation((chat.Message("user", question),))
+    conversation = chat.with_system(asked, config.app.system_prompt)
+    async with contextlib.AsyncExitStack() as stack:
+        settings = await _settings(config, demo, stack)
+        upstream = Upstream(settings, _context(settings.origin))
+        stack.push_async_callback(upstream.aclose)
+        paper = _Paper()
+        try:
+            async with upstream.stream(conversation, tag="ask") as answer, aclosing(answer.batches()) as batches:
+                async for batch in batches:
+                    paper.write(batch)
+        except UpstreamError as error:
+            paper.end_line()
+            _say_error(error, settings)
+            return FAILED
+        except asyncio.CancelledError:
+            paper.end_line()
+            raise
+        paper.end_line()
+        if paper.finish_reason == "length":
+            _say(f"the answer was cut at its limit of {settings.max_tokens} tokens; --max-tokens sets another")
+        return OK
+
+
+class _Paper:
+    """Standard output, and whether it stands at the start of a line."""
+
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self._inside = False
+        self._terminal = sys.stdout.isatty()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A terminal that does not speak UTF-8 shows `?` for what it lacks.
+            sys.stdout.reconfigure(errors="replace")
+
+    def write(self, batch: Sequence[chat.Delta]) -> None:
+        text = "".join(delta.text for delta in batch)
+        self.finish_reason = batch[-1].finish_reason or self.finish_reason
+        if text:
+            self._inside = not text.endswith("\n")
+            print(text.translate(_CONTROLS) if self._terminal else text, end="", flush=True)
+
+    def end_line(self) -> None:
+        if self._inside:
+            self._inside = False
+            print(flush=True)
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+async def list_models(config: Config, as_json: bool) -> int:
+    """Print the account's text models."""
+    settings = config.upstream
+    assert settings is not None
+    upstream = Upstream(settings, _context(settings.origin))
+    try:
+        models = sorted(await upstream.catalogue(), key=lambda model: model.name)
+    except UpstreamError as error:
+        _say_error(error, settings)
+        return FAILED
+    finally:
+        await upstream.aclose()
+    if as_json:
+        print(json.dumps([asdict(model) for model in models], indent=2))
+    else:
+        _print_table(models, settings.models)
+    return OK
+
+
+def _print_table(models: Sequence[Model], asked: Sequence[str]) -> None:
+    """One line a model; prices are US$ for a million tokens in and out, `-` is what the list does not say."""
+    rows = [("MODEL", "WINDOW", "$/M IN", "$/M OUT", "NOTES")]
+    for model in models:
+        window = "-" if model.window is None else f"{model.window:,}"
+        rows.append((model.name, window, _price(model.price_in), _price(model.price_out), _notes(model, asked)))
+    wide = [max(len(row[column]) for row in rows) for column in range(4)]
+    for name, *numbers, notes in rows:
+        columns = [f"{number:>{width}}" for number, width in zip(numbers, wide[1:], strict=True)]
+        print("  ".join([f"{name:<{wide[0]}}", *columns, notes]).rstrip())
+
+
+def _price(price: float | None) -> str:
+    return "-" if price is None else f"{price:.3f}"
+
+
+def _notes(model: Model, asked: Sequence[str]) -> str:
+    notes = []
+    if model.name in asked:
+        notes.append("your default" if model.name == asked[0] else "your fallback")
+    if model.deprecation:
+        notes.append(f"removed on {model.deprecation}")
+    if model.paid:
+        notes.append("paid plan only")
+    if model.reasoning:
+        notes.append("reasoning")
+    return ", ".join(notes)

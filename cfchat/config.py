@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +15,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cfchat import app, server
+from cfchat.chat import Options
 from cfchat.errors import ConfigError
-from cfchat.upstream import client, cloudflare
+from cfchat.upstream import client, cloudflare, pool
+from cfchat.upstream.answer import Deadlines
+from cfchat.upstream.api import Gateway
 from cfchat.upstream.connection import Origin
+from cfchat.upstream.proxy import Proxy, parse_proxy, proxy_for
 from cfchat.upstream.secret import Secret
 from cfchat.wire.http11 import ReadLimits
 
@@ -47,6 +53,7 @@ class Setting:
     help: str
     also: str = ""  # a second environment variable, read behind the first
     file: bool = False  # NAME_FILE in the environment may hold the path of a file with the value
+    unset: str = ""  # what holds where there is no default
 
     @property
     def name(self) -> str:
@@ -101,6 +108,92 @@ def _origin(text: str) -> Origin:
     return Origin(url.hostname, port or (443 if tls else 80), tls, url.path.rstrip("/"))
 
 
+def _models(text: str) -> tuple[str, ...]:
+    """`none` is a list, too."""
+    if text == "none":
+        return ()
+    return tuple(dict.fromkeys(_model(name.strip()) for name in text.split(",")))
+
+
+def _zero_or_more(text: str) -> int:
+    return _whole(text, 0, 10**9)
+
+
+def _warm(text: str) -> int:
+    return _whole(text, 0, pool.Settings().idle)
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+        raise ValueError("must be 1 or 0")
+    return text.lower() in ("1", "true", "yes", "on")
+
+
+def _number(name: str) -> Callable[[str], float]:
+    """A reader of one option of a reply, within the range that Cloudflare documents."""
+
+    def parse(text: str) -> float:
+        low, high = cloudflare.ranges(None)[name]
+        whole = name in ("top_k", "seed")
+        pattern = r"[0-9]{1,10}" if whole else r"-?[0-9]{1,4}(\.[0-9]{1,6})?"
+        if not re.fullmatch(pattern, text) or not low <= float(text) <= high:
+            raise ValueError(f"must be a {'whole ' if whole else ''}number from {low:g} to {high:g}")
+        return int(text) if whole else float(text)
+
+    return parse
+
+
+def _caps(text: str) -> dict[str, float]:
+    caps: dict[str, float] = {}
+    for item in text.split(","):
+        name, _, number = item.strip().partition("=")
+        if name not in _OPTIONS:
+            raise ValueError("must be such as max_tokens=4096,temperature=1.5; the names are " + ", ".join(_OPTIONS))
+        if not re.fullmatch(r"-?[0-9]{1,10}(\.[0-9]{1,6})?", number):
+            raise ValueError(f"must have a number behind {name}=")
+        caps[name] = float(number)
+    return caps
+
+
+def _gateway(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+        raise ValueError("must be the id of an AI Gateway: letters, digits, - and _")
+    return text
+
+
+def _model_fields(path: str) -> dict[str, dict[str, object]]:
+    """A TOML file: a table for each model, its keys further fields of the request body."""
+    try:
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    for model, fields in tables.items():
+        _model_name_in_file(model, fields)
+    return tables
+
+
+def _model_name_in_file(model: str, fields: object) -> None:
+    if not cloudflare.is_model_name(model) or not isinstance(fields, dict):
+        raise ValueError(f'takes a table for each model, such as ["{cloudflare.DEFAULT_MODEL}"]; not so: {model}')
+    for name, value in fields.items():
+        if name in ("messages", "stream", "model", "prompt"):
+            raise ValueError(f"cannot set {name} of {model}: it is cfchat's own")
+        if not _is_json(value):
+            raise ValueError(f"cannot send {name} of {model}: JSON has no dates and no infinite numbers")
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_json, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    return isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value))
+
+
 def _level(text: str) -> str:
     if text not in LEVELS:
         raise ValueError("must be one of " + ", ".join(LEVELS))
@@ -115,18 +208,40 @@ def _text(text: str) -> str:
 
 _SERVER = server.Limits()
 _APP = app.Settings()
-_WAITS = client.Deadlines()
+_WAITS = Deadlines()
+_OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "seed",
+            "repetition_penalty", "frequency_penalty", "presence_penalty")  # fmt: skip
+_FALLBACKS = "the two of README with the default model, else none"
+_OWN = "the model's own"
+_CAPS = "max_tokens=4096, or what --max-tokens is where that is more"
 
 SETTINGS = (
     Setting("host", "ADDRESS", "127.0.0.1", _text, "address to listen on; 0.0.0.0 for every one"),
     Setting("port", "N", 8787, _port, "port to listen on; 0 takes a free one", also="PORT"),
     Setting("model", "NAME", cloudflare.DEFAULT_MODEL, _model, "model to ask"),
+    Setting("fallback-models", "NAMES", None, _models, "who is asked when it fails: a,b or none", unset=_FALLBACKS),
+    Setting("models", "NAMES", None, _models, "what a client may name as `model`", unset="the model and its fallbacks"),
+    Setting("model-options", "FILE", None, _model_fields, "TOML: further body fields for each model", unset="none"),
     Setting("system-prompt", "TEXT", _APP.system_prompt, _text, "system message put first", file=True),
     Setting("max-tokens", "N", 2048, _count, "longest reply, in tokens"),
+    Setting("temperature", "X", None, _number("temperature"), "where a client names none", unset=_OWN),
+    Setting("top-p", "X", None, _number("top_p"), "where a client names none", unset=_OWN),
+    Setting("top-k", "N", None, _number("top_k"), "where a client names none", unset=_OWN),
+    Setting("seed", "N", None, _number("seed"), "where a client names none", unset=_OWN),
+    Setting("repetition-penalty", "X", None, _number("repetition_penalty"), "where a client names none", unset=_OWN),
+    Setting("frequency-penalty", "X", None, _number("frequency_penalty"), "where a client names none", unset=_OWN),
+    Setting("presence-penalty", "X", None, _number("presence_penalty"), "where a client names none", unset=_OWN),
+    Setting("caps", "NAME=N,...", None, _caps, "most that a client may ask for, by option", unset=_CAPS),
+    Setting("trim", "", False, _switch, "leave out the oldest turns of a conversation that does not fit the model"),
+    Setting("context-window", "TOKENS", None, _count, "the models' window, for --trim", unset="as documented"),
     Setting("base-url", "URL", BASE_URL, _origin, "where Cloudflare's API is; plain http only to loopback"),
+    Setting("gateway", "ID", None, _gateway, "go through this AI Gateway", unset="none"),
+    Setting("gateway-cache", "S", 0, _zero_or_more, "seconds that the gateway may keep a reply; 0 for never"),
+    Setting("warm", "N", 1, _warm, "connections to Cloudflare kept ready"),
     Setting("connect-timeout", "S", _WAITS.connect, _seconds, "seconds until connected to the model's server"),
     Setting("first-token-timeout", "S", _WAITS.first_delta, _seconds, "seconds until the model's first words"),
     Setting("idle-timeout", "S", _WAITS.between_deltas, _seconds, "seconds between two pieces of a reply"),
+    Setting("reply-timeout", "S", _WAITS.whole_reply, _seconds, "seconds for a whole reply; 0 for no such limit"),
     Setting("drain-timeout", "S", _SERVER.drain, _seconds, "seconds that replies may go on after Ctrl-C or SIGTERM"),
     Setting("max-body", "BYTES", _APP.max_body, _count, "largest request body"),
     Setting("max-messages", "N", _APP.max_messages, _count, "most messages in a conversation"),
@@ -140,11 +255,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """One flag a setting, its default and environment variable named in its help."""
     for setting in SETTINGS:
         variables = " ".join(filter(None, (setting.variable, setting.also)))
-        parser.add_argument(
-            "--" + setting.flag,
-            metavar=setting.metavar,
-            help=f"{setting.help} (default: {setting.default}) [{variables}]".replace("%", "%%"),
-        )
+        default = setting.unset or ("off" if setting.default is False else setting.default)
+        told = f"{setting.help} (default: {default}) [{variables}]".replace("%", "%%")
+        if setting.metavar:
+            parser.add_argument("--" + setting.flag, metavar=setting.metavar, help=told)
+        else:
+            parser.add_argument("--" + setting.flag, action="store_const", const="1", help=told)
 
 
 def load(flags: Mapping[str, str | None], environ: Mapping[str, str], *, demo: bool = False) -> Config:
@@ -154,12 +270,17 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str], *, demo: b
     """
     faults: list[str] = []
     values = {setting.name: _value(setting, flags.get(setting.name), environ, faults) for setting in SETTINGS}
-    account = token = ""
-    if not demo:
+    if demo:
+        account, token, gateway_token, proxy = "", "", "", None
+    else:
         account, token = _credentials(environ, faults)
+        gateway_token = _gateway_token(environ, faults)
+        proxy = _proxy(values["base_url"], environ, faults)
         faults += _check_ca(environ)
     if faults:
         raise ConfigError("\n".join(faults))
+    values["proxy"] = proxy
+    values["gateway_token"] = Secret(gateway_token) if gateway_token else None
     return _build(values, None if demo else (account, Secret(token)))
 
 
@@ -168,7 +289,9 @@ def _value(setting: Setting, flag: str | None, environ: Mapping[str, str], fault
     if text is None:
         source, text = _from_environment(setting, environ, faults)
     if text is None:
-        text = str(setting.default)
+        if setting.default is None:
+            return None
+        text = "0" if setting.default is False else str(setting.default)
     try:
         return setting.parse(text)
     except ValueError as error:
@@ -219,6 +342,24 @@ def _credentials(environ: Mapping[str, str], faults: list[str]) -> tuple[str, st
     return account, token
 
 
+def _gateway_token(environ: Mapping[str, str], faults: list[str]) -> str:
+    token = environ.get("CF_AIG_TOKEN", "").rstrip("\r\n") or _from_file("CF_AIG_TOKEN_FILE", environ, faults) or ""
+    if token and not cloudflare.is_token(token):
+        faults.append("CF_AIG_TOKEN holds a blank, a quote, a line break or another character that no token has")
+    return token
+
+
+def _proxy(origin: object, environ: Mapping[str, str], faults: list[str]) -> Proxy | None:
+    if not isinstance(origin, Origin) or not origin.tls:
+        return None
+    url = proxy_for(origin.host, origin.port, environ)
+    try:
+        return parse_proxy(url) if url else None
+    except ValueError as error:
+        faults.append(f"HTTPS_PROXY {error}")
+        return None
+
+
 def _check_ca(environ: Mapping[str, str]) -> list[str]:
     # OpenSSL passes over a file that is not there, and then trusts nobody: say so here.
     path = environ.get("SSL_CERT_FILE")
@@ -227,17 +368,52 @@ def _check_ca(environ: Mapping[str, str]) -> list[str]:
 
 def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) -> Config:
     v = SimpleNamespace(**values)
-    deadlines = client.Deadlines(v.connect_timeout, v.first_token_timeout, v.idle_timeout)
+    models = _chain(v.model, v.fallback_models)
+    caps = {"max_tokens": max(_APP.caps["max_tokens"], v.max_tokens), **(v.caps or {})}
     upstream = None
     if credentials:
-        upstream = client.Settings(v.base_url, *credentials, v.model, v.max_tokens, deadlines)
+        upstream = client.Settings(
+            v.base_url,
+            *credentials,
+            models=models,
+            max_tokens=v.max_tokens,
+            deadlines=Deadlines(v.connect_timeout, v.first_token_timeout, v.idle_timeout, v.reply_timeout),
+            defaults=Options(**{name: values[name] for name in _OPTIONS if name != "max_tokens"}),
+            fields=_merged(v.model_options or {}),
+            gateway=Gateway(v.gateway, v.gateway_token, v.gateway_cache) if v.gateway else None,
+            proxy=v.proxy,
+            warm=v.warm,
+            trim=v.trim,
+            window=v.context_window,
+        )
     return Config(
         host=v.host,
         port=v.port,
         upstream=upstream,
-        app=app.Settings(v.system_prompt, v.max_body, v.max_messages, v.max_streams),
+        app=app.Settings(
+            system_prompt=v.system_prompt,
+            max_body=v.max_body,
+            max_messages=v.max_messages,
+            max_streams=v.max_streams,
+            model=v.model,
+            models=models if v.models is None else v.models,
+            caps=caps,
+        ),
         server=server.Limits(
             read=ReadLimits(body=v.max_body), connections=v.max_connections, drain=v.drain_timeout
         ),
         log_level=v.log_level,
     )
+
+
+def _chain(model: str, fallbacks: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The model, then its fallbacks: by default only where the model itself is ours."""
+    if fallbacks is None:
+        fallbacks = cloudflare.FALLBACK_MODELS if model == cloudflare.DEFAULT_MODEL else ()
+    return tuple(dict.fromkeys((model, *fallbacks)))
+
+
+def _merged(own: Mapping[str, Mapping[str, object]]) -> dict[str, Mapping[str, object]]:
+    """The built-in body fields of each model, and the operator's over them."""
+    known = cloudflare.MODEL_FIELDS
+    return {model: {**known.get(model, {}), **own.get(model, {})} for model in (*known, *own)}

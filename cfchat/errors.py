@@ -186,7 +186,8 @@ class UpstreamError(CfchatError):
     retryable = True
     elsewhere = False
     most_tries: int | None = None  # no more requests than this are worth it, whatever the policy allows
-    tries = 0  # how many requests this reply has cost; set by upstream.client
+    tries = 0  # how many requests this reply has cost; set by upstream.client, as is `model`, asked last
+    model = ""
     origin_status: int | None = None  # the HTTP status that Cloudflare answered with
     origin_code: int | str | None = None  # the code in Cloudflare's body
 
@@ -252,6 +253,15 @@ class ContextLengthExceeded(UpstreamError):
     status = 400
     type = "invalid_request_error"
     code = "context_length_exceeded"
+    retryable = False
+
+
+class ContentBlocked(UpstreamError):
+    """AI Gateway's guardrails blocked what the user wrote."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "content_blocked"
     retryable = False
 
 

@@ -11,7 +11,7 @@ PREFLIGHT_MAX_AGE = 86_400
 
 CORS_FIELDS = (
     ("Access-Control-Allow-Origin", "*"),
-    ("Access-Control-Expose-Headers", "X-Request-Id, X-Model, Retry-After"),
+    ("Access-Control-Expose-Headers", "X-Request-Id, X-Model, X-Messages-Left-Out, Retry-After"),
 )
 
 

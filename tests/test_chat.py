@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -15,11 +15,14 @@ from cfchat.chat import (
     Limits,
     Message,
     Options,
+    estimate_tokens,
     parse_conversation,
+    trim,
+    with_defaults,
     with_system,
     without_surrogates,
 )
-from cfchat.errors import BadChatRequest, InvalidJSON
+from cfchat.errors import BadChatRequest, BadOption, InvalidJSON
 
 USER = {"role": "user", "content": "Hi"}
 HI = (Message("user", "Hi"),)
@@ -308,3 +311,143 @@ def test_without_surrogates_is_what_utf_8_can_hold(text: str) -> None:
     clean.encode()
     assert len(clean) == len(text)
     assert without_surrogates(clean) == clean
+
+
+# --- options ---------------------------------------------------------------------------------------
+
+RANGES = {"max_tokens": (1, 1000), "temperature": (0, 2), "seed": (1, 9_999_999_999), "presence_penalty": (-2, 2)}
+LIMITS = Limits(
+    models=("@cf/a/one", "@cf/a/two"),
+    ranges=lambda model: {"temperature": (0, 5)} if model == "@cf/a/two" else RANGES,
+    caps={"max_tokens": 500, "temperature": 1.5},
+)
+
+
+def options(sent: dict[str, object], limits: Limits = LIMITS) -> Options:
+    return parse_conversation(json.dumps({"messages": [USER], **sent}).encode(), limits).options
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        ({}, Options()),
+        ({"temperature": None, "model": None, "seed": None}, Options()),
+        ({"model": ""}, Options()),
+        ({"model": "@cf/a/one"}, Options("@cf/a/one")),
+        ({"max_tokens": 1}, Options(max_tokens=1)),
+        ({"max_tokens": 500}, Options(max_tokens=500)),
+        ({"max_tokens": 100.0}, Options(max_tokens=100)),
+        ({"max_completion_tokens": 7}, Options(max_tokens=7)),
+        ({"max_completion_tokens": 7, "max_tokens": 8}, Options(max_tokens=7)),
+        ({"max_completion_tokens": None, "max_tokens": 8}, Options(max_tokens=8)),
+        ({"temperature": 0}, Options(temperature=0)),
+        ({"temperature": 1.5}, Options(temperature=1.5)),
+        ({"temperature": 1.5, "model": "@cf/a/two"}, Options("@cf/a/two", temperature=1.5)),
+        ({"seed": 9_999_999_999, "presence_penalty": -2}, Options(seed=9_999_999_999, presence_penalty=-2)),
+        ({"stream": False, "stop": 1, "n": 5}, Options()),
+    ],
+)
+def test_options(sent: dict[str, object], meant: Options) -> None:
+    found = options(sent)
+    assert found == meant
+    assert found.max_tokens is None or type(found.max_tokens) is int
+
+
+@pytest.mark.parametrize(
+    ("sent", "param", "words"),
+    [
+        ({"temperature": "1"}, "temperature", "`temperature` must be a number."),
+        ({"temperature": True}, "temperature", "`temperature` must be a number."),
+        ({"temperature": [1]}, "temperature", "`temperature` must be a number."),
+        ({"temperature": -0.1}, "temperature", "`temperature` must be from 0 to 2."),
+        ({"temperature": 2.1}, "temperature", "`temperature` must be from 0 to 2."),
+        ({"temperature": 1.6}, "temperature", "The most that this server allows for `temperature` is 1.5."),
+        ({"presence_penalty": -2.1}, "presence_penalty", "`presence_penalty` must be from -2 to 2."),
+        ({"max_tokens": 0}, "max_tokens", "`max_tokens` must be from 1 to 1000."),
+        ({"max_tokens": 1.5}, "max_tokens", "`max_tokens` must be a whole number."),
+        ({"max_tokens": 501}, "max_tokens", "The most that this server allows for `max_tokens` is 500."),
+        ({"max_completion_tokens": 501}, "max_completion_tokens", "for `max_completion_tokens` is 500."),
+        ({"max_completion_tokens": 0, "max_tokens": 8}, "max_completion_tokens", "from 1 to 1000"),
+        ({"seed": 10**400}, "seed", "`seed` must be from 1 to 9999999999."),
+        ({"top_k": 5}, "top_k", "This model does not take `top_k`."),
+        ({"model": "@cf/a/two", "seed": 5}, "seed", "This model does not take `seed`."),
+        ({"model": "@cf/a/three"}, "model", "This model is not offered here. These are: @cf/a/one, @cf/a/two."),
+        ({"model": 5}, "model", "not offered"),
+        ({"model": ["@cf/a/one"]}, "model", "not offered"),
+    ],
+)
+def test_an_option_that_is_refused_says_why(sent: dict[str, object], param: str, words: str) -> None:
+    with pytest.raises(BadOption) as caught:
+        options(sent)
+    assert (caught.value.status, caught.value.code, caught.value.param) == (400, "invalid_option", param)
+    assert words in caught.value.message
+
+
+def test_no_number_is_infinite() -> None:
+    for number in (b"1e999", b"-1e999"):
+        with pytest.raises(BadOption):
+            parse_conversation(b'{"messages":[{"role":"user","content":"Hi"}],"temperature":%b}' % number)
+
+
+@pytest.mark.parametrize("models", [(), tuple(f"@cf/a/{number}" for number in range(11))])
+def test_a_long_list_of_models_is_not_recited(models: tuple[str, ...]) -> None:
+    with pytest.raises(BadOption, match="Leave `model` out"):
+        options({"model": "other"}, Limits(models=models))
+
+
+def test_a_bare_list_has_no_options() -> None:
+    assert parse_conversation(json.dumps([{**USER, "temperature": 99}]).encode(), LIMITS).options == Options()
+
+
+def test_defaults_fill_what_a_conversation_leaves_open() -> None:
+    asked = Conversation(HI, Options(temperature=0.0, seed=1))
+    assert with_defaults(asked, Options(temperature=1.0, top_p=0.5)) == Conversation(
+        HI, Options(temperature=0.0, top_p=0.5, seed=1)
+    )
+    assert with_defaults(asked, Options()) is asked
+    assert with_defaults(asked, Options(seed=2)) is asked
+
+
+# --- trimming --------------------------------------------------------------------------------------
+
+
+def tokens(messages: Sequence[Message]) -> int:
+    return sum(map(estimate_tokens, messages))
+
+
+def test_an_estimate_is_rather_more_than_fewer() -> None:
+    # About 10, 6 and 9 tokens of common tokenizers.
+    for text, real in (("The quick brown fox jumps over the lazy dog.", 10), ("こんにちは世界", 6), ("é" * 9, 9)):
+        assert real <= estimate_tokens(Message("user", text)) <= 3 * real
+    assert estimate_tokens(Message("user", "")) > 0
+
+
+def test_the_oldest_turns_go_first() -> None:
+    system, talk = Message("system", "s"), [Message("user", "u"), Message("assistant", "a" * 30)]
+    conversation = Conversation((system, *talk, *talk, Message("user", "last")))
+    whole = tokens(conversation.messages)
+    assert trim(conversation, whole) == (conversation, 0)
+    assert trim(conversation, whole - 1) == (Conversation((system, *talk, Message("user", "last"))), 2)
+    assert trim(conversation, whole - tokens(talk)) == (Conversation((system, *talk, Message("user", "last"))), 2)
+    for budget in (whole - tokens(talk) - 1, 0, -5):
+        assert trim(conversation, budget) == (Conversation((system, Message("user", "last"))), 4)
+
+
+TALKS = st.lists(
+    st.builds(Message, st.sampled_from(("system", "user", "user", "assistant")), st.text(max_size=40)), max_size=12
+)
+
+
+@given(TALKS, st.integers(-50, 300))
+def test_trim_leaves_the_longest_tail_of_turns_that_fits(messages: list[Message], budget: int) -> None:
+    conversation = Conversation(tuple(messages), Options(seed=1))
+    trimmed, left_out = trim(conversation, budget)
+    assert trimmed.options == conversation.options
+    assert left_out == len(messages) - len(trimmed.messages)
+    starts = [index for index, message in enumerate(messages) if message.role == "user"]
+    tails = [
+        [message for index, message in enumerate(messages) if index >= start or message.role == "system"]
+        for start in starts
+    ]
+    fitting = [tail for tail in [messages, *tails] if tokens(tail) <= budget]
+    assert list(trimmed.messages) == [*fitting, *tails[-1:], messages][0]

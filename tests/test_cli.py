@@ -124,7 +124,7 @@ def test_without_credentials_both_ways_on_are_named() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("flags", [["--bogus"], ["--port", "many"], ["--port"], ["--port", "70000"]])
+@pytest.mark.parametrize("flags", [["--bogus"], ["--port", "many"], ["--port"], ["--port", "70000"], ["bogus"]])
 def test_wrong_flag_is_one_line_and_exit_2(flags: list[str]) -> None:
     done = run("--demo", *flags)
     assert done.returncode == 2
@@ -142,6 +142,19 @@ def test_help_and_version() -> None:
     assert re.fullmatch(r"cfchat \d+\.\d+\.\d+\n", run("--version").stdout)
     told = run("--help").stdout
     assert "--demo" in told and "CFCHAT_SYSTEM_PROMPT" in told and "CLOUDFLARE_API_TOKEN_FILE" in told
+    assert all(f"\n  {name} " in told for name in ("serve", "check", "ask", "models"))
+
+
+@pytest.mark.parametrize("name", ["serve", "check", "ask", "models"])
+def test_each_command_has_its_help_and_all_settings(name: str) -> None:
+    done = run(name, "--help")
+    assert done.returncode == 0 and f"cfchat {name}" in done.stdout and "--system-prompt" in done.stdout
+
+
+def test_a_flag_counts_before_and_behind_the_command() -> None:
+    for flags in (["--demo", "--port", "70000", "serve"], ["serve", "--demo", "--port", "70000"]):
+        done = run(*flags)
+        assert done.returncode == 2 and "--port" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_as_a_module() -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from cfchat.chat import Options
 from cfchat.config import SETTINGS, load
 from cfchat.errors import ConfigError
+from cfchat.upstream.cloudflare import DEFAULT_MODEL, FALLBACK_MODELS
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 ENVIRON = {"CLOUDFLARE_ACCOUNT_ID": ACCOUNT, "CLOUDFLARE_API_TOKEN": "abc-DEF_123"}
@@ -124,3 +126,125 @@ def test_values_that_make_no_sense(flag: str, value: str) -> None:
 
 def test_demo_needs_no_account() -> None:
     assert load({}, {}, demo=True).upstream is None
+
+
+MODEL, OTHER = "@cf/meta/llama-3.2-3b-instruct", "@cf/zai-org/glm-4.7-flash"
+
+
+@pytest.mark.parametrize(
+    ("flags", "chain", "offered"),
+    [
+        ({}, (DEFAULT_MODEL, *FALLBACK_MODELS), (DEFAULT_MODEL, *FALLBACK_MODELS)),
+        ({"fallback_models": "none"}, (DEFAULT_MODEL,), (DEFAULT_MODEL,)),
+        ({"model": MODEL}, (MODEL,), (MODEL,)),
+        ({"model": MODEL, "fallback_models": f"{OTHER}, {MODEL},{OTHER}"}, (MODEL, OTHER), (MODEL, OTHER)),
+        ({"model": MODEL, "models": OTHER}, (MODEL,), (OTHER,)),
+        ({"model": MODEL, "models": "none"}, (MODEL,), ()),
+    ],
+)
+def test_who_is_asked_and_who_may_be_named(
+    flags: dict[str, str | None], chain: tuple[str, ...], offered: tuple[str, ...]
+) -> None:
+    config = load(flags, ENVIRON)
+    assert config.upstream is not None
+    assert (config.upstream.models, config.app.models) == (chain, offered)
+    assert config.app.model == chain[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "caps"),
+    [
+        ({}, {"max_tokens": 4096}),
+        ({"max_tokens": "8000"}, {"max_tokens": 8000}),
+        ({"caps": "max_tokens=100,temperature=1.5"}, {"max_tokens": 100, "temperature": 1.5}),
+        ({"caps": "temperature=1.5", "max_tokens": "9"}, {"max_tokens": 4096, "temperature": 1.5}),
+    ],
+)
+def test_caps(flags: dict[str, str | None], caps: dict[str, float]) -> None:
+    assert load(flags, ENVIRON).app.caps == caps
+
+
+def test_the_options_of_a_reply() -> None:
+    flags: dict[str, str | None] = {
+        "temperature": "0", "top_p": "0.5", "top_k": "40", "seed": "7",
+        "repetition_penalty": "1.1", "frequency_penalty": "-1", "presence_penalty": "2",
+    }  # fmt: skip
+    config = load(flags, ENVIRON)
+    assert config.upstream is not None
+    assert config.upstream.defaults == Options(None, None, 0.0, 0.5, 40, 7, 1.1, -1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("temperature", "5.1", "number from 0 to 5"),
+        ("top_k", "1.5", "whole number from 1 to 50"),
+        ("seed", "0", "whole number from 1"),
+        ("top_p", "nan", "number from 0 to 1"),
+        ("fallback_models", "a,b", "model name"),
+        ("caps", "tokens=1", "the names are max_tokens"),
+        ("caps", "max_tokens=lots", "a number behind max_tokens="),
+        ("trim", "perhaps", "1 or 0"),
+        ("gateway", "my/gateway", "id of an AI Gateway"),
+        ("warm", "-1", "whole number"),
+        ("model_options", "/no/such/file", "cannot read /no/such/file"),
+    ],
+)
+def test_options_that_make_no_sense(flag: str, value: str, words: str) -> None:
+    (line,) = faults({flag: value}, ENVIRON)
+    assert line.startswith("--" + flag.replace("_", "-")) and words in line
+
+
+def test_model_options_are_laid_over_those_built_in(tmp_path: Path) -> None:
+    (tmp_path / "o.toml").write_text(f'["{DEFAULT_MODEL}"]\nlora = "x"\n["{MODEL}"]\nstop = ["a"]\n')
+    config = load({"model_options": str(tmp_path / "o.toml")}, ENVIRON)
+    assert config.upstream is not None
+    thinking_off = {"chat_template_kwargs": {"enable_thinking": False}}
+    assert config.upstream.fields == {
+        DEFAULT_MODEL: {**thinking_off, "lora": "x"},
+        OTHER: thinking_off,
+        MODEL: {"stop": ["a"]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("lora = 1", "takes a table for each model"),
+        ('["@cf/a/b"]\nmessages = []', "cannot set messages"),
+        ('["@cf/a/b"]\nx = [2026-01-01]', "cannot send x"),
+        ('["@cf/a/b"]\nx = {a = inf}', "cannot send x"),
+        ("[", "is not TOML"),
+        ("\udcff", "is not UTF-8"),
+    ],
+)
+def test_model_options_that_cannot_be_sent(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "o.toml"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    (line,) = faults({"model_options": str(path)}, ENVIRON)
+    assert line.startswith("--model-options") and words in line
+
+
+def test_the_gateway_and_its_own_secret(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("gw-token\n")
+    flags: dict[str, str | None] = {"gateway": "my-gw", "gateway_cache": "60"}
+    config = load(flags, {**ENVIRON, "CF_AIG_TOKEN_FILE": str(tmp_path / "token")})
+    assert config.upstream is not None and config.upstream.gateway is not None
+    gateway = config.upstream.gateway
+    assert (gateway.id, gateway.cache, gateway.token and gateway.token.reveal()) == ("my-gw", 60, "gw-token")
+    assert "gw-token" not in repr(config)
+    (line,) = faults(flags, {**ENVIRON, "CF_AIG_TOKEN": "g w"})
+    assert line.startswith("CF_AIG_TOKEN")
+
+
+def test_the_proxy_is_for_what_goes_out_and_keeps_its_secret() -> None:
+    environ = {**ENVIRON, "HTTPS_PROXY": "http://me:s3cret@proxy.example:3128"}
+    config = load({}, environ)
+    assert config.upstream is not None and config.upstream.proxy is not None
+    assert (config.upstream.proxy.host, config.upstream.proxy.port) == ("proxy.example", 3128)
+    assert "s3cret" not in repr(config)
+    for flags, more in (({}, {"NO_PROXY": ".cloudflare.com"}), ({"base_url": "http://127.0.0.1:9"}, {})):
+        straight = load(flags, {**environ, **more}).upstream
+        assert straight is not None and straight.proxy is None
+    (line,) = faults({}, {**ENVIRON, "HTTPS_PROXY": "socks5://me:s3cret@proxy.example"})
+    assert line.startswith("HTTPS_PROXY") and "s3cret" not in line

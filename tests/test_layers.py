@@ -21,7 +21,7 @@ ROWS = (
     {"guard", "observe"},
     {"server"},  # may log by observe
     {"app"},
-    {"config", "demo"},
+    {"config", "demo", "check"},
     {"api"},
     {"cli"},
     {"__init__", "__main__"},
@@ -39,7 +39,9 @@ WIRE: dict[str, set[str]] = {
     "sse": set(),
     "__init__": {"grammar", "buffer", "bodies", "http11", "sse"},
 }
-PURE = ("errors", "wire", "chat", "replies", "upstream.cloudflare", "upstream.retry")
+PURE = ("errors", "wire", "chat", "replies") + tuple(
+    f"upstream.{module}" for module in ("cloudflare", "deltas", "faults", "retry", "circuits")
+)
 IMPURE_MODULES = {"asyncio", "socket", "ssl", "os", "time", "random", "logging"}
 
 

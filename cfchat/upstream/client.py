@@ -1,149 +1,56 @@
-"""Upstream.stream(conversation): try, try again, and give the model's words in batches."""
+"""Upstream.stream(conversation): try, try again, ask another model, and give the words in batches."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import random
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from cfchat.chat import Conversation, Delta
-from cfchat.errors import EventTooLarge, UpstreamError, UpstreamProtocolError
-from cfchat.upstream import cloudflare, pool, retry
+from cfchat import chat
+from cfchat.chat import Conversation, Options
+from cfchat.errors import UpstreamError, UpstreamModelGone, UpstreamRefused
+from cfchat.upstream import circuits, cloudflare, connection, faults, pool, retry
+from cfchat.upstream.answer import Answer, Deadlines, whole_body
+from cfchat.upstream.api import Api, Gateway
 from cfchat.upstream.connection import Connection, Origin, UpstreamStale, connect
+from cfchat.upstream.proxy import Proxy
 from cfchat.upstream.secret import Secret
-from cfchat.wire.http11 import Data, encode_request_head
-from cfchat.wire.sse import SSEParser
 
 log = logging.getLogger("cfchat.upstream")
 
-# How long the end of the message may take after [DONE]; behind it the connection is not worth keeping.
-AFTER_DONE = 1.0
-# An error reply or a reply that is plain JSON is read whole, up to this many bytes.
-WHOLE_BODY = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """In seconds: until connected, until the first delta, from one delta to the next."""
-
-    connect: float = 5.0
-    first_delta: float = 60.0
-    between_deltas: float = 30.0
+DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All that the way to Cloudflare needs. `max_tokens` bounds one reply."""
+    """All that the way to Cloudflare needs.
+
+    `models` are the default and then those to fall back on, `fields` the extra body fields of each. `max_tokens`
+    bounds one reply where `defaults` and the conversation name no other number. With `trim` the oldest turns are
+    left out where a conversation does not fit the model's window, or `window` (tokens) where it is given.
+    """
 
     origin: Origin
     account: str
     token: Secret
-    model: str = cloudflare.DEFAULT_MODEL
+    models: tuple[str, ...] = (cloudflare.DEFAULT_MODEL,)
     max_tokens: int = 2048
-    deadlines: Deadlines = Deadlines()
+    deadlines: Deadlines = field(default_factory=Deadlines)
     policy: retry.Policy = field(default_factory=retry.Policy)
     pool: pool.Settings = field(default_factory=pool.Settings)
-
-
-class Answer:
-    """One reply that has begun. `model` said it, after `tries` requests."""
-
-    def __init__(self, connection: Connection, request: bytes, settings: Settings, tag: str) -> None:
-        self.model = settings.model
-        self.tries = 1
-        self._connection = connection
-        self._request = request
-        self._deadlines = settings.deadlines
-        self._max_tokens = settings.max_tokens
-        self._tag = tag
-        self._reply = cloudflare.ReplyReader(settings.max_tokens)
-        self._batches = self._exchange()
-        self._first: list[Delta] = []
-
-    async def begin(self) -> None:
-        """Send the request and read up to the first text: what fails here can be tried again."""
-        self._connection.deadline.move(self._deadlines.first_delta, "first token")
-        async for batch in self._batches:
-            self._first += batch
-            if any(delta.text for delta in batch):
-                return
-        raise self._reply.empty_error()
-
-    async def batches(self) -> AsyncGenerator[list[Delta], None]:
-        """The reply, once: lists of Delta, none empty. Raises an UpstreamError where it breaks off."""
-        deadline = self._connection.deadline
-        deadline.pause()
-        yield self._first
-        deadline.move(self._deadlines.between_deltas, "further token")
-        async for batch in self._batches:
-            # While the client takes its time the upstream is not late.
-            deadline.pause()
-            yield batch
-            deadline.move(self._deadlines.between_deltas, "further token")
-
-    async def aclose(self) -> None:
-        await self._batches.aclose()
-        if self._reply.passed_over:
-            log.info("%s passed over %d events without text", self._tag, self._reply.passed_over)
-
-    async def _exchange(self) -> AsyncGenerator[list[Delta], None]:
-        self._connection.send(self._request)
-        head = await self._connection.head()
-        content_type = head.fields.get("content-type", "")
-        if head.status != 200:
-            body = await self._whole_body()
-            raise cloudflare.read_error(head.status, head.fields, body, now=time.time())
-        if content_type.lower().startswith("application/json"):
-            yield cloudflare.read_json_reply(await self._whole_body(), self._max_tokens)
-            return
-        try:
-            async with aclosing(self._events()) as batches:
-                async for batch in batches:
-                    yield batch
-        except EventTooLarge as error:
-            raise UpstreamProtocolError("The model's server sent nonsense.", detail=error.message) from error
-
-    async def _events(self) -> AsyncGenerator[list[Delta], None]:
-        parser, reply, connection = SSEParser(), self._reply, self._connection
-        pending = None
-        while not reply.done:
-            event = await connection.next_event()
-            if type(event) is not Data:
-                pending = parser.pending
-                break
-            deltas = reply.read(parser.feed(event.data))
-            if deltas:
-                yield deltas
-        else:
-            await self._read_to_end()
-        deltas = reply.close(pending)
-        if deltas:
-            yield deltas
-
-    async def _read_to_end(self) -> None:
-        """[DONE] makes the reply whole; only the connection's next life depends on what follows."""
-        self._connection.deadline.move(AFTER_DONE, "end of message after [DONE]")
-        try:
-            while type(await self._connection.next_event()) is Data:
-                pass
-        except UpstreamError as error:
-            log.debug("%s connection not kept: %s", self._tag, error)
-
-    async def _whole_body(self) -> bytes:
-        pieces, size = [], 0
-        while type(event := await self._connection.next_event()) is Data:
-            size += len(event.data)
-            if size > WHOLE_BODY:
-                raise UpstreamProtocolError("The model's server sent nonsense.", detail="reply over 1 MiB")
-            pieces.append(event.data)
-        return b"".join(pieces)
+    circuits: circuits.Settings = field(default_factory=circuits.Settings)
+    defaults: Options = field(default_factory=Options)
+    fields: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: cloudflare.MODEL_FIELDS)
+    gateway: Gateway | None = None
+    proxy: Proxy | None = None
+    warm: int = 1
+    trim: bool = False
+    window: int | None = None
 
 
 class Upstream:
@@ -160,11 +67,26 @@ class Upstream:
         self._settings = settings
         self._clock = clock
         self._chance = chance
-        origin, seconds = settings.origin, settings.deadlines.connect
-        self._pool = pool.Pool(lambda: connect(origin, context, seconds), settings.pool, clock)
+        self._api = Api(settings.origin, settings.account, settings.token, settings.gateway)
+        self._circuits = circuits.Circuits(settings.circuits)
+        self._upkeep: list[asyncio.Task[None]] = []
+        origin, seconds, proxy = settings.origin, settings.deadlines.connect, settings.proxy
+        self._pool = pool.Pool(lambda: connect(origin, context, seconds, proxy), settings.pool, clock)
+
+    async def start(self) -> None:
+        """Begin the upkeep: connections kept warm, and a look at the list of models now and once a day."""
+        chores: tuple[Coroutine[None, None, None], ...] = (self._keep_warm(), self._watch_models())
+        self._upkeep = [asyncio.get_running_loop().create_task(chore) for chore in chores]
+
+    async def aclose(self) -> None:
+        """End the upkeep and close what lies idle. Replies under way keep their connections and close them after."""
+        for task in self._upkeep:
+            task.cancel()
+        await asyncio.gather(*self._upkeep, return_exceptions=True)
+        self.close()
 
     def close(self) -> None:
-        """Close what lies idle. Replies under way keep their connections and close them after."""
+        """Close what lies idle, where no upkeep was begun."""
         self._pool.close()
 
     @asynccontextmanager
@@ -174,85 +96,156 @@ class Upstream:
         `client` is the address the conversation comes from, `tag` what log lines begin with.
         Raises an UpstreamError, its `tries` set, where no words came in all tries.
         """
-        request = self._encode(conversation, client)
-        answer, connection = await self._begin(request, tag)
+        conversation = chat.with_defaults(conversation, self._settings.defaults)
+        answer, lent = await self._begin(conversation, client, tag)
         try:
             yield answer
         finally:
-            await self._end(answer, connection)
+            await self._end(answer, lent)
 
-    async def _begin(self, request: bytes, tag: str) -> tuple[Answer, Connection]:
+    async def catalogue(self) -> list[cloudflare.Model]:
+        """The text models that the account's list names; free of charge. Raises an UpstreamError."""
+        if self._api.on_gateway:
+            raise UpstreamRefused("The list of models cannot be had.", detail="AI Gateway's own URL has none")
+        lent, _ = await self._pool.borrow(fresh=True)
+        try:
+            lent.deadline.move(self._settings.deadlines.between_deltas, connection.LIST_OF_MODELS)
+            lent.send(self._api.catalogue())
+            head = await lent.head()
+            body = await whole_body(lent)
+        finally:
+            lent.rest()
+            self._pool.give_back(lent, reusable=lent.usable)
+        if head.status != 200:
+            raise faults.read_error(head.status, head.fields, body, now=time.time())
+        return cloudflare.read_models(body)
+
+    # --- tries ---------------------------------------------------------------------------------------
+
+    async def _begin(self, conversation: Conversation, client: str, tag: str) -> tuple[Answer, Connection]:
         policy, began, attempt = self._settings.policy, self._clock(), 0
+        asked: list[str] = []
+        model = self._order(conversation, began)[0]
         while True:
             attempt += 1
+            asked.append(model)
+            # To wait in a queue pays only where nobody else is left to ask.
+            hurry = attempt < policy.attempts and bool(self._others(conversation, asked))
             try:
-                answer, connection = await self._try(request, tag)
+                answer, lent = await self._try(conversation, model, hurry, client, tag)
             except UpstreamError as error:
-                error.tries = attempt
-                wait = retry.delay(policy, error, attempt, self._clock() - began, self._chance)
-                if wait is None:
-                    log.warning("%s try %d/%d failed: %s; giving up", tag, attempt, policy.attempts, error)
+                error.tries, error.model = attempt, model
+                self._note_failure(model, error, tag)
+                others, elapsed = self._others(conversation, asked), self._clock() - began
+                following = retry.next_try(policy, error, attempt, elapsed, self._chance, model, others)
+                what = (tag, attempt, policy.attempts, model, error)
+                if following is None:
+                    log.warning("%s try %d/%d of %s failed: %s; giving up", *what)
                     raise
+                model = following.model
                 log.warning(
-                    "%s try %d/%d failed: %s; retrying %d/%d in %.2f s",
-                    *(tag, attempt, policy.attempts, error, attempt + 1, policy.attempts, wait),
+                    "%s try %d/%d of %s failed: %s; retrying %d/%d with %s in %.2f s",
+                    *(*what, attempt + 1, policy.attempts, model, following.wait),
                 )
             else:
+                self._circuits.succeeded(model)
                 answer.tries = attempt
-                return answer, connection
-            await asyncio.sleep(wait)
+                return answer, lent
+            await asyncio.sleep(following.wait)
 
-    async def _try(self, request: bytes, tag: str) -> tuple[Answer, Connection]:
-        connection, pooled = await self._pool.borrow()
+    def _order(self, conversation: Conversation, now: float) -> list[str]:
+        """Whom to ask: the model that the conversation names, then the default and its fallbacks."""
+        named = conversation.options.model
+        models = dict.fromkeys((named, *self._settings.models) if named else self._settings.models)
+        return self._circuits.order(tuple(models), now)
+
+    def _others(self, conversation: Conversation, asked: list[str]) -> list[str]:
+        """Who else may answer; those not asked yet before those that were."""
+        others = [model for model in self._order(conversation, self._clock()) if model != asked[-1]]
+        return sorted(others, key=lambda model: model in asked)
+
+    def _note_failure(self, model: str, error: UpstreamError, tag: str) -> None:
+        if isinstance(error, UpstreamModelGone):
+            if self._circuits.gone(model) and len(self._settings.models) > 1:
+                log.warning("%s model %s is left out from now on: %s", tag, model, error)
+        elif error.elsewhere and self._circuits.failed(model, self._clock()):
+            failures, rest = self._settings.circuits.failures, self._settings.circuits.rest
+            log.warning("%s model %s failed %d times in a row: not asked first for %g s", tag, model, failures, rest)
+
+    async def _try(
+        self, conversation: Conversation, model: str, hurry: bool, client: str, tag: str
+    ) -> tuple[Answer, Connection]:
+        self._circuits.asked(model, self._clock())
+        settings = self._settings
+        max_tokens = conversation.options.max_tokens or settings.max_tokens
+        conversation, left_out = self._fit(conversation, model, max_tokens)
+        body = cloudflare.encode_request(
+            conversation, model, max_tokens, extra=settings.fields.get(model, {}), reject_if_busy=hurry
+        )
+        request = self._api.run(model, body, self._api.affinity(conversation, client), tag)
+
+        async def ask(lent: Connection) -> tuple[Answer, Connection]:
+            answer = Answer(lent, model, max_tokens, settings.deadlines, tag)
+            answer.left_out = left_out
+            try:
+                await answer.begin(request)
+            except BaseException:
+                await self._end(answer, lent)
+                raise
+            return answer, lent
+
+        lent, pooled = await self._pool.borrow()
         try:
-            return await self._ask(connection, request, tag), connection
+            return await ask(lent)
         except UpstreamStale:
             if not pooled:
                 raise
         log.debug("%s pooled connection had died: replaced", tag)
-        connection, _ = await self._pool.borrow(fresh=True)
-        return await self._ask(connection, request, tag), connection
+        lent, _ = await self._pool.borrow(fresh=True)
+        return await ask(lent)
 
-    async def _ask(self, connection: Connection, request: bytes, tag: str) -> Answer:
-        answer = Answer(connection, request, self._settings, tag)
-        try:
-            await answer.begin()
-        except BaseException:
-            await self._end(answer, connection)
-            raise
-        return answer
+    def _fit(self, conversation: Conversation, model: str, max_tokens: int) -> tuple[Conversation, int]:
+        window = self._settings.window or cloudflare.window(model)
+        if not self._settings.trim or window is None:
+            return conversation, 0
+        return chat.trim(conversation, window - max_tokens)
 
-    async def _end(self, answer: Answer, connection: Connection) -> None:
+    async def _end(self, answer: Answer, lent: Connection) -> None:
         try:
             await answer.aclose()
         finally:
-            connection.rest()
-            self._pool.give_back(connection, reusable=connection.usable)
+            lent.rest()
+            self._pool.give_back(lent, reusable=lent.usable)
 
-    def _encode(self, conversation: Conversation, client: str) -> bytes:
-        settings = self._settings
-        body = cloudflare.encode_request(conversation, settings.model, settings.max_tokens)
-        target = cloudflare.run_path(settings.origin.base_path, settings.account, settings.model)
-        fields = (
-            ("Host", settings.origin.authority),
-            ("Authorization", f"Bearer {settings.token.reveal()}"),
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body))),
-            ("Accept", "text/event-stream"),
-            # Compression makes a stream arrive in one lump (cloudflare/workers-sdk#5614).
-            ("Accept-Encoding", "identity"),
-            ("User-Agent", "cfchat"),
-            ("X-Session-Affinity", self._affinity(conversation, client)),
-        )
-        return encode_request_head("POST", target, fields) + body
+    # --- upkeep --------------------------------------------------------------------------------------
 
-    def _affinity(self, conversation: Conversation, client: str) -> str:
-        """One conversation meets one warm prefix cache, with no state here and no address there."""
-        messages = conversation.messages
-        first = next((message.content for message in messages if message.role == "user"), "")
-        key = self._settings.token.reveal().encode()
-        digest = hmac.new(key, digestmod=hashlib.sha256)
-        for part in (client, messages[0].content, first):
-            raw = part.encode()
-            digest.update(b"%d:" % len(raw) + raw)
-        return digest.hexdigest()[:32]
+    async def _keep_warm(self) -> None:
+        """A first user, or one after a quiet hour, does not wait for a TLS handshake."""
+        said = False
+        while True:
+            try:
+                self._pool.expire()
+                await self._pool.warm(self._settings.warm)
+                said = False
+            except UpstreamError as error:
+                if not said:
+                    log.warning("no connection to the model's server: %s; it is tried again", error)
+                said = True
+            await asyncio.sleep(self._settings.pool.idle_timeout / 4)
+
+    async def _watch_models(self) -> None:
+        while not self._api.on_gateway:
+            try:
+                listed = {model.name: model for model in await self.catalogue()}
+            except UpstreamError as error:
+                log.warning("the account's list of models could not be read: %s; `cfchat check` says more", error)
+            else:
+                for name in self._settings.models:
+                    self._warn_of_model(name, listed.get(name))
+            await asyncio.sleep(DAY)
+
+    def _warn_of_model(self, name: str, listed: cloudflare.Model | None) -> None:
+        if listed is None:
+            log.warning("model %s is not in the account's list of models", name)
+        elif listed.deprecation:
+            log.warning("model %s is going to be removed on %s: choose another", name, listed.deprecation)

@@ -1,8 +1,9 @@
-"""One connection to the upstream: connect, one exchange at a time, deadlines."""
+"""One connection to the upstream: connect, perhaps through a proxy; one exchange at a time; deadlines."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from cfchat.errors import (
     UpstreamProtocolError,
     UpstreamTimeout,
 )
+from cfchat.upstream.proxy import Proxy, open_tunnel
 from cfchat.wire.http11 import (
     NEED_DATA,
     Data,
@@ -28,6 +30,24 @@ from cfchat.wire.http11 import (
 
 READ_SIZE = 64 * 1024
 RESPONSE_LIMITS = ReadLimits(head=64 * 1024, body=None)
+# Between one address of a host and the next (RFC 8305 §5), in seconds.
+NEXT_ADDRESS = 0.25
+HANDSHAKE = "TLS handshake"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What did not come in time, and the flag that sets how long it may take."""
+
+    missing: str
+    flag: str
+
+
+FIRST_TOKEN = Wait("no first words", "--first-token-timeout")
+NEXT_TOKEN = Wait("no further words", "--idle-timeout")
+WHOLE_REPLY = Wait("no end of the reply", "--reply-timeout")
+LIST_OF_MODELS = Wait("no list of models", "--idle-timeout")
+AFTER_DONE = Wait("no end of the message", "")  # never told: the reply was whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,44 +71,66 @@ class UpstreamStale(UpstreamInterrupted):
 
 
 class Deadline:
-    """One timer for a whole exchange. Moving it is an assignment, so it may move with every token."""
+    """One timer for a whole exchange. Moving it is an assignment, so it may move with every token.
+
+    Whatever comes first ends the exchange: the deadline that moves, or the bound, which does not.
+    """
 
     def __init__(self, on_expiry: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_expiry = on_expiry
-        self._when = inf
+        self._when = self._bound = inf
+        self._waits = self._bound_waits = (0.0, NEXT_TOKEN)
         self._timer: asyncio.TimerHandle | None = None
-        self.seconds = 0.0
-        self.waiting_for = ""
         self.expired = False
 
-    def move(self, seconds: float, waiting_for: str) -> None:
+    def move(self, seconds: float, wait: Wait) -> None:
         """Expire `seconds` from now, unless moved again before."""
-        self.seconds, self.waiting_for = seconds, waiting_for
+        self._waits = seconds, wait
         self._when = self._loop.time() + seconds
-        if self._timer is not None and self._timer.when() > self._when:
-            self._timer.cancel()
-            self._timer = None
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._when, self._fire)
+        self._watch(self._when)
+
+    def bound(self, seconds: float, wait: Wait) -> None:
+        """Expire `seconds` from now, wherever the deadline is moved to; 0 for no such bound."""
+        if seconds:
+            self._bound_waits = seconds, wait
+            self._bound = self._loop.time() + seconds
+            self._watch(self._bound)
 
     def pause(self) -> None:
         """Whoever waits now, it is not for the upstream."""
         self._when = inf
 
     def cancel(self) -> None:
-        self._when = inf
+        self._when = self._bound = inf
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
+    def error(self) -> UpstreamTimeout:
+        """What an expired deadline means."""
+        seconds, wait = self._waits
+        return UpstreamTimeout(
+            f"The model took too long: {wait.missing} within {seconds:g} s.", detail=f"{wait.flag} sets how long"
+        )
+
+    def _watch(self, when: float) -> None:
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._fire)
+
     def _fire(self) -> None:
         self._timer = None
-        if self._loop.time() >= self._when:
+        now = self._loop.time()
+        if now >= self._bound:
+            self._waits = self._bound_waits
+        if now >= min(self._when, self._bound):
             self.expired = True
             self._on_expiry()
-        elif self._when != inf:
-            self._timer = self._loop.call_at(self._when, self._fire)
+        elif self._when != inf or self._bound != inf:
+            self._watch(min(self._when, self._bound))
 
 
 class _Reader(asyncio.StreamReader):
@@ -116,11 +158,25 @@ class Connection:
         self._exchanges = 0
         self._answered = False
         self.deadline = Deadline(self.close)
+        self.rest()
 
     @property
     def usable(self) -> bool:
-        """Still open, and the last message read to its end with nothing behind it."""
-        return not self._reader.disturbed and not self._writer.transport.is_closing() and self._wire.reusable
+        """Still open, and the last message, if there was one, read to its end with nothing behind it."""
+        still_open = not self._reader.disturbed and not self._writer.transport.is_closing()
+        return still_open and (self._wire.reusable or not self._exchanges)
+
+    @property
+    def peer(self) -> str:
+        """Address and port of the other end, which is the proxy's where there is one."""
+        host, port, *_ = self._writer.get_extra_info("peername")
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def tls_version(self) -> str | None:
+        """`TLSv1.3` for one; None for plain TCP."""
+        tls = self._writer.get_extra_info("ssl_object")
+        return None if tls is None else tls.version()
 
     def send(self, request: bytes) -> None:
         """Send a whole request. It is not waited for: a reply may come before the last byte is out."""
@@ -167,10 +223,7 @@ class Connection:
                 raise kind("The connection to the model was lost.", detail=str(error)) from error
             data = b""
         if not data and self.deadline.expired:
-            raise UpstreamTimeout(
-                "The model took too long to answer.",
-                detail=f"no {self.deadline.waiting_for} for {self.deadline.seconds:g} s",
-            )
+            raise self.deadline.error()
         return data
 
     def rest(self) -> None:
@@ -196,31 +249,74 @@ def make_ssl_context(cafile: str | None = None) -> ssl.SSLContext:
     return context
 
 
-async def connect(origin: Origin, context: ssl.SSLContext | None, seconds: float) -> Connection:
-    """Connect within `seconds`, TLS handshake included.
+async def connect(
+    origin: Origin, context: ssl.SSLContext | None, seconds: float, proxy: Proxy | None = None
+) -> Connection:
+    """Connect within `seconds`, TLS handshake included; the quickest address of the host wins (RFC 8305).
 
     Raises UpstreamTimeout or UpstreamConnectError.
     """
-    loop = asyncio.get_running_loop()
-    reader = _Reader(limit=READ_SIZE, loop=loop)
-    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    way = _Way()
     try:
         async with asyncio.timeout(seconds):
-            transport, _ = await loop.create_connection(
-                lambda: protocol, origin.host, origin.port, ssl=context if origin.tls else None
-            )
+            return await way.go(origin, context if origin.tls else None, proxy)
     except TimeoutError as error:
         raise UpstreamTimeout(
-            "The model's server could not be reached in time.", detail=f"no connection within {seconds:g} s"
+            f"The model's server could not be reached within {seconds:g} s.",
+            detail=f"no {way.step}; --connect-timeout sets how long",
         ) from error
     except OSError as error:
         failure = UpstreamConnectError("The model's server could not be reached.", detail=_reason(error))
         failure.retryable = not isinstance(error, ssl.SSLCertVerificationError)
         raise failure from error
-    return Connection(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+
+
+class _Way:
+    """From nothing to a Connection; `step` is the one under way."""
+
+    step = ""
+
+    async def go(self, origin: Origin, context: ssl.SSLContext | None, proxy: Proxy | None) -> Connection:
+        """What is half made is closed where a step fails."""
+        first = proxy or origin
+        there = f"{first.host}:{first.port}"
+        self.step = f"connection to {there}"
+        reader, writer = await _open(first.host, first.port)
+        try:
+            if proxy is not None:
+                if proxy.tls:
+                    await self._start_tls(writer, context, proxy.host, there)
+                self.step = f"answer from the proxy {there}"
+                await open_tunnel(proxy, origin.host, origin.port, reader, writer)
+            if context is not None:
+                await self._start_tls(writer, context, origin.host, origin.authority)
+        except BaseException:
+            writer.transport.abort()
+            raise
+        return Connection(reader, writer)
+
+    async def _start_tls(
+        self, writer: asyncio.StreamWriter, context: ssl.SSLContext | None, name: str, there: str
+    ) -> None:
+        self.step = f"{HANDSHAKE} with {there}"
+        assert context is not None
+        await writer.start_tls(context, server_hostname=name)
+
+
+async def _open(host: str, port: int) -> tuple[_Reader, asyncio.StreamWriter]:
+    loop = asyncio.get_running_loop()
+    reader = _Reader(limit=READ_SIZE, loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await loop.create_connection(
+        lambda: protocol, host, port, happy_eyeballs_delay=NEXT_ADDRESS, interleave=1
+    )
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate: {error.verify_message}"
-    return error.strerror or str(error) or type(error).__name__
+        return f"certificate: {error.verify_message}; SSL_CERT_FILE names the authorities to trust"
+    reason = error.strerror or str(error) or type(error).__name__
+    # asyncio words a failed connect without saying why.
+    told = os.strerror(error.errno) if error.errno and error.errno > 0 else reason
+    return reason if told in reason else f"{told}: {reason}"

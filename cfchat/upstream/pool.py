@@ -98,10 +98,14 @@ class PoolState(Generic[C]):
         expired = [key for key, entry in self._idle.items() if self._is_expired(entry, now)]
         return [self._idle.pop(key).conn for key in expired]
 
+    def kept(self) -> list[C]:
+        """All idle ones, the oldest first."""
+        return [entry.conn for entry in self._idle.values()]
+
     def shut(self) -> list[C]:
         """All idle ones, to be closed. From now on nothing given back is kept."""
         self._shut = True
-        idle = [entry.conn for entry in self._idle.values()]
+        idle = self.kept()
         self._idle.clear()
         return idle
 
@@ -145,8 +149,18 @@ class Pool(Generic[P]):
         self.state.forget(conn)
 
     def expire(self) -> None:
-        """Close what grew old without being asked for; borrowing does it too."""
+        """Close what grew old, or ended by itself, without being asked for; borrowing does it too."""
         _close(self.state.expire(self._clock()))
+        for conn in self.state.kept():
+            if not conn.usable:
+                self.state.forget(conn)
+                conn.close()
+
+    async def warm(self, number: int) -> None:
+        """Connect until so many lie idle. Raises what `connect` raises."""
+        for _ in range(number - self.state.idle):
+            conn, _ = await self.borrow(fresh=True)
+            self.give_back(conn, reusable=True)
 
     def close(self) -> None:
         """Close all idle connections, and those lent out as they come back."""

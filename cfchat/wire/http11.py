@@ -465,7 +465,12 @@ class ResponseReader(_Reader[ResponseHead]):
         Bytes behind a response belong to no request: they must never be read as the next reply. One that ends
         with its connection is complete only after the end, so it is never followed by another.
         """
-        return self._done and self._persistent and not self._eof and not len(self._buffer)
+        return self._done and self._persistent and not self._eof and not self.unread
+
+    @property
+    def unread(self) -> int:
+        """How many bytes were received and are not told as events yet."""
+        return len(self._buffer)
 
     def start_next(self, method: str) -> None:
         """The next request was sent. Only where the connection is reusable."""
@@ -493,8 +498,9 @@ class ResponseReader(_Reader[ResponseHead]):
             return None
         head = ResponseHead(self._status, self._reason, self._minor, fields)
         self._decoder = self._decoder_for(self._minor, fields, UntilCloseDecoder(self._limits.body))
-        # RFC 9112 §6.3, first rule: these end with their head, whatever the fields say.
-        if self._method == "HEAD" or self._status in (204, 304):
+        # RFC 9112 §6.3, first two rules: these end with their head, whatever the fields say.
+        tunnel = self._method == "CONNECT" and self._status < 300
+        if self._method == "HEAD" or tunnel or self._status in (204, 304):
             self._decoder = LengthDecoder(0)
         self._persistent = head.keep_alive
         self._state = self._body

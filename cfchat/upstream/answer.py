@@ -1,0 +1,138 @@
+"""One reply that has begun, and how it is read: up to the first words, then in batches."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from cfchat.chat import Delta
+from cfchat.errors import EventTooLarge, UpstreamError, UpstreamProtocolError, UpstreamTimeout
+from cfchat.upstream import cloudflare, connection, deltas, faults
+from cfchat.upstream.connection import Connection
+from cfchat.wire.http11 import Data
+from cfchat.wire.sse import SSEParser
+
+log = logging.getLogger("cfchat.upstream")
+
+# How long the end of the message may take after [DONE]; behind it the connection is not worth keeping.
+AFTER_DONE = 1.0
+# An error reply or a reply that is plain JSON is read whole, up to this many bytes.
+WHOLE_BODY = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """In seconds: until connected, until the first delta, from one delta to the next, the whole reply (0: none)."""
+
+    connect: float = 5.0
+    first_delta: float = 60.0
+    between_deltas: float = 30.0
+    whole_reply: float = 0.0
+
+
+class Answer:
+    """One reply. `model` said it, after `tries` requests, without `left_out` messages that did not fit."""
+
+    def __init__(self, lent: Connection, model: str, max_tokens: int, deadlines: Deadlines, tag: str) -> None:
+        self.model = model
+        self.tries = 1
+        self.left_out = 0
+        self._connection = lent
+        self._deadlines = deadlines
+        self._tag = tag
+        self._max_tokens = max_tokens
+        self._thinks_first = cloudflare.thinks_first(model)
+        self._reply = deltas.ReplyReader(max_tokens, self._thinks_first)
+        self._batches = self._exchange()
+        self._first: list[Delta] = []
+
+    async def begin(self, request: bytes) -> None:
+        """Send the request and read up to the first text: what fails here can be tried again."""
+        deadline = self._connection.deadline
+        deadline.bound(self._deadlines.whole_reply, connection.WHOLE_REPLY)
+        deadline.move(self._deadlines.first_delta, connection.FIRST_TOKEN)
+        self._connection.send(request)
+        try:
+            async for batch in self._batches:
+                self._first += batch
+                if any(delta.text for delta in batch):
+                    return
+        except UpstreamTimeout as error:
+            # It took the request and kept silent: that is the model's own slowness.
+            error.elsewhere = True
+            raise
+        raise self._reply.empty_error()
+
+    async def batches(self) -> AsyncGenerator[list[Delta], None]:
+        """The reply, once: lists of Delta, none empty. Raises an UpstreamError where it breaks off."""
+        deadline, seconds = self._connection.deadline, self._deadlines.between_deltas
+        deadline.pause()
+        yield self._first
+        deadline.move(seconds, connection.NEXT_TOKEN)
+        async for batch in self._batches:
+            # While the client takes its time the upstream is not late.
+            deadline.pause()
+            yield batch
+            deadline.move(seconds, connection.NEXT_TOKEN)
+
+    async def aclose(self) -> None:
+        await self._batches.aclose()
+        if self._reply.passed_over:
+            log.info("%s passed over %d events without text", self._tag, self._reply.passed_over)
+
+    async def _exchange(self) -> AsyncGenerator[list[Delta], None]:
+        head = await self._connection.head()
+        content_type = head.fields.get("content-type", "")
+        if head.status != 200:
+            body = await whole_body(self._connection)
+            raise faults.read_error(head.status, head.fields, body, now=time.time())
+        if content_type.lower().startswith("application/json"):
+            body = await whole_body(self._connection)
+            yield deltas.read_json_reply(body, self._max_tokens, self._thinks_first)
+            return
+        try:
+            async with aclosing(self._events()) as batches:
+                async for batch in batches:
+                    yield batch
+        except EventTooLarge as error:
+            raise UpstreamProtocolError("The model's server sent nonsense.", detail=error.message) from error
+
+    async def _events(self) -> AsyncGenerator[list[Delta], None]:
+        parser, reply, lent = SSEParser(), self._reply, self._connection
+        pending = None
+        while not reply.done:
+            event = await lent.next_event()
+            if type(event) is not Data:
+                pending = parser.pending
+                break
+            batch = reply.read(parser.feed(event.data))
+            if batch:
+                yield batch
+        else:
+            await self._read_to_end()
+        batch = reply.close(pending)
+        if batch:
+            yield batch
+
+    async def _read_to_end(self) -> None:
+        """[DONE] makes the reply whole; only the connection's next life depends on what follows."""
+        self._connection.deadline.move(AFTER_DONE, connection.AFTER_DONE)
+        try:
+            while type(await self._connection.next_event()) is Data:
+                pass
+        except UpstreamError as error:
+            log.debug("%s connection not kept: %s", self._tag, error)
+
+
+async def whole_body(lent: Connection) -> bytes:
+    """The rest of the message. Raises UpstreamProtocolError over 1 MiB, and what `next_event` raises."""
+    pieces, size = [], 0
+    while type(event := await lent.next_event()) is Data:
+        size += len(event.data)
+        if size > WHOLE_BODY:
+            raise UpstreamProtocolError("The model's server sent nonsense.", detail="reply over 1 MiB")
+        pieces.append(event.data)
+    return b"".join(pieces)

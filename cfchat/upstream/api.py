@@ -1,0 +1,96 @@
+"""Cloudflare's API as one account reaches it, straight or through AI Gateway: requests as bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cfchat.chat import Conversation
+from cfchat.upstream import cloudflare
+from cfchat.upstream.connection import Origin
+from cfchat.upstream.secret import Secret
+from cfchat.wire.http11 import encode_request_head
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """An AI Gateway. `token` is for one that wants its own; `cache` is for how many seconds it may keep a reply."""
+
+    id: str
+    token: Secret | None = None
+    cache: int = 0
+
+    def fields(self, by_header: bool, request_id: str) -> list[tuple[str, str]]:
+        """Request fields (developers.cloudflare.com/ai-gateway, glossary)."""
+        fields = [("cf-aig-gateway-id", self.id)] if by_header else []
+        if self.token is not None:
+            fields.append(("cf-aig-authorization", f"Bearer {self.token.reveal()}"))
+        fields += [
+            # At most five entries, none of them nested: more loses them all.
+            ("cf-aig-metadata", json.dumps({"request_id": request_id})),
+            # The tries are ours: its own would multiply them.
+            ("cf-aig-max-attempts", "1"),
+        ]
+        # A chat answered from a cache gives everybody the same words: only where it is asked for.
+        fields.append(("cf-aig-cache-ttl", str(self.cache)) if self.cache else ("cf-aig-skip-cache", "true"))
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The way in: where, as whom, and by which gateway."""
+
+    origin: Origin
+    account: str
+    token: Secret
+    gateway: Gateway | None = None
+
+    @property
+    def on_gateway(self) -> bool:
+        """Whether the base URL is AI Gateway's own (`https://gateway.ai.cloudflare.com/v1`)."""
+        return self.gateway is not None and self.origin.base_path.endswith("/v1")
+
+    def run(self, model: str, body: bytes, affinity: str, request_id: str) -> bytes:
+        """The POST that asks the model for a streamed reply."""
+        base, gateway = self.origin.base_path, self.gateway
+        if gateway is not None and self.on_gateway:
+            target = f"{base}/{self.account}/{gateway.id}/workers-ai/{model}"
+        else:
+            target = cloudflare.run_path(base, self.account, model)
+        fields = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Accept", "text/event-stream"),
+            ("X-Session-Affinity", affinity),
+        ]
+        if gateway is not None:
+            fields += gateway.fields(not self.on_gateway, request_id)
+        return self._head("POST", target, fields) + body
+
+    def catalogue(self) -> bytes:
+        """The GET of the account's list of models, which is free."""
+        target = cloudflare.models_path(self.origin.base_path, self.account)
+        return self._head("GET", target, [("Accept", "application/json")])
+
+    def affinity(self, conversation: Conversation, client: str) -> str:
+        """One conversation meets one warm prefix cache, with no state here and no address there."""
+        messages = conversation.messages
+        first = next((message.content for message in messages if message.role == "user"), "")
+        digest = hmac.new(self.token.reveal().encode(), digestmod=hashlib.sha256)
+        for part in (client, messages[0].content, first):
+            raw = part.encode()
+            digest.update(b"%d:" % len(raw) + raw)
+        return digest.hexdigest()[:32]
+
+    def _head(self, method: str, target: str, fields: Sequence[tuple[str, str]]) -> bytes:
+        ours = (
+            ("Host", self.origin.authority),
+            ("Authorization", f"Bearer {self.token.reveal()}"),
+            # Compression makes a stream arrive in one lump (cloudflare/workers-sdk#5614).
+            ("Accept-Encoding", "identity"),
+            ("User-Agent", "cfchat"),
+        )
+        return encode_request_head(method, target, [*ours, *fields])

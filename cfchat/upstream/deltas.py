@@ -1,0 +1,429 @@
+"""What a reply says: the events of a stream, or one whole JSON -> Delta. Pure.
+
+Two dialects, the classic `{"response": "..."}` and OpenAI's chunks, meet in one reply: each event is judged
+by itself. A token that happens to be JSON arrives as a number or boolean, so text is not always a string.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from typing import Any, NamedTuple, NoReturn
+
+from cfchat.chat import Delta
+from cfchat.errors import UpstreamEmpty, UpstreamError, UpstreamInterrupted, UpstreamProtocolError
+from cfchat.upstream.faults import error_in_event, error_in_reply, finish_error
+from cfchat.wire.sse import Event
+
+# --- one event of a reply ------------------------------------------------------------------------
+
+
+class _Literal(str):
+    """A number as it was written: `3.10` and integers of twenty digits survive."""
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+# Few events hold a number as text, so only those are read once more with literals: a Python call for each
+# number of each event costs more. (json.loads with arguments would even build a decoder per event.)
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_decode_literals = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_int=_Literal, parse_float=_Literal
+).decode
+
+
+class _Said(NamedTuple):
+    """What one event says, whichever dialect it speaks; the values are as JSON gave them."""
+
+    text: Any = None
+    finish: Any = None
+    usage: Any = None
+    reasoning: Any = None
+    tool_calls: Any = None
+
+
+_Shape = Callable[[Any], _Said | None]
+_KEYS = frozenset({"response", "choices", "usage", "tool_calls", "finish_reason"})
+
+
+def _said_in_event(reply: dict[str, Any]) -> _Said | None:
+    """None for an event that is of neither dialect."""
+    choices = reply.get("choices")
+    if choices:
+        return _said_in_choices(choices, reply)
+    if reply.keys().isdisjoint(_KEYS):
+        return None
+    return _Said(
+        reply.get("response"),
+        reply.get("finish_reason"),
+        reply.get("usage"),
+        tool_calls=reply.get("tool_calls"),
+    )
+
+
+def _said_in_choices(choices: Any, reply: dict[str, Any]) -> _Said | None:
+    choice = choices[0] if type(choices) is list else None
+    if type(choice) is not dict:
+        return None
+    delta = choice.get("delta", {})
+    if type(delta) is not dict:
+        return None
+    return _Said(
+        delta.get("content"),
+        choice.get("finish_reason"),
+        reply.get("usage"),
+        delta.get("reasoning_content") or delta.get("reasoning"),
+        delta.get("tool_calls"),
+    )
+
+
+def _said_in_whole(reply: dict[str, Any]) -> _Said | None:
+    """A reply that was not streamed: with an envelope or bare; classic, chat completion, or responses."""
+    result = reply.get("result", reply)
+    if type(result) is not dict:
+        return None
+    if type(result.get("output")) is list:
+        return _Said("".join(_output_texts(result["output"])), usage=result.get("usage"))
+    choices = result.get("choices")
+    if type(choices) is list and choices and type(choices[0]) is dict:
+        result = {**result, "choices": [{**choices[0], "delta": choices[0].get("message")}]}
+    # A success with nothing in it is an empty answer, not nonsense.
+    return _said_in_event(result) or (_Said() if "result" in reply else None)
+
+
+def _output_texts(output: list[Any]) -> Iterator[str]:
+    for item in output:
+        # A reasoning item has content too, and it is not for the user.
+        if type(item) is dict and item.get("type", "message") == "message":
+            for part in item.get("content") or ():
+                if type(part) is dict and type(part.get("text")) is str:
+                    yield part["text"]
+
+
+class _Joiner:
+    """Joins surrogates that were torn over events; what stays alone becomes U+FFFD."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def join(self, text: str) -> str:
+        if not self._held and text.isascii():
+            return text
+        text = self._held + text
+        self._held = ""
+        if "\ud800" <= text[-1:] <= "\udbff":
+            text, self._held = text[:-1], text[-1]
+        # UTF-16 is what makes a pair one character; "replace" would be "?" when encoding.
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return text
+
+    def flush(self) -> str:
+        held, self._held = self._held, ""
+        return "\ufffd" if held else ""
+
+
+_OPEN, _CLOSE = "<think>", "</think>"
+_MOST_BLANKS = 64  # before an opening tag; they are held back until it comes, or does not
+
+
+class _Place(Enum):
+    START = 1  # nothing but blanks so far
+    THOUGHT = 2
+    BETWEEN = 3  # behind the closing tag: blanks there belong to neither side
+    ANSWER = 4
+
+
+class _Thoughts:
+    """Tells thoughts in the text, `<think>...</think>` before the answer, from the answer.
+
+    The distilled models leave out the opening tag (`thinks_first`). A tag may be cut anywhere: what may be
+    the start of one is held back, some characters at most.
+    """
+
+    def __init__(self, thinks_first: bool) -> None:
+        self._place = _Place.START
+        self._thinks_first = thinks_first
+        self._held = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether all that follows is answer, whatever it looks like."""
+        return self._place is _Place.ANSWER
+
+    def split(self, text: str) -> tuple[str, str]:
+        """What of the text is answer, and what is thought."""
+        text, self._held = self._held + text, ""
+        if self._place is _Place.START:
+            bare = text.lstrip()
+            may_open = len(text) - len(bare) < _MOST_BLANKS
+            if may_open and len(bare) < len(_OPEN) and _OPEN.startswith(bare):
+                self._held = text
+                return "", ""
+            opened = may_open and bare.startswith(_OPEN)
+            text = bare[len(_OPEN) :] if opened else text
+            self._place = _Place.THOUGHT if opened or self._thinks_first else _Place.ANSWER
+        thought = ""
+        if self._place is _Place.THOUGHT:
+            thought, tag, text = text.partition(_CLOSE)
+            if not tag:
+                kept = len(thought) - _started(thought, _CLOSE)
+                self._held = thought[kept:]
+                return "", thought[:kept]
+            self._place = _Place.BETWEEN
+        if self._place is _Place.BETWEEN:
+            text = text.lstrip()
+            if text:
+                self._place = _Place.ANSWER
+        return text, thought
+
+    def flush(self) -> tuple[str, str]:
+        """The same for what was held back for a tag that did not come."""
+        held, self._held = self._held, ""
+        thinking = self._place is _Place.THOUGHT or (self._place is _Place.START and self._thinks_first)
+        return ("", held) if thinking else (held, "")
+
+
+def _started(text: str, tag: str) -> int:
+    """How many characters at the end of the text may be the start of the tag."""
+    return next((size for size in range(len(tag) - 1, 0, -1) if text.endswith(tag[:size])), 0)
+
+
+# --- one streamed reply --------------------------------------------------------------------------
+
+# As Cloudflare's own client maps them; all others count as "stop".
+_FINISH_REASONS = {
+    "length": "length",
+    "model_length": "length",
+    "tool_calls": "tool_calls",
+    "other": "other",
+    "unknown": "other",
+}
+_NO_BLANK_AFTER = frozenset(" \t\n\r\f\v([{<\"'`«„“‘‚")
+
+
+class ReplyReader:
+    """The state of one streamed reply: events in, deltas out.
+
+    `done` means that nothing more is to be read: [DONE] was seen, or an error that close() raises.
+    """
+
+    def __init__(self, max_tokens: int, thinks_first: bool = False) -> None:
+        self.done = False
+        self.text_seen = False
+        self.passed_over = 0
+        self.finish_reason: str | None = None
+        self._max_tokens = max_tokens
+        self._shape: _Shape = _said_in_event
+        self._usage: dict[str, Any] | None = None
+        self._total = 0.0
+        self._text = _Joiner()
+        self._reasoning = _Joiner()
+        self._thoughts: _Thoughts | None = _Thoughts(thinks_first)  # None from the answer on
+        self._last = ""  # the last character of the text so far
+        self._thought = False
+        self._called_tools = False
+        self._error: UpstreamError | None = None
+
+    @property
+    def usage(self) -> Mapping[str, object] | None:
+        """The usage with the largest total; counts only."""
+        return None if self._usage is None else _counts(self._usage)
+
+    def read(self, events: Sequence[Event]) -> list[Delta]:
+        """The deltas of these events.
+
+        Raises the UpstreamError that an event reports; where deltas came before it, the next call does.
+        """
+        deltas: list[Delta] = []
+        for event in events:
+            if self.done:
+                break
+            delta = self._read_event(event)
+            if delta is not None:
+                deltas.append(delta)
+        if self._error is not None and not deltas:
+            raise self._error
+        return deltas
+
+    def close(self, pending: Event | None) -> list[Delta]:
+        """The body has ended, perhaps inside `pending`, which counts if it is whole.
+
+        Raises UpstreamInterrupted where the reply is not complete, or the UpstreamError of an event.
+        """
+        deltas = [] if pending is None else self.read([pending])
+        if self._error is not None:
+            raise self._error
+        if not self.done and self.finish_reason is None:
+            raise UpstreamInterrupted("The reply was interrupted.", detail="the stream ended without [DONE]")
+        return [*deltas, self._last_delta()]
+
+    def empty_error(self) -> UpstreamEmpty:
+        """Why a complete reply has no text: hidden thinking is billed and cut by max_tokens all the same."""
+        if self.finish_reason == "length":
+            message = "The model used its whole budget thinking; a larger max_tokens may help."
+        elif self._thought:
+            message = "The model thought about it, but gave no answer."
+        elif self._called_tools:
+            message = "The model called a tool instead of answering."
+        else:
+            message = "The model gave an empty answer."
+        reason, usage = self.finish_reason, self.usage
+        return UpstreamEmpty(
+            message, detail=f"finish reason {reason}, usage {usage}, passed over {self.passed_over}"
+        )
+
+    def _read_event(self, event: Event) -> Delta | None:
+        data = event.data
+        if event.event == "error":
+            self._fail(error_in_event(data))
+            return None
+        if data[:1] != "{":
+            data = data.strip()
+        if data == "[DONE]":
+            self.done = True
+            return None
+        try:
+            reply = _decode(data)
+            if type(reply) is dict:
+                return self._read_reply(reply, data)
+        except (ValueError, RecursionError):
+            pass
+        self.passed_over += 1
+        return None
+
+    def _read_reply(self, reply: dict[str, Any], data: str) -> Delta | None:
+        error = error_in_reply(reply)
+        if error is not None:
+            self._fail(error)
+            return None
+        said = self._shape(reply)
+        if said is None:
+            self.passed_over += 1
+            return None
+        if said.finish:
+            self._finish(said.finish)
+        if said.usage:
+            self._keep_usage(said.usage)
+        return self._say(said, data)
+
+    def _say(self, said: _Said, data: str) -> Delta | None:
+        words = said.text if type(said.text) is str else self._words(said.text, data)
+        thought = self._think(said.reasoning) if said.reasoning else ""
+        if words:
+            self._last = words[-1]
+            words = self._text.join(words)
+            if self._thoughts is not None:
+                words, in_text = self._sort(self._thoughts, words)
+                thought += in_text
+            self.text_seen |= bool(words)
+        self._called_tools |= bool(said.tool_calls)
+        return Delta(words, reasoning=thought) if words or thought else None
+
+    def _think(self, thought: object) -> str:
+        self._thought = True
+        return self._reasoning.join(thought) if isinstance(thought, str) else ""
+
+    def _sort(self, thoughts: _Thoughts, words: str) -> tuple[str, str]:
+        words, thought = thoughts.split(words)
+        if thoughts.over:
+            self._thoughts = None
+        self._thought |= bool(thought)
+        return words, thought
+
+    def _words(self, value: object, data: str) -> str:
+        """Text that is no string: a token that is valid JSON arrives as that JSON."""
+        if value is None:
+            return ""
+        if value is True or value is False:
+            word = "true" if value else "false"
+            # The blank before a word is lost; numbers keep theirs as an event of its own.
+            return (
+                word
+                if not self._last or self._last in _NO_BLANK_AFTER or self._last.isspace()
+                else f" {word}"
+            )
+        if isinstance(value, (int, float)):
+            said = self._shape(_decode_literals(data))
+            return "" if said is None else str(said.text)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+    def _finish(self, reason: object) -> None:
+        if reason == "error":
+            self._fail(finish_error())
+        self.finish_reason = _FINISH_REASONS.get(reason, "stop") if isinstance(reason, str) else "stop"
+
+    def _keep_usage(self, usage: object) -> None:
+        # Several events carry usage, some are increments, the last may be zeros: the largest is the total.
+        if type(usage) is dict and (total := _total(usage)) > self._total:
+            self._usage, self._total = usage, total
+
+    def _last_delta(self) -> Delta:
+        if self.finish_reason is None:
+            # The classic dialect has no finish reason.
+            spent = _count(self._usage or {}, "completion_tokens", "output_tokens")
+            self.finish_reason = "length" if spent >= self._max_tokens else "stop"
+        words, thought = self._text.flush(), self._reasoning.flush()
+        if self._thoughts is not None:
+            in_text = self._thoughts.split(words)
+            held = self._thoughts.flush()
+            words, thought = in_text[0] + held[0], thought + in_text[1] + held[1]
+        self.text_seen |= bool(words)
+        return Delta(words, self.finish_reason, self.usage, thought)
+
+    def _fail(self, error: UpstreamError) -> None:
+        self._error = error
+        self.done = True
+
+
+def read_json_reply(body: bytes, max_tokens: int, thinks_first: bool = False) -> list[Delta]:
+    """The deltas of a reply that was not streamed although it was asked for so.
+
+    Raises the UpstreamError that it reports under its 200, UpstreamProtocolError where it has none of the
+    known shapes, and UpstreamEmpty.
+    """
+    reader = ReplyReader(max_tokens, thinks_first)
+    reader._shape = _said_in_whole
+    deltas = reader.read([Event(body.decode("utf-8", "replace").removeprefix("\ufeff"))])
+    if reader.passed_over:
+        raise UpstreamProtocolError("The model's server sent nonsense.", detail=f"reply {body[:300]!r}")
+    reader.done = True
+    deltas += reader.close(None)
+    if not reader.text_seen:
+        raise reader.empty_error()
+    return deltas
+
+
+def _is_count(value: object) -> bool:
+    """`1e999` is an infinity in Python and nothing in JSON."""
+    return type(value) in (int, float) and 0 <= value < 1e15  # type: ignore[operator]
+
+
+def _count(usage: Mapping[str, Any], *names: str) -> float:
+    """The first of these that is a count, or 0."""
+    return next((usage[name] for name in names if _is_count(usage.get(name))), 0)
+
+
+def _total(usage: Mapping[str, Any]) -> float:
+    if _is_count(usage.get("total_tokens")):
+        return float(usage["total_tokens"])
+    return _count(usage, "prompt_tokens", "input_tokens") + _count(
+        usage, "completion_tokens", "output_tokens"
+    )
+
+
+def _counts(usage: Mapping[str, Any]) -> dict[str, object]:
+    """The counts, also those one level down; nothing else, as this goes out again as JSON."""
+    kept: dict[str, object] = {}
+    for name, value in usage.items():
+        if type(value) is dict:
+            kept[name] = {key: count for key, count in value.items() if _is_count(count)}
+        elif _is_count(value):
+            kept[name] = value
+    return kept
+
