@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -28,8 +29,9 @@ HELLO = [{"role": "user", "content": "Hello"}]
 class House:
     """`port` to connect to; `log` holds every line logged since the start."""
 
-    def __init__(self, server: Server, port: int, lines: _Lines) -> None:
+    def __init__(self, server: Server, upstream: Upstream, port: int, lines: _Lines) -> None:
         self.server = server
+        self.upstream = upstream
         self.port = port
         self._lines = lines
 
@@ -78,6 +80,7 @@ async def house(
     app: AppSettings = AppSettings(),
     limits: Limits = Limits(),
     change: Callable[[Settings], Settings] = lambda settings: settings,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[House]:
     """A house whose backoff is nought, all else as in real life."""
     url = urlsplit(standin.base_url)
@@ -87,15 +90,15 @@ async def house(
     lines, logger = _Lines(), logging.getLogger("cfchat")
     logger.addHandler(lines)
     logger.setLevel(logging.DEBUG)
-    upstream = Upstream(settings, make_ssl_context(standin.ca_file), chance=lambda: 0.0)
+    upstream = Upstream(settings, make_ssl_context(standin.ca_file), clock=clock, chance=lambda: 0.0)
     rooms = App(upstream, app)
     server = Server(rooms.handle, rooms.refuse, limits)
     try:
         _, port = await server.start("127.0.0.1", 0)
-        yield House(server, port, lines)
+        yield House(server, upstream, port, lines)
     finally:
         await server.drain(0.5)
-        upstream.close()
+        await upstream.aclose()
         logger.removeHandler(lines)
         assert TOKEN not in "\n".join(lines.lines)
 

@@ -138,7 +138,8 @@ class Upstream:
                 self._note_failure(model, error, tag)
                 others, elapsed = self._others(conversation, asked), self._clock() - began
                 following = retry.next_try(policy, error, attempt, elapsed, self._chance, model, others)
-                what = (tag, attempt, policy.attempts, model, error)
+                # As text: a handler that keeps its records would keep the error, its frames and their connection.
+                what = (tag, attempt, policy.attempts, model, str(error))
                 if following is None:
                     log.warning("%s try %d/%d of %s failed: %s; giving up", *what)
                     raise
@@ -167,7 +168,7 @@ class Upstream:
     def _note_failure(self, model: str, error: UpstreamError, tag: str) -> None:
         if isinstance(error, UpstreamModelGone):
             if self._circuits.gone(model) and len(self._settings.models) > 1:
-                log.warning("%s model %s is left out from now on: %s", tag, model, error)
+                log.warning("%s model %s is left out from now on: %s", tag, model, str(error))
         elif error.elsewhere and self._circuits.failed(model, self._clock()):
             failures, rest = self._settings.circuits.failures, self._settings.circuits.rest
             log.warning("%s model %s failed %d times in a row: not asked first for %g s", tag, model, failures, rest)
@@ -229,7 +230,7 @@ class Upstream:
                 said = False
             except UpstreamError as error:
                 if not said:
-                    log.warning("no connection to the model's server: %s; it is tried again", error)
+                    log.warning("no connection to the model's server: %s; it is tried again", str(error))
                 said = True
             await asyncio.sleep(self._settings.pool.idle_timeout / 4)
 
@@ -238,7 +239,7 @@ class Upstream:
             try:
                 listed = {model.name: model for model in await self.catalogue()}
             except UpstreamError as error:
-                log.warning("the account's list of models could not be read: %s; `cfchat check` says more", error)
+                log.warning("the account's list of models could not be read: %s; `cfchat check` says more", str(error))
             else:
                 for name in self._settings.models:
                     self._warn_of_model(name, listed.get(name))

@@ -78,6 +78,15 @@ def make(folder: Path) -> None:
         sign(folder, name, "leaf", begin, end)
         both = (folder / f"{name}.pem").read_text() + (folder / f"{name}.key").read_text()
         (HERE / f"{name}.pem").write_text(both)
+    self_signed(folder)
+
+
+def self_signed(folder: Path) -> None:
+    """The right names, signed by nobody whom anybody trusts."""
+    options = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "36500")
+    names = ("-subj", "/CN=self_signed", "-addext", f"subjectAltName={LEAVES['localhost'][0]}")
+    openssl(folder, "req", "-x509", *options, *names, "-keyout", "self.key", "-out", "self.pem")
+    (HERE / "self_signed.pem").write_text((folder / "self.pem").read_text() + (folder / "self.key").read_text())
 
 
 if __name__ == "__main__":
