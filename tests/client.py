@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,12 @@ class Reply:
     def error(self) -> dict[str, Any]:
         error: dict[str, Any] = json.loads(self.body)["error"]
         return error
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Let the loop run until something holds that nobody announces."""
+    while not true():  # noqa: ASYNC110
+        await asyncio.sleep(0)
 
 
 def unchunk(raw: bytes) -> bytes:

@@ -139,6 +139,8 @@ class StandIn:
         task = asyncio.get_running_loop().create_task(self._serve(connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # A task that is cancelled before its first step closes nothing by itself.
+        task.add_done_callback(lambda _: connection.end(writer.transport.abort))
 
     async def _serve(self, connection: _Connection) -> None:
         pump = asyncio.get_running_loop().create_task(connection.pump())
