@@ -803,6 +803,20 @@ def test_reuse(sent: bytes, method: str, reusable: bool) -> None:
     assert reader.reusable is reusable
 
 
+@pytest.mark.parametrize("fields", [b"", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"])
+def test_a_tunnel_begins_behind_the_head(fields: bytes) -> None:
+    """RFC 9112 §6.3, second rule; what is refused has a body as ever."""
+    reader = ResponseReader(request_method="CONNECT")
+    reader.receive_data(b"HTTP/1.1 200 Connection established\r\n" + fields + b"\r\ntunnel")
+    assert [type(event) for event in (reader.next_event(), reader.next_event())] == [ResponseHead, EndOfMessage]
+    assert reader.unread == len(b"tunnel")
+    refused = ResponseReader(request_method="CONNECT")
+    refused.receive_data(b"HTTP/1.1 407 No\r\nContent-Length: 3\r\n\r\nno!")
+    refused.next_event()
+    assert refused.next_event() == Data(b"no!")
+    assert refused.unread == 0
+
+
 def test_one_response_after_the_other() -> None:
     reader = ResponseReader(request_method="HEAD")
     reader.receive_data(OK + b"Content-Length: 5\r\n\r\n")

@@ -271,6 +271,36 @@ async def test_expire_closes_without_a_borrower() -> None:
     assert conn.closings == 1
 
 
+async def test_expire_closes_those_that_ended_by_themselves() -> None:
+    bench = Bench()
+    dead, good = [(await bench.pool.borrow())[0] for _ in range(2)]
+    for conn in (dead, good):
+        bench.pool.give_back(conn, True)
+    dead.usable = False
+    bench.pool.expire()
+    assert (dead.closings, good.closings, bench.pool.state.idle) == (1, 0, 1)
+
+
+async def test_warm_connects_what_is_missing_and_no_more() -> None:
+    bench = Bench()
+    await bench.pool.warm(2)
+    await bench.pool.warm(2)
+    assert (len(bench.made), bench.pool.state.idle, bench.pool.state.lent_out) == (2, 2, 0)
+    conn, from_pool = await bench.pool.borrow()
+    assert from_pool
+    await bench.pool.warm(2)  # so many lie ready, whatever is lent
+    assert (len(bench.made), bench.pool.state.idle) == (3, 2)
+    await bench.pool.warm(0)
+    assert not conn.closings
+
+
+async def test_warm_keeps_nothing_in_a_pool_that_is_closed() -> None:
+    bench = Bench()
+    bench.pool.close()
+    await bench.pool.warm(1)
+    assert (bench.made[0].closings, bench.pool.state.idle) == (1, 0)
+
+
 async def test_forgotten_is_not_lent() -> None:
     bench = Bench()
     conn, _ = await bench.pool.borrow()

@@ -153,7 +153,7 @@ class Pool(Generic[P]):
         _close(self.state.expire(self._clock()))
         for conn in self.state.kept():
             if not conn.usable:
-                self.state.forget(conn)
+                self.forget(conn)
                 conn.close()
 
     async def warm(self, number: int) -> None:
