@@ -32,7 +32,7 @@ from cfchat.errors import (
 from cfchat.upstream.api import Api
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.cloudflare import Model
-from cfchat.upstream.connection import HANDSHAKE, Origin, connect
+from cfchat.upstream.connection import HANDSHAKE, UNKNOWN_AUTHORITY, Origin, connect
 from cfchat.upstream.proxy import Proxy
 
 WORDS = 16  # tokens that the trial of a model may cost
@@ -267,7 +267,7 @@ _ADVICE: Mapping[type[UpstreamError], Explained] = {
     UpstreamRateLimited: Explained("too many requests", "wait a minute; see who else uses this account"),
     UpstreamOverloaded: Explained(
         "Cloudflare has no capacity for this model just now",
-        "try again in a minute; with --fallback-models another model answers at such times",
+        "try again in a minute; with more --fallback-models another model may answer at such times",
     ),
     UpstreamUnavailable: Explained("a fault at Cloudflare", f"try again in a minute; {STATUS_PAGE}"),
     UpstreamRefused: Explained(
@@ -291,7 +291,7 @@ _TOKEN = (
     "Profile > API Tokens), and put it into CLOUDFLARE_API_TOKEN"
 )
 _MALFORMED = "CLOUDFLARE_API_TOKEN is no token: copy it once more, without quotes, blanks, or the word Bearer"
-_ACCOUNT = "CLOUDFLARE_ACCOUNT_ID must be the account's id, 32 hex digits: the first part of the dashboard's address"
+_ACCOUNT = "CLOUDFLARE_ACCOUNT_ID must be the account's id, 32 hex digits: see the dashboard, dash.cloudflare.com/ID"
 _GATEWAY = "check --gateway: the dashboard (AI > AI Gateway) names the gateways of this account"
 _ADVICE_BY_CODE: Mapping[int, str] = {
     **dict.fromkeys((1000, 10000), f"the token was revoked, or is not for this account: check both, or {_TOKEN}"),
@@ -328,7 +328,7 @@ _OTHER_HOST = "check --base-url (CFCHAT_BASE_URL), now {url}, and what DNS says 
 _CERTIFICATE: Mapping[int, str] = {
     9: "check the clock of this machine (`date`): for it the certificate begins in the future",
     10: "check the clock of this machine (`date`); if it is right, whoever runs {host} must renew the certificate",
-    **dict.fromkeys((18, 19, 20, 21), _STRANGER),
+    **dict.fromkeys(UNKNOWN_AUTHORITY, _STRANGER),
     **dict.fromkeys((62, 64), _OTHER_HOST),
 }
 

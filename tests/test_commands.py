@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import pytest
 from house import ACCOUNT, TOKEN
+from proxy_standin import ProxyStandIn
 from standin import CERTS, Exchange, Script, StandIn, hang_up, json_error, partial, reply, silence
 from test_cli import command, environ, run
 
@@ -274,28 +275,12 @@ async def test_check_of_plain_http() -> None:
     assert done.code == 0 and "no TLS" in done.line("connect")
 
 
-@asynccontextmanager
-async def proxy(reply: bytes) -> AsyncIterator[str]:
-    """A proxy that answers CONNECT so, and its URL."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if await reader.read(65536):
-            writer.write(reply)
-            await reader.read()
-        writer.close()
-        await writer.wait_closed()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-
 @pytest.mark.parametrize(("status", "words"), [(407, ["407", "USER:PASSWORD"]), (403, ["403", "NO_PROXY"])])
 async def test_check_where_the_proxy_refuses(status: int, words: list[str]) -> None:
-    async with proxy(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode()) as url:
-        done = await cfchat("https://cloudflare.invalid/client/v4", "check", HTTPS_PROXY=url)
+    async with ProxyStandIn(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode()) as proxy:
+        done = await cfchat("https://cloudflare.invalid/client/v4", "check", HTTPS_PROXY=proxy.url)
     assert done.code == 1
-    assert done.line("proxy").startswith("ok") and url.removeprefix("http://") in done.line("proxy")
+    assert done.line("proxy").startswith("ok") and f"localhost:{proxy.port}" in done.line("proxy")
     told = done.line("connect")
     assert told.startswith("FAIL") and "HTTPS_PROXY" in told and "CONNECT" in told
     assert not [word for word in words if word not in told], told

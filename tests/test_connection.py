@@ -225,6 +225,15 @@ async def test_what_comes_first_ends_it(
     assert clock.deadline.expired and told in clock.deadline.error().message
 
 
+async def test_what_was_late_is_told_though_the_deadline_is_moved_again() -> None:
+    clock = Clock()
+    clock.deadline.bound(0.01, WHOLE_REPLY)
+    await clock.lasted()
+    clock.deadline.move(30.0, FIRST_TOKEN)
+    assert "no end of the reply within 0.01 s" in clock.deadline.error().message
+    clock.deadline.cancel()
+
+
 async def test_one_timer_however_often_it_is_moved() -> None:
     clock = Clock()
     for _ in range(1000):

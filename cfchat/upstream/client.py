@@ -168,7 +168,7 @@ class Upstream:
     def _note_failure(self, model: str, error: UpstreamError, tag: str) -> None:
         if isinstance(error, UpstreamModelGone):
             if self._circuits.gone(model) and len(self._settings.models) > 1:
-                log.warning("%s model %s is left out from now on: %s", tag, model, str(error))
+                log.warning("%s model %s is gone (code %s): left out from now on", tag, model, error.origin_code)
         elif error.elsewhere and self._circuits.failed(model, self._clock()):
             failures, rest = self._settings.circuits.failures, self._settings.circuits.rest
             log.warning("%s model %s failed %d times in a row: not asked first for %g s", tag, model, failures, rest)

@@ -33,6 +33,7 @@ RESPONSE_LIMITS = ReadLimits(head=64 * 1024, body=None)
 # Between one address of a host and the next (RFC 8305 §5), in seconds.
 NEXT_ADDRESS = 0.25
 HANDSHAKE = "TLS handshake"
+UNKNOWN_AUTHORITY = (18, 19, 20, 21)  # OpenSSL's X509_V_ERR_...: signed by itself, or by nobody who is trusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Deadline:
         self._loop = asyncio.get_running_loop()
         self._on_expiry = on_expiry
         self._when = self._bound = inf
-        self._waits = self._bound_waits = (0.0, NEXT_TOKEN)
+        self._waits = self._bound_waits = self._late = (0.0, NEXT_TOKEN)
         self._timer: asyncio.TimerHandle | None = None
         self.expired = False
 
@@ -109,7 +110,7 @@ class Deadline:
 
     def error(self) -> UpstreamTimeout:
         """What an expired deadline means."""
-        seconds, wait = self._waits
+        seconds, wait = self._late
         return UpstreamTimeout(
             f"The model took too long: {wait.missing} within {seconds:g} s.", detail=f"{wait.flag} sets how long"
         )
@@ -124,9 +125,9 @@ class Deadline:
     def _fire(self) -> None:
         self._timer = None
         now = self._loop.time()
-        if now >= self._bound:
-            self._waits = self._bound_waits
         if now >= min(self._when, self._bound):
+            # Remembered here: what was read before may still move the deadline.
+            self._late = self._bound_waits if now >= self._bound else self._waits
             self.expired = True
             self._on_expiry()
         elif self._when != inf or self._bound != inf:
@@ -315,7 +316,8 @@ async def _open(host: str, port: int) -> tuple[_Reader, asyncio.StreamWriter]:
 
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate: {error.verify_message}; SSL_CERT_FILE names the authorities to trust"
+        trust = "; SSL_CERT_FILE names the authorities to trust" if error.verify_code in UNKNOWN_AUTHORITY else ""
+        return f"certificate: {error.verify_message.rstrip('.')}{trust}"
     reason = error.strerror or str(error) or type(error).__name__
     # asyncio words a failed connect without saying why.
     told = os.strerror(error.errno) if error.errno and error.errno > 0 else reason
