@@ -26,6 +26,7 @@ from cfchat.upstream.secret import Secret
 from cfchat.wire.http11 import ReadLimits
 
 BASE_URL = "https://api.cloudflare.com/client/v4"
+GATEWAY_HOST = "gateway.ai.cloudflare.com"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -277,6 +278,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str], *, demo: b
         gateway_token = _gateway_token(environ, faults)
         proxy = _proxy(values["base_url"], environ, faults)
         faults += _check_ca(environ)
+        faults += _check_gateway(values)
     if faults:
         raise ConfigError("\n".join(faults))
     values["proxy"] = proxy
@@ -358,6 +360,17 @@ def _proxy(origin: object, environ: Mapping[str, str], faults: list[str]) -> Pro
     except ValueError as error:
         faults.append(f"HTTPS_PROXY {error}")
         return None
+
+
+def _check_gateway(values: Mapping[str, Any]) -> list[str]:
+    """AI Gateway's own host wants to be told which gateway, and by --gateway, not in the URL."""
+    origin = values["base_url"]
+    if not isinstance(origin, Origin) or origin.host != GATEWAY_HOST:
+        return []
+    faults = [] if origin.base_path == "/v1" else [f"--base-url must be https://{GATEWAY_HOST}/v1 for AI Gateway"]
+    if not values["gateway"]:
+        faults.append(f"--gateway must name the gateway where --base-url is {GATEWAY_HOST}")
+    return faults
 
 
 def _check_ca(environ: Mapping[str, str]) -> list[str]:

@@ -304,6 +304,51 @@ async def test_the_first_words_deadline_says_so() -> None:
     assert says(cfchat, "no first words within 0.1 s", "--first-token-timeout")
 
 
+async def test_a_silent_address_is_given_up_with_all_that_leads_there() -> None:
+    both = asyncio.Barrier(2)
+
+    async def together(exchange: Exchange) -> None:
+        await both.wait()
+        await WORDS(exchange)
+
+    scripts = [together, together, silence(), WORDS]
+    async with StandIn(scripts) as standin, house(standin, change=quicker(first_delta=0.2)) as cfchat:
+        await asyncio.gather(cfchat.post(), cfchat.post())
+        assert cfchat.upstream._pool.state.idle == 2
+        assert (await cfchat.post()).body == b"Hello"
+        silent, last = standin.requests[2:]
+        assert silent.connection in (1, 2) and last.connection == 3
+        assert cfchat.upstream._pool.state.idle == 1
+
+
+async def test_thinking_is_no_silence() -> None:
+    """The first words come later than the first-token deadline allows, but never is the model silent for long."""
+    thought = b'data: {"choices":[{"delta":{"reasoning_content":"Hm."}}]}\n\n'
+
+    async def thinking(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+        for _ in range(40):
+            await exchange.send(thought)
+            await asyncio.sleep(0.01)
+        await exchange.send(b'data: {"response":"Hello"}\n\ndata: [DONE]\n\n')
+        exchange.close()
+
+    async with StandIn([thinking]) as standin, house(standin, change=quicker(first_delta=0.2)) as cfchat:
+        assert (await cfchat.post()).body == b"Hello"
+
+
+async def test_what_timed_out_at_cloudflare_for_good_is_asked_of_nobody() -> None:
+    async with StandIn([json_error(408, 3046, "Request timeout")]) as standin, house(standin, change=chain()) as cfchat:
+        answer = await cfchat.post()
+    assert (answer.status, len(standin.requests)) == (504, 1)
+
+
+async def test_no_capacity_names_a_time_to_come_back() -> None:
+    async with StandIn([BUSY] * 3) as standin, house(standin) as cfchat:
+        answer = await cfchat.post()
+    assert (answer.status, answer.fields["retry-after"]) == (503, "8")
+
+
 async def test_the_connect_deadline_says_so() -> None:
     def tls(settings: Settings) -> Settings:
         return quicker(connect=0.1)(replace(settings, origin=replace(settings.origin, tls=True)))

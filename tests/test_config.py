@@ -237,6 +237,23 @@ def test_the_gateway_and_its_own_secret(tmp_path: Path) -> None:
     assert line.startswith("CF_AIG_TOKEN")
 
 
+@pytest.mark.parametrize(
+    ("url", "gateway", "flags"),
+    [
+        ("https://gateway.ai.cloudflare.com/v1", "my-gw", []),
+        ("https://gateway.ai.cloudflare.com/v1", None, ["--gateway"]),
+        ("https://gateway.ai.cloudflare.com/v1/0a/my-gw/workers-ai", None, ["--base-url", "--gateway"]),
+    ],
+)
+def test_the_gateways_own_url(url: str, gateway: str | None, flags: list[str]) -> None:
+    try:
+        load({"base_url": url, "gateway": gateway}, ENVIRON)
+        said = []
+    except ConfigError as error:
+        said = [line.split()[0] for line in error.message.split("\n")]
+    assert said == flags
+
+
 def test_the_proxy_is_for_what_goes_out_and_keeps_its_secret() -> None:
     environ = {**ENVIRON, "HTTPS_PROXY": "http://me:s3cret@proxy.example:3128"}
     config = load({}, environ)

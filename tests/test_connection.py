@@ -95,6 +95,12 @@ async def test_a_name_without_an_address() -> None:
     assert isinstance(caught.value.__cause__, socket.gaierror)
 
 
+@pytest.mark.parametrize("host", ["a" * 70 + ".example", "a..example"])
+async def test_what_cannot_be_a_name(host: str) -> None:
+    with pytest.raises(UpstreamConnectError, match=r"cannot be a host's name|Name or service"):
+        await connect(Origin(host, 443, True, ""), make_ssl_context(), 5.0)
+
+
 @pytest.mark.parametrize("stage", ["connect", "handshake", "tunnel", "handshake in the tunnel"])
 async def test_whoever_waits_no_longer_leaves_no_socket(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """-W error turns a socket that is left open into a failure."""

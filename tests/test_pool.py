@@ -281,6 +281,16 @@ async def test_expire_closes_those_that_ended_by_themselves() -> None:
     assert (dead.closings, good.closings, bench.pool.state.idle) == (1, 0, 1)
 
 
+async def test_clear_closes_the_idle_and_goes_on() -> None:
+    bench = Bench()
+    lent, idle = [(await bench.pool.borrow())[0] for _ in range(2)]
+    bench.pool.give_back(idle, True)
+    bench.pool.clear()
+    assert (idle.closings, lent.closings) == (1, 0)
+    bench.pool.give_back(lent, True)
+    assert (await bench.pool.borrow()) == (lent, True)
+
+
 async def test_warm_connects_what_is_missing_and_no_more() -> None:
     bench = Bench()
     await bench.pool.warm(2)

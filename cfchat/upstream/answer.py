@@ -60,9 +60,12 @@ class Answer:
                 self._first += batch
                 if any(delta.text for delta in batch):
                     return
+                # It thinks, and asking again would only make it think anew.
+                deadline.move(self._deadlines.between_deltas, connection.NEXT_TOKEN)
         except UpstreamTimeout as error:
-            # It took the request and kept silent: that is the model's own slowness.
-            error.elsewhere = True
+            if error.origin_status is None:
+                # It took the request and kept silent: that is the model's own slowness.
+                error.elsewhere = True
             raise
         raise self._reply.empty_error()
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from cfchat import chat
 from cfchat.chat import Conversation, Options
-from cfchat.errors import UpstreamError, UpstreamModelGone, UpstreamRefused
+from cfchat.errors import UpstreamError, UpstreamModelGone, UpstreamOverloaded, UpstreamRefused, UpstreamTimeout
 from cfchat.upstream import circuits, cloudflare, connection, faults, pool, retry
 from cfchat.upstream.answer import Answer, Deadlines, whole_body
 from cfchat.upstream.api import Api, Gateway
@@ -77,6 +77,8 @@ class Upstream:
         """Begin the upkeep: connections kept warm, and a look at the list of models now and once a day."""
         chores: tuple[Coroutine[None, None, None], ...] = (self._keep_warm(), self._watch_models())
         self._upkeep = [asyncio.get_running_loop().create_task(chore) for chore in chores]
+        for task in self._upkeep:
+            task.add_done_callback(_report)
 
     async def aclose(self) -> None:
         """End the upkeep and close what lies idle. Replies under way keep their connections and close them after."""
@@ -136,11 +138,16 @@ class Upstream:
             except UpstreamError as error:
                 error.tries, error.model = attempt, model
                 self._note_failure(model, error, tag)
+                if isinstance(error, UpstreamTimeout) and error.origin_status is None:
+                    # The address may have died, and what lies idle may lead to the same.
+                    self._pool.clear()
                 others, elapsed = self._others(conversation, asked), self._clock() - began
                 following = retry.next_try(policy, error, attempt, elapsed, self._chance, model, others)
                 # As text: a handler that keeps its records would keep the error, its frames and their connection.
                 what = (tag, attempt, policy.attempts, model, str(error))
                 if following is None:
+                    if isinstance(error, UpstreamOverloaded) and error.retry_after is None:
+                        error.retry_after = policy.cap  # Cloudflare names no time, and clients want one
                     log.warning("%s try %d/%d of %s failed: %s; giving up", *what)
                     raise
                 model = following.model
@@ -250,3 +257,9 @@ class Upstream:
             log.warning("model %s is not in the account's list of models", name)
         elif listed.deprecation:
             log.warning("model %s is going to be removed on %s: choose another", name, listed.deprecation)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """A chore has no end but cancellation: any other is a fault of ours, and must be seen."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("upkeep of the connections ended: %r", error, exc_info=error)

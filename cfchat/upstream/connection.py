@@ -270,6 +270,9 @@ async def connect(
         failure = UpstreamConnectError("The model's server could not be reached.", detail=_reason(error))
         failure.retryable = not isinstance(error, ssl.SSLCertVerificationError)
         raise failure from error
+    except UnicodeError as error:  # of a label that is empty or too long
+        detail = f"{way.step}: this cannot be a host's name"
+        raise UpstreamConnectError("The model's server could not be reached.", detail=detail) from error
 
 
 class _Way:

@@ -151,10 +151,11 @@ class Pool(Generic[P]):
     def expire(self) -> None:
         """Close what grew old, or ended by itself, without being asked for; borrowing does it too."""
         _close(self.state.expire(self._clock()))
-        for conn in self.state.kept():
-            if not conn.usable:
-                self.forget(conn)
-                conn.close()
+        self._drop(conn for conn in self.state.kept() if not conn.usable)
+
+    def clear(self) -> None:
+        """Close all idle connections; the pool goes on."""
+        self._drop(self.state.kept())
 
     async def warm(self, number: int) -> None:
         """Connect until so many lie idle. Raises what `connect` raises."""
@@ -165,6 +166,11 @@ class Pool(Generic[P]):
     def close(self) -> None:
         """Close all idle connections, and those lent out as they come back."""
         _close(self.state.shut())
+
+    def _drop(self, idle: Iterable[P]) -> None:
+        for conn in idle:
+            self.forget(conn)
+            conn.close()
 
     def _take(self) -> P | None:
         while True:
