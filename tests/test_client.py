@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -11,7 +12,9 @@ from itertools import pairwise
 import pytest
 from client import until
 from house import ACCOUNT, HELLO, House, house, quicker
+from recorded import ERRORS, load
 from standin import Exchange, Script, StandIn, hang_up, json_error, partial, reply, silence
+from test_faults import told
 
 from cfchat.app import Settings as AppSettings
 from cfchat.chat import Options
@@ -78,6 +81,27 @@ async def test_one_reply_never_costs_more_than_three_requests(failure: Script) -
         answer = await cfchat.post()
     assert (answer.status >= 500, len(standin.requests)) == (True, 3)
     assert "giving up" in "\n".join(cfchat.log) and "tries=3" in cfchat.log[-1]
+
+
+@pytest.mark.parametrize("name", ERRORS)
+async def test_every_recorded_error(name: str) -> None:
+    """What the client is told, what the log says, and how many requests it was worth."""
+    recorded = load("errors", name)
+    fields = [(key, value) for key, value in recorded["headers"].items() if key != "content-length"]
+    failure = reply(recorded["body"].encode(), recorded["status"], framing="length", fields=fields)
+    waits = name in ("429_971_api_throttle", "429_1015_edge_text")  # longer than anybody should be kept
+    tries = 1 if waits or not (recorded["retryable"] or recorded.get("fallback")) else 2 if name == "524_html" else 3
+    change: Change = lambda settings: replace(settings, models=CHAIN[: 1 if name == "524_html" else 3])  # noqa: E731
+    async with StandIn([failure] * tries) as standin, house(standin, change=change) as cfchat:
+        answer = await cfchat.post()
+    code = (502, "upstream_empty") if recorded.get("empty") else told(name, recorded)
+    assert (answer.status, answer.error["code"], len(standin.requests)) == (*code, tries)
+    assert answer.fields["x-should-retry"] == "false"
+    assert not re.search(rf"[0-9a-f]{{8}}-|@cf|://|{ACCOUNT}|[Cc]loudflare|AiError", answer.error["message"])
+    (line, *_) = (line for line in cfchat.log if "try 1/3" in line)
+    if not recorded.get("empty"):
+        assert f"status {recorded['status']}, code {recorded['code'] or 'none'}" in line
+        assert recorded["headers"].get("cf-ray", "") in line or recorded["status"] == 200
 
 
 async def test_a_fault_of_the_account_asks_nobody_else() -> None:

@@ -27,6 +27,7 @@ from cfchat.errors import (
     UpstreamRateLimited,
     UpstreamUnavailable,
 )
+from cfchat.replies import text as text_wire
 from cfchat.upstream.deltas import ReplyReader, read_json_reply
 from cfchat.wire.sse import Event, SSEParser
 
@@ -71,6 +72,7 @@ def events(*replies: object) -> list[Event]:
 
 def check(outcome: Outcome, expected: dict[str, Any]) -> None:
     assert outcome.text == expected["text"]
+    assert text_wire.encode(outcome.deltas).decode() == expected["text"]
     assert outcome.reasoning == expected.get("reasoning", "")
     if expected["finish"] == "interrupted":
         assert type(outcome.error) is UpstreamInterrupted
@@ -95,6 +97,8 @@ def test_recorded_streams_at_any_cut(name: str) -> None:
     max_tokens = expected.get("request_max_tokens", 2048)
     check(stream([raw], max_tokens), expected)
     check(stream((raw[index : index + 1] for index in range(len(raw))), max_tokens), expected)
+    for index in range(1, min(len(raw), 3000)):
+        check(stream([raw[:index], raw[index:]], max_tokens), expected)
     for seed in range(20):
         check(stream(cut(raw, seed), max_tokens), expected)
 
