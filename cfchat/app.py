@@ -166,4 +166,4 @@ def _check_body_fields(request: Request) -> None:
             "Send the body uncompressed.", fields=[("Accept-Encoding", "identity")], param="content-encoding"
         )
     if fields.get("content-type", "").partition(";")[0].strip().lower() in FORMS:
-        raise UnsupportedMediaType("Send the messages as JSON, not as a form.", param="content-type")
+        raise UnsupportedMediaType("The Content-Type is that of a form: send the messages as application/json.", param="content-type")
