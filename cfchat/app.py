@@ -166,4 +166,5 @@ def _check_body_fields(request: Request) -> None:
             "Send the body uncompressed.", fields=[("Accept-Encoding", "identity")], param="content-encoding"
         )
     if fields.get("content-type", "").partition(";")[0].strip().lower() in FORMS:
-        raise UnsupportedMediaType("The Content-Type is that of a form: send the messages as application/json.", param="content-type")
+        told = "The Content-Type is that of a form: send the messages as application/json."
+        raise UnsupportedMediaType(told, param="content-type")

@@ -46,7 +46,8 @@ commands (`{prog} ask --help` says more of one):
 {commands}"""
 EPILOG = """\
 Secrets are never flags: CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN (or CLOUDFLARE_API_TOKEN_FILE,
-the path of a file that holds it) come from the environment. SSL_CERT_FILE names the authorities to trust.
+the path of a file that holds it) come from the environment, as does CF_AIG_TOKEN for an authenticated AI Gateway.
+SSL_CERT_FILE names the authorities to trust; HTTPS_PROXY and NO_PROXY are as everywhere.
 Every flag can be set by the environment variable in [brackets]; the flag wins. All commands take these flags.
 Exit codes: 0 all is well, 1 it failed, 2 wrong settings or usage, 130 ended by Ctrl-C.
 """

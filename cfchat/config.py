@@ -212,7 +212,7 @@ _APP = app.Settings()
 _WAITS = Deadlines()
 _OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "seed",
             "repetition_penalty", "frequency_penalty", "presence_penalty")  # fmt: skip
-_FALLBACKS = "the two of README with the default model, else none"
+_FALLBACKS = f"with the default model {','.join(cloudflare.FALLBACK_MODELS)}, else none"
 _OWN = "the model's own"
 _CAPS = "max_tokens=4096, or what --max-tokens is where that is more"
 

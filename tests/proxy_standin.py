@@ -10,17 +10,23 @@ from urllib.parse import urlsplit
 
 from standin import CERTS
 
+OPENED = b"HTTP/1.0 200 Connection established\r\nVia: 1.1 test\r\n\r\n"
+
 
 class ProxyStandIn:
     """`async with ProxyStandIn() as proxy`: opens a tunnel to whatever it is asked for, or answers `refusal`.
 
-    `seen` holds the head of each CONNECT, `refusal` are the bytes sent in place of a tunnel (b"" hangs up).
+    `seen` holds the head of each CONNECT, `refusal` are the bytes sent in place of a tunnel (b"" hangs up), `opened`
+    those sent before it.
     """
 
-    def __init__(self, refusal: bytes | None = None, *, tls: bool = False, silent: bool = False) -> None:
+    def __init__(
+        self, refusal: bytes | None = None, *, opened: bytes = OPENED, tls: bool = False, silent: bool = False
+    ) -> None:
         self.seen: list[str] = []
         self.asked = asyncio.Event()
         self._refusal = refusal
+        self._opened = opened
         self._silent = silent
         self._context = None
         if tls:
@@ -72,7 +78,7 @@ class ProxyStandIn:
         assert method == "CONNECT"
         there = urlsplit(f"//{authority}")
         far_reader, far_writer = await asyncio.open_connection(there.hostname, there.port)
-        writer.write(b"HTTP/1.0 200 Connection established\r\nVia: 1.1 test\r\n\r\n")
+        writer.write(self._opened)
         pumps = [
             asyncio.get_running_loop().create_task(pump(*ends))
             for ends in ((reader, far_writer), (far_reader, writer))

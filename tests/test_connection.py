@@ -19,6 +19,7 @@ from cfchat.errors import UpstreamConnectError, UpstreamTimeout
 from cfchat.upstream.connection import FIRST_TOKEN, WHOLE_REPLY, Deadline, Origin, connect, make_ssl_context
 from cfchat.upstream.proxy import Proxy, parse_proxy, proxy_for
 from cfchat.upstream.secret import Secret
+from cfchat.wire.http11 import Data
 
 
 def origin(standin: StandIn, host: str = "localhost") -> Origin:
@@ -89,6 +90,41 @@ async def test_a_refusal_is_told_as_one() -> None:
     assert caught.value.retryable
 
 
+@pytest.mark.parametrize("addresses", [["127.0.0.8", "127.0.0.1"], ["255.255.255.255", "127.0.0.1"]])
+async def test_a_refusal_by_each_address_is_one_still(addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """255.255.255.255 is nobody's: there the machine itself says no."""
+    async with StandIn([]) as standin:
+        await standin.stop()
+        resolve_to(monkeypatch, *addresses)
+        with pytest.raises(UpstreamConnectError, match="Connection refused: ") as caught:
+            await connect(origin(standin), make_ssl_context(standin.ca_file), 5.0)
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+    assert "127.0.0.1" in caught.value.detail
+
+
+async def test_what_speaks_no_tls_is_told_in_the_words_of_openssl() -> None:
+    def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 smtp.example ESMTP\r\n")
+        writers.append(writer)
+
+    writers: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(UpstreamConnectError, match=r"\(\[SSL: WRONG_VERSION_NUMBER\]"):
+            await connect(Origin("127.0.0.1", port, True, ""), make_ssl_context(), 5.0)
+        for writer in writers:
+            writer.close()
+
+
+async def test_a_connection_that_is_lost_has_no_peer() -> None:
+    async with StandIn([]) as standin:
+        connection = await connect(origin(standin), make_ssl_context(standin.ca_file), 5.0)
+        assert connection.peer == f"127.0.0.1:{standin.port}"
+        connection.close()
+        await until(lambda: not connection.peer)
+
+
 async def test_a_name_without_an_address() -> None:
     with pytest.raises(UpstreamConnectError) as caught:
         await connect(Origin("no-such-host.invalid", 443, True, ""), make_ssl_context(), 5.0)
@@ -121,6 +157,28 @@ async def test_whoever_waits_no_longer_leaves_no_socket(stage: str, monkeypatch:
 
 
 # --- proxies -------------------------------------------------------------------------------------
+
+FORGED = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+@pytest.mark.parametrize("size", [100, 4095, 4096, 4097, 8192, 16384])
+async def test_a_proxy_cannot_answer_for_the_origin(size: int, tls: bool) -> None:
+    """Whatever it sends unprotected, however it falls into the reads, is never read as what came in TLS."""
+    start, end = b"HTTP/1.1 200 OK\r\nX: ", b"\r\n\r\n"
+    opened = start + b"x" * (size - len(start) - len(end)) + end + FORGED
+    async with ProxyStandIn(opened=opened, tls=tls) as proxy, StandIn([reply(b"honest", framing="length")]) as standin:
+        try:
+            connection = await connect(
+                origin(standin), make_ssl_context(standin.ca_file), 5.0, parse_proxy(proxy.url)
+            )
+        except UpstreamConnectError as error:
+            assert "speaks for the origin" in error.detail
+            return
+        connection.send(f"GET /{ACCOUNT} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await connection.head()
+        assert await connection.next_event() == Data(b"honest")
+        connection.close()
 
 
 @pytest.mark.parametrize(

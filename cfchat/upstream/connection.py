@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import re
+import socket
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -152,9 +155,9 @@ class _Reader(asyncio.StreamReader):
 class Connection:
     """An HTTP/1.1 connection of the client's role. One exchange at a time: `send`, `head`, `next_event`."""
 
-    def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: _Reader, transport: asyncio.Transport) -> None:
         self._reader = reader
-        self._writer = writer
+        self._transport = transport
         self._wire = ResponseReader(RESPONSE_LIMITS)
         self._exchanges = 0
         self._answered = False
@@ -164,19 +167,21 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Still open, and the last message, if there was one, read to its end with nothing behind it."""
-        still_open = not self._reader.disturbed and not self._writer.transport.is_closing()
+        still_open = not self._reader.disturbed and not self._transport.is_closing()
         return still_open and (self._wire.reusable or not self._exchanges)
 
     @property
     def peer(self) -> str:
-        """Address and port of the other end, which is the proxy's where there is one."""
-        host, port, *_ = self._writer.get_extra_info("peername")
+        """Address and port of the other end, which is the proxy's where there is one; empty once it is lost."""
+        host, port, *_ = self._transport.get_extra_info("peername") or ("", "")
+        if not host:
+            return ""
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
     def tls_version(self) -> str | None:
         """`TLSv1.3` for one; None for plain TCP."""
-        tls = self._writer.get_extra_info("ssl_object")
+        tls = self._transport.get_extra_info("ssl_object")
         return None if tls is None else tls.version()
 
     def send(self, request: bytes) -> None:
@@ -186,7 +191,7 @@ class Connection:
         self._exchanges += 1
         self._answered = False
         self._reader.idle = False
-        self._writer.write(request)
+        self._transport.write(request)
 
     async def head(self) -> ResponseHead:
         """The final head of the reply. Raises UpstreamStale, and whatever `next_event` raises."""
@@ -236,7 +241,7 @@ class Connection:
         self.deadline.cancel()
         # abort, not close: a reply nobody waits for must stop costing tokens now, and a TLS
         # close_notify handshake would wait for the peer.
-        self._writer.transport.abort()
+        self._transport.abort()
 
 
 def make_ssl_context(cafile: str | None = None) -> ssl.SSLContext:
@@ -285,36 +290,59 @@ class _Way:
         first = proxy or origin
         there = f"{first.host}:{first.port}"
         self.step = f"connection to {there}"
-        reader, writer = await _open(first.host, first.port)
+        reader, transport = await _open(first.host, first.port)
         try:
             if proxy is not None:
                 if proxy.tls:
-                    await self._start_tls(writer, context, proxy.host, there)
+                    reader, transport = await self._start_tls(transport, context, proxy.host, there)
                 self.step = f"answer from the proxy {there}"
-                await open_tunnel(proxy, origin.host, origin.port, reader, writer)
+                await open_tunnel(proxy, origin.host, origin.port, reader, transport)
             if context is not None:
-                await self._start_tls(writer, context, origin.host, origin.authority)
+                reader, transport = await self._start_tls(transport, context, origin.host, origin.authority)
         except BaseException:
-            writer.transport.abort()
+            transport.abort()
             raise
-        return Connection(reader, writer)
+        return Connection(reader, transport)
 
     async def _start_tls(
-        self, writer: asyncio.StreamWriter, context: ssl.SSLContext | None, name: str, there: str
-    ) -> None:
+        self, below: asyncio.Transport, context: ssl.SSLContext | None, name: str, there: str
+    ) -> tuple[_Reader, asyncio.Transport]:
+        """TLS over a connection. Its reader is a new one: what came unprotected must never be read as what TLS gave."""
         self.step = f"{HANDSHAKE} with {there}"
         assert context is not None
-        await writer.start_tls(context, server_hostname=name)
+        loop = asyncio.get_running_loop()
+        reader, protocol = _receiver(loop)
+        transport = await loop.start_tls(below, protocol, context, server_hostname=name)
+        assert transport is not None
+        protocol.connection_made(transport)
+        return reader, transport
 
 
-async def _open(host: str, port: int) -> tuple[_Reader, asyncio.StreamWriter]:
-    loop = asyncio.get_running_loop()
+def _receiver(loop: asyncio.AbstractEventLoop) -> tuple[_Reader, asyncio.StreamReaderProtocol]:
     reader = _Reader(limit=READ_SIZE, loop=loop)
-    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-    transport, _ = await loop.create_connection(
-        lambda: protocol, host, port, happy_eyeballs_delay=NEXT_ADDRESS, interleave=1
-    )
-    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+    return reader, asyncio.StreamReaderProtocol(reader, loop=loop)
+
+
+async def _open(host: str, port: int) -> tuple[_Reader, asyncio.Transport]:
+    loop = asyncio.get_running_loop()
+    reader, protocol = _receiver(loop)
+    try:
+        transport, _ = await loop.create_connection(
+            lambda: protocol, host, port, happy_eyeballs_delay=NEXT_ADDRESS, interleave=1
+        )
+    except OSError as error:
+        raise _of_one_kind(error) from error.__cause__
+    return reader, transport
+
+
+def _of_one_kind(error: OSError) -> OSError:
+    """asyncio's error for several addresses says the errors of all in words, but is none of them."""
+    numbers = [int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))] if error.errno is None else []
+    if not numbers:
+        return error
+    # A refusal came from the host; that there is no route, as for IPv6 where there is none, from this machine.
+    number = errno.ECONNREFUSED if errno.ECONNREFUSED in numbers else numbers[0]
+    return OSError(number, str(error))
 
 
 def _reason(error: OSError) -> str:
@@ -323,5 +351,7 @@ def _reason(error: OSError) -> str:
         return f"certificate: {error.verify_message.rstrip('.')}{trust}"
     reason = error.strerror or str(error) or type(error).__name__
     # asyncio words a failed connect without saying why.
-    told = os.strerror(error.errno) if error.errno and error.errno > 0 else reason
+    # OpenSSL's and the resolver's numbers are others than the system's.
+    foreign = isinstance(error, (ssl.SSLError, socket.gaierror))
+    told = os.strerror(error.errno) if error.errno and not foreign else reason
     return reason if told in reason else f"{told}: {reason}"

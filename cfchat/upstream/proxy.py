@@ -57,14 +57,14 @@ def proxy_for(host: str, port: int, environ: Mapping[str, str]) -> str | None:
 
 
 async def open_tunnel(
-    proxy: Proxy, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    proxy: Proxy, host: str, port: int, reader: asyncio.StreamReader, transport: asyncio.Transport
 ) -> None:
     """Ask the proxy for a connection to host and port. Raises UpstreamConnectError where it refuses, OSError."""
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     fields = [("Host", authority), ("User-Agent", "cfchat")]
     if proxy.credentials is not None:
         fields.append(("Proxy-Authorization", proxy.credentials.reveal()))
-    writer.write(encode_request_head("CONNECT", authority, fields))
+    transport.write(encode_request_head("CONNECT", authority, fields))
     wire = ResponseReader(_LIMITS, "CONNECT")
     try:
         while (event := wire.next_event()) is NEED_DATA:
