@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from http import HTTPMethod
+from math import ceil
 
-from cfchat import chat, guard
+from cfchat import chat
 from cfchat.errors import (
     CfchatError,
+    Incomplete,
     LengthRequired,
     MethodNotAllowed,
     NotFound,
@@ -19,11 +24,14 @@ from cfchat.errors import (
     UnsupportedMediaType,
     UpstreamError,
 )
+from cfchat.guard import Asker, Guard, is_preflight, preflight_fields
 from cfchat.replies import text
 from cfchat.server import Handler, Request, Response
 from cfchat.upstream import cloudflare
 from cfchat.upstream.answer import Answer
 from cfchat.upstream.client import Upstream
+
+log = logging.getLogger("cfchat.app")
 
 # Forms are what other sites may send without a preflight, and never a conversation.
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -33,13 +41,17 @@ FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 class Settings:
     """What a conversation may be, and how many may run at once. `max_body` is in bytes.
 
-    A client may name one of `models`, and options up to `caps`; `model` is asked where it names none.
+    A client may name one of `models`, and options up to `caps`; `model` is asked where it names none. Beyond
+    `max_streams` so many as `max_queue` wait for their turn, `queue_timeout` seconds at most.
     """
 
     system_prompt: str = "You are a friendly assistant"
+    client_system: str = chat.MERGE
     max_body: int = 1 << 20
     max_messages: int = 1000
     max_streams: int = 1000
+    max_queue: int = 100
+    queue_timeout: float = 5.0
     model: str = cloudflare.DEFAULT_MODEL
     models: tuple[str, ...] = (cloudflare.DEFAULT_MODEL,)
     caps: Mapping[str, float] = field(default_factory=lambda: {"max_tokens": 4096})
@@ -48,7 +60,8 @@ class Settings:
 class App:
     """`handle` answers a request; `refuse` words an error. Both fit cfchat.server.Server."""
 
-    def __init__(self, upstream: Upstream, settings: Settings = Settings()) -> None:
+    def __init__(self, upstream: Upstream, settings: Settings = Settings(), guard: Guard | None = None) -> None:
+        self.guard = guard or Guard()
         self._upstream = upstream
         self._settings = settings
         self._limits = chat.Limits(
@@ -57,11 +70,28 @@ class App:
             ranges=lambda model: cloudflare.ranges(model or settings.model),
             caps=settings.caps,
         )
-        self._streams = 0
+        self._streams = _Streams(settings)
         self._routes: dict[str, dict[str, Handler]] = {"/api/chatbot": {"POST": self._chatbot}}
 
     async def handle(self, request: Request) -> Response:
-        """Find the route and run it. Raises a CfchatError for `refuse` to word."""
+        """Find the route and run it. Raises Incomplete where the client left in the middle of its request."""
+        try:
+            response = await self._route(request)
+        except Incomplete:
+            raise
+        except CfchatError as error:
+            response = _refusal(error, request.id)
+        # On errors, too: without them a page cannot read why.
+        response.fields = [*response.fields, *self.guard.origins.fields(request.fields)]
+        return response
+
+    def refuse(self, error: CfchatError, request_id: str) -> Response:
+        """Words an error for a request whose fields are not known."""
+        response = _refusal(error, request_id)
+        response.fields = [*response.fields, *self.guard.origins.fields(None)]
+        return response
+
+    async def _route(self, request: Request) -> Response:
         if request.method not in HTTPMethod.__members__ or request.method == "CONNECT":
             raise UnknownMethod("This method is not implemented.")
         route = self._routes.get(request.path)
@@ -78,49 +108,30 @@ class App:
             raise MethodNotAllowed(f"This path takes {allow}.", fields=[("Allow", allow)])
         return await handler(request)
 
-    def refuse(self, error: CfchatError, request_id: str) -> Response:
-        """The error as JSON, in the shape that OpenAI's clients know. What is for the log stays out."""
-        body = {
-            "error": {
-                "message": error.message,
-                "type": error.type,
-                "code": error.code,
-                "param": error.param,
-                "request_id": request_id,
-            }
-        }
-        fields = [
-            ("Content-Type", "application/json"),
-            ("Cache-Control", "no-store"),
-            *guard.CORS_FIELDS,
-            *error.fields,
-        ]
-        if error.retry_after is not None:
-            fields.append(("Retry-After", str(max(1, round(error.retry_after)))))
-        if isinstance(error, UpstreamError):
-            # Our tries are used up, or it cannot pass: a client's own tries would only multiply them.
-            fields.append(("x-should-retry", "false"))
-        return Response(error.status, fields, json.dumps(body).encode() + b"\n")
-
     async def _chatbot(self, request: Request) -> Response:
+        asker = self.guard.admit(request.fields, request.client, time.monotonic(), time.time())
+        if asker.label:
+            request.notes["key"] = asker.label
         _check_body_fields(request)
         body = await request.read_body(self._settings.max_body)
         conversation = chat.parse_conversation(body, self._limits)
-        conversation = chat.with_system(conversation, self._settings.system_prompt)
+        conversation = chat.with_system(conversation, self._settings.system_prompt, self._settings.client_system)
         async with AsyncExitStack() as stack:
-            self._take_stream()
-            stack.callback(self._leave_stream)
+            await self._streams.enter()
+            stack.callback(self._streams.leave)
             answer = await self._ask(stack, conversation, request)
             fields = [
                 ("Content-Type", text.CONTENT_TYPE),
                 ("Cache-Control", "no-cache"),
                 ("X-Accel-Buffering", "no"),
                 ("X-Model", answer.model),
-                *guard.CORS_FIELDS,
+                *asker.fields,
             ]
             if answer.left_out:
                 fields.append(("X-Messages-Left-Out", str(answer.left_out)))
-            return Response(200, fields, _text(answer), stack.pop_all().aclose)
+            bill = _Bill(conversation)
+            stack.callback(self._count, asker, bill)
+            return Response(200, fields, _text(answer, bill), stack.pop_all().aclose)
         raise AssertionError("unreachable: the stack swallows nothing")
 
     async def _ask(self, stack: AsyncExitStack, conversation: chat.Conversation, request: Request) -> Answer:
@@ -135,25 +146,89 @@ class App:
         notes |= {"tries": answer.tries, "model": answer.model}
         return answer
 
-    def _take_stream(self) -> None:
-        if self._streams >= self._settings.max_streams:
-            raise Overloaded("Too many conversations at once. Please try again in a moment.", retry_after=1)
-        self._streams += 1
-
-    def _leave_stream(self) -> None:
-        self._streams -= 1
+    def _count(self, asker: Asker, bill: _Bill) -> None:
+        for name in self.guard.spend(asker, bill.tokens, time.time()):
+            log.warning("80 %% of today's tokens are used up: %s", name)
 
 
-async def _text(answer: Answer) -> AsyncGenerator[bytes, None]:
+def _refusal(error: CfchatError, request_id: str) -> Response:
+    """The error as JSON, in the shape that OpenAI's clients know. What is for the log stays out."""
+    body = {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "code": error.code,
+            "param": error.param,
+            "request_id": request_id,
+        }
+    }
+    fields = [("Content-Type", "application/json"), ("Cache-Control", "no-store"), *error.fields]
+    if error.retry_after is not None:
+        fields.append(("Retry-After", str(max(1, ceil(error.retry_after)))))
+    if isinstance(error, UpstreamError):
+        # Our tries are used up, or it cannot pass: a client's own tries would only multiply them.
+        fields.append(("x-should-retry", "false"))
+    return Response(error.status, fields, json.dumps(body).encode() + b"\n")
+
+
+class _Bill:
+    """What a reply costs in tokens: what Cloudflare says at its end, or an estimate where it has none."""
+
+    def __init__(self, conversation: chat.Conversation) -> None:
+        self._asked = sum(map(chat.estimate_tokens, conversation.messages))
+        self._said = 0
+        self._usage: Mapping[str, object] = {}
+
+    def add(self, batch: Sequence[chat.Delta]) -> None:
+        self._said += sum(len(delta.text) for delta in batch)
+        self._usage = batch[-1].usage or self._usage
+
+    @property
+    def tokens(self) -> int:
+        total = self._usage.get("total_tokens")
+        return int(total) if isinstance(total, (int, float)) else self._asked + self._said // 3
+
+
+class _Streams:
+    """How many replies run at once; a few more may wait for their turn."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._free = asyncio.Semaphore(settings.max_streams)
+        self._settings = settings
+        self._waiting = 0
+
+    async def enter(self) -> None:
+        """Raises Overloaded where too many wait already, or the turn does not come in time."""
+        if self._free.locked() and self._waiting >= self._settings.max_queue:
+            raise _too_many()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._settings.queue_timeout):
+                await self._free.acquire()
+        except TimeoutError:
+            raise _too_many() from None
+        finally:
+            self._waiting -= 1
+
+    def leave(self) -> None:
+        self._free.release()
+
+
+def _too_many() -> Overloaded:
+    return Overloaded("Too many conversations at once. Please try again in a moment.", retry_after=1)
+
+
+async def _text(answer: Answer, bill: _Bill) -> AsyncGenerator[bytes, None]:
     async with aclosing(answer.batches()) as batches:
         async for batch in batches:
+            bill.add(batch)
             yield text.encode(batch)
 
 
 def _options(request: Request, methods: list[str]) -> Response:
-    fields = [("Allow", ", ".join(methods)), *guard.CORS_FIELDS]
-    if guard.is_preflight(request.fields):
-        fields += guard.preflight_fields(request.fields, methods)
+    fields = [("Allow", ", ".join(methods))]
+    if is_preflight(request.fields):
+        fields += preflight_fields(request.fields, methods)
     return Response(204, fields)
 
 

@@ -20,6 +20,8 @@ _ROLES = {
     "assistant": "assistant",
     "ai": "assistant",
 }
+# What becomes of system messages that a client sends.
+MERGE, DROP, REJECT = "merge", "drop", "reject"
 # What the AI SDK sends back of an earlier reply; models must not read their own reasoning again.
 _SILENT_PARTS = frozenset({"step-start", "reasoning"})
 _FILE_PARTS = frozenset(
@@ -108,13 +110,17 @@ def parse_conversation(body: bytes, limits: Limits = Limits()) -> Conversation:
     return Conversation(messages, options)
 
 
-def with_system(conversation: Conversation, prompt: str) -> Conversation:
+def with_system(conversation: Conversation, prompt: str, own: str = MERGE) -> Conversation:
     """One leading system message: `prompt`, then the client's own ones, a blank line between them.
 
     Templates of models merge or refuse system messages anywhere else. No words at all: no system message.
+    `own` tells what becomes of the client's: merge, drop or reject, which raises BadChatRequest.
     """
-    own = [message.content for message in conversation.messages if message.role == "system"]
-    words = "\n\n".join(text for text in (prompt, *own) if text)
+    own_words = [message.content for message in conversation.messages if message.role == "system"]
+    if own == REJECT and own_words:
+        place = next(index for index, message in enumerate(conversation.messages) if message.role == "system")
+        raise BadChatRequest("System messages are not accepted here.", param=f"messages[{place}].role")
+    words = "\n\n".join(text for text in (prompt, *(own_words if own == MERGE else ())) if text)
     rest = tuple(message for message in conversation.messages if message.role != "system")
     head = (Message("system", words),) if words else ()
     return Conversation(head + rest, conversation.options)

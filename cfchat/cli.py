@@ -15,13 +15,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from cfchat import __version__, chat
 from cfchat.app import App
 from cfchat.check import Result, Status, check, explain
-from cfchat.config import Config, add_flags, load
+from cfchat.config import LOOPBACK, Config, add_flags, load, read_keys
 from cfchat.errors import CfchatError, ConfigError, UpstreamError
+from cfchat.guard import Guard, client_address
 from cfchat.observe import set_up_logging
 from cfchat.server import Response, Server
 from cfchat.upstream.client import Settings, Upstream
@@ -189,10 +191,13 @@ async def serve(config: Config, demo: bool) -> None:
         settings = await _settings(config, demo, stack)
         upstream = Upstream(settings, _context(settings.origin))
         stack.push_async_callback(upstream.aclose)
-        app = App(upstream, config.app)
-        server = Server(app.handle, app.refuse, config.server)
+        guard = Guard(config.guard)
+        app = App(upstream, config.app, guard)
+        server = Server(app.handle, app.refuse, config.server, partial(client_address, trusted=config.trusted_proxies))
         host, port = await _listen(server, config)
         _say_hello(host, port, settings.models[0], demo)
+        _warn_if_open(host, config)
+        _reload_keys_on_hangup(guard, config.keys_file)
         if not demo:
             await upstream.start()
         await _until_signalled(server)
@@ -244,6 +249,33 @@ def _say_hello(host: str, port: int, model: str, demo: bool) -> None:
         "Ctrl-C stops it.",
         flush=True,
     )
+
+
+def _warn_if_open(host: str, config: Config) -> None:
+    """Whoever finds an open chat endpoint spends its owner's money."""
+    guarded = config.guard.keys or config.guard.rate or config.guard.daily_tokens
+    if host not in LOOPBACK and not guarded:
+        log.warning(
+            "everybody who can reach %s may ask, and you pay: set --rate-limit and --daily-tokens, or --api-keys-file",
+            host,
+        )
+
+
+def _reload_keys_on_hangup(guard: Guard, path: str | None) -> None:
+    """SIGHUP reads the keys anew; a file that is wrong changes nothing."""
+
+    def reload() -> None:
+        if path is None:
+            log.info("SIGHUP: there is no --api-keys-file to read")
+            return
+        try:
+            guard.keys = read_keys(path)
+        except ValueError as error:
+            log.error("SIGHUP: --api-keys-file %s; the keys stay as they were", error)
+        else:
+            log.info("SIGHUP: %d keys read", len(guard.keys))
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
 
 async def _until_signalled(server: Server) -> None:

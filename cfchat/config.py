@@ -9,14 +9,16 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
-from cfchat import app, server
+from cfchat import app, chat, guard, server
 from cfchat.chat import Options
 from cfchat.errors import ConfigError
+from cfchat.guard import Network
 from cfchat.upstream import client, cloudflare, pool
 from cfchat.upstream.answer import Deadlines
 from cfchat.upstream.api import Gateway
@@ -39,6 +41,9 @@ class Config:
     port: int = 8787
     upstream: client.Settings | None = None
     app: app.Settings = field(default_factory=app.Settings)
+    guard: guard.Settings = field(default_factory=guard.Settings)
+    keys_file: str | None = None
+    trusted_proxies: tuple[Network, ...] = ()
     server: server.Limits = field(default_factory=server.Limits)
     log_level: str = "info"
 
@@ -53,6 +58,7 @@ class Setting:
     parse: Callable[[str], object]
     help: str
     also: str = ""  # a second environment variable, read behind the first
+    repeat: bool = False  # the flag may be given several times; its values are joined by commas
     file: bool = False  # NAME_FILE in the environment may hold the path of a file with the value
     unset: str = ""  # what holds where there is no default
 
@@ -195,6 +201,55 @@ def _is_json(value: object) -> bool:
     return isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value))
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(dict.fromkeys(origin.strip() for origin in text.split(",")))
+    if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in origins):
+        raise ValueError("must be * or origins such as https://example.com: lower case, and nothing behind the host")
+    return origins
+
+
+def read_keys(path: str) -> guard.Keys:
+    """The keys in a file. Raises ValueError with the reason."""
+    try:
+        return guard.parse_keys(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _keys_file(path: str) -> tuple[str, guard.Keys]:
+    return path, read_keys(path)
+
+
+_PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+
+
+def _rate(text: str) -> guard.Rate:
+    match = re.fullmatch(r"([0-9]{1,6})/(second|minute|hour|day)", text)
+    if match is None or not int(match[1]):
+        raise ValueError("must be such as 20/minute; the words are second, minute, hour, day")
+    return guard.Rate(int(match[1]), _PERIODS[match[2]])
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ip_network(item.strip()) for item in text.split(","))
+    except ValueError:
+        raise ValueError("must be addresses or networks such as 127.0.0.1,10.0.0.0/8,::1") from None
+
+
+def _client_system(text: str) -> str:
+    if text not in (chat.MERGE, chat.DROP, chat.REJECT):
+        raise ValueError("must be merge, drop or reject")
+    return text
+
+
 def _level(text: str) -> str:
     if text not in LEVELS:
         raise ValueError("must be one of " + ", ".join(LEVELS))
@@ -243,10 +298,19 @@ SETTINGS = (
     Setting("first-token-timeout", "S", _WAITS.first_delta, _seconds, "seconds until the model's first words"),
     Setting("idle-timeout", "S", _WAITS.between_deltas, _seconds, "seconds between two pieces of a reply"),
     Setting("reply-timeout", "S", _WAITS.whole_reply, _seconds, "seconds for a whole reply; 0 for no such limit"),
+    Setting("allow-origin", "ORIGINS", "*", _origins, "whose pages may ask, such as https://example.com", repeat=True),
+    Setting("api-keys-file", "FILE", None, _keys_file, "keys that open this server, each LABEL KEY", unset="no keys"),
+    Setting("rate-limit", "N/PERIOD", None, _rate, "requests of one key or address: 20/minute", unset="none"),
+    Setting("daily-tokens", "N", None, _count, "tokens a day (UTC), all clients together", unset="no limit"),
+    Setting("daily-tokens-each", "N", None, _count, "tokens a day of one key or address", unset="no limit"),
+    Setting("trusted-proxies", "NETWORKS", None, _networks, "whose X-Forwarded-For is believed", unset="nobody's"),
+    Setting("client-system", "WHAT", chat.MERGE, _client_system, "clients' system messages: merge, drop, reject"),
     Setting("drain-timeout", "S", _SERVER.drain, _seconds, "seconds that replies may go on after Ctrl-C or SIGTERM"),
     Setting("max-body", "BYTES", _APP.max_body, _count, "largest request body"),
     Setting("max-messages", "N", _APP.max_messages, _count, "most messages in a conversation"),
     Setting("max-streams", "N", _APP.max_streams, _count, "most replies at once"),
+    Setting("max-queue", "N", _APP.max_queue, _zero_or_more, "conversations that may wait for one of these"),
+    Setting("queue-timeout", "S", _APP.queue_timeout, _seconds, "seconds that they may wait"),
     Setting("max-connections", "N", _SERVER.connections, _count, "most client connections at once"),
     Setting("log-level", "LEVEL", "info", _level, "least serious log lines to print: " + ", ".join(LEVELS)),
 )
@@ -259,12 +323,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default = setting.unset or ("off" if setting.default is False else setting.default)
         told = f"{setting.help} (default: {default}) [{variables}]".replace("%", "%%")
         if setting.metavar:
-            parser.add_argument("--" + setting.flag, metavar=setting.metavar, help=told)
+            action = "append" if setting.repeat else "store"
+            parser.add_argument("--" + setting.flag, metavar=setting.metavar, action=action, help=told)
         else:
             parser.add_argument("--" + setting.flag, action="store_const", const="1", help=told)
 
 
-def load(flags: Mapping[str, str | None], environ: Mapping[str, str], *, demo: bool = False) -> Config:
+def load(flags: Mapping[str, str | list[str] | None], environ: Mapping[str, str], *, demo: bool = False) -> Config:
     """The Config of flags (by name with underscores; None: not given) and environment; flags win.
 
     Raises ConfigError, a line for every setting that is missing or wrong.
@@ -286,8 +351,8 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str], *, demo: b
     return _build(values, None if demo else (account, Secret(token)))
 
 
-def _value(setting: Setting, flag: str | None, environ: Mapping[str, str], faults: list[str]) -> object:
-    source, text = "--" + setting.flag, flag
+def _value(setting: Setting, flag: str | list[str] | None, environ: Mapping[str, str], faults: list[str]) -> object:
+    source, text = "--" + setting.flag, ",".join(flag) if isinstance(flag, list) else flag
     if text is None:
         source, text = _from_environment(setting, environ, faults)
     if text is None:
@@ -408,10 +473,22 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             max_body=v.max_body,
             max_messages=v.max_messages,
             max_streams=v.max_streams,
+            max_queue=v.max_queue,
+            queue_timeout=v.queue_timeout,
+            client_system=v.client_system,
             model=v.model,
             models=models if v.models is None else v.models,
             caps=caps,
         ),
+        guard=guard.Settings(
+            origins=guard.Origins(v.allow_origin),
+            keys=v.api_keys_file[1] if v.api_keys_file else None,
+            rate=v.rate_limit,
+            daily_tokens=v.daily_tokens,
+            daily_tokens_each=v.daily_tokens_each,
+        ),
+        keys_file=v.api_keys_file[0] if v.api_keys_file else None,
+        trusted_proxies=v.trusted_proxies or (),
         server=server.Limits(
             read=ReadLimits(body=v.max_body), connections=v.max_connections, drain=v.drain_timeout
         ),

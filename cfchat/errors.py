@@ -162,6 +162,38 @@ class BadOption(BadChatRequest):
     code = "invalid_option"
 
 
+class Unauthorized(RequestError):
+    """RFC 9110 §15.5.2: no key where one is wanted, or one that opens nothing."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, fields=[("WWW-Authenticate", "Bearer")])
+
+
+class OriginNotAllowed(RequestError):
+    """A page of an origin that the operator did not name."""
+
+    status = 403
+    code = "origin_not_allowed"
+
+
+class RateLimited(RequestError):
+    """RFC 6585 §4: this client asks more often than this server allows."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limited"
+
+
+class BudgetSpent(RateLimited):
+    """The tokens of this day, this client's or all clients', are used up."""
+
+    code = "daily_tokens_spent"
+
+
 class Overloaded(CfchatError):
     """Too many connections or streams at once, or draining."""
 

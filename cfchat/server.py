@@ -13,7 +13,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 
-from cfchat.errors import BodyTooLarge, CfchatError, Incomplete, Overloaded, RequestTimeout
+from cfchat.errors import BodyTooLarge, CfchatError, ExpectationFailed, Incomplete, Overloaded, RequestTimeout
 from cfchat.observe import Exchange, log_exchange
 from cfchat.wire.bodies import LAST_CHUNK, encode_chunk
 from cfchat.wire.http11 import (
@@ -93,11 +93,21 @@ Refusal = Callable[[CfchatError, str], Response]
 
 
 class Server:
-    """Serves `handler` until drained. `refuse(error, request_id)` words every error as a Response."""
+    """Serves `handler` until drained. `refuse(error, request_id)` words every error as a Response.
 
-    def __init__(self, handler: Handler, refuse: Refusal, limits: Limits = Limits()) -> None:
+    `address(peer, fields)` tells a client's address from its peer's, which may be a proxy.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        refuse: Refusal,
+        limits: Limits = Limits(),
+        address: Callable[[str, Fields], str] = lambda peer, fields: peer,
+    ) -> None:
         self.handler = handler
         self.refuse = refuse
+        self.address = address
         self.limits = limits
         self.draining = False
         self._connections: dict[asyncio.Task[None], _Connection] = {}
@@ -202,8 +212,9 @@ class _Connection:
             return False
         if head is None:
             return False
-        request = Request(head, self._client, _new_id(), lambda limit: self._read_body(head, limit))
-        entry = Exchange(request.id, self._client, head.method, head.path, request.notes)
+        client = self._server.address(self._client, head.fields)
+        request = Request(head, client, _new_id(), lambda limit: self._read_body(head, limit))
+        entry = Exchange(request.id, client, head.method, head.path, request.notes)
         try:
             keep = await self._reply(head, request, entry)
         except BaseException as error:
@@ -217,7 +228,7 @@ class _Connection:
         return keep
 
     async def _reply(self, head: RequestHead, request: Request, entry: Exchange) -> bool:
-        response = await self._handle(request)
+        response = await self._handle(head, request)
         try:
             keep = head.keep_alive and not self._wire.body_pending and not self._server.draining
             whole = await self._send(head, response, entry, keep)
@@ -228,8 +239,10 @@ class _Connection:
             if response.aclose is not None:
                 await response.aclose()
 
-    async def _handle(self, request: Request) -> Response:
+    async def _handle(self, head: RequestHead, request: Request) -> Response:
         try:
+            if head.expects_something_else:
+                raise ExpectationFailed("Nothing but `Expect: 100-continue` can be expected of this server.")
             return await self._server.handler(request)
         except CfchatError as error:
             if isinstance(error, Incomplete):

@@ -16,10 +16,12 @@ from standin import StandIn
 
 from cfchat.app import App
 from cfchat.app import Settings as AppSettings
+from cfchat.guard import Guard
 from cfchat.server import Limits, Server
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.connection import Origin, make_ssl_context
 from cfchat.upstream.secret import Secret
+from cfchat.wire.http11 import Fields
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 TOKEN = "test-token-that-no-log-shows"
@@ -29,8 +31,9 @@ HELLO = [{"role": "user", "content": "Hello"}]
 class House:
     """`port` to connect to; `log` holds every line logged since the start."""
 
-    def __init__(self, server: Server, upstream: Upstream, port: int, lines: _Lines) -> None:
+    def __init__(self, server: Server, upstream: Upstream, app: App, port: int, lines: _Lines) -> None:
         self.server = server
+        self.app = app
         self.upstream = upstream
         self.port = port
         self._lines = lines
@@ -81,6 +84,8 @@ async def house(
     limits: Limits = Limits(),
     change: Callable[[Settings], Settings] = lambda settings: settings,
     clock: Callable[[], float] = time.monotonic,
+    guard: Guard | None = None,
+    address: Callable[[str, Fields], str] = lambda peer, fields: peer,
 ) -> AsyncIterator[House]:
     """A house whose backoff is nought, all else as in real life."""
     url = urlsplit(standin.base_url)
@@ -91,11 +96,11 @@ async def house(
     logger.addHandler(lines)
     logger.setLevel(logging.DEBUG)
     upstream = Upstream(settings, make_ssl_context(standin.ca_file), clock=clock, chance=lambda: 0.0)
-    rooms = App(upstream, app)
-    server = Server(rooms.handle, rooms.refuse, limits)
+    rooms = App(upstream, app, guard)
+    server = Server(rooms.handle, rooms.refuse, limits, address)
     try:
         _, port = await server.start("127.0.0.1", 0)
-        yield House(server, upstream, port, lines)
+        yield House(server, upstream, rooms, port, lines)
     finally:
         await server.drain(0.5)
         await upstream.aclose()

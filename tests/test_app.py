@@ -367,7 +367,7 @@ async def test_no_body_is_411() -> None:
 
 
 async def test_too_many_streams_is_503() -> None:
-    async with StandIn([silence()]) as standin, house(standin, app=AppSettings(max_streams=1)) as cfchat:
+    async with StandIn([silence()]) as standin, house(standin, app=AppSettings(max_streams=1, max_queue=0)) as cfchat:
         _, writer = await cfchat.connect()
         writer.write(request(json.dumps(HELLO).encode()))
         await standin.wait_requests()

@@ -265,3 +265,40 @@ def test_the_proxy_is_for_what_goes_out_and_keeps_its_secret() -> None:
         assert straight is not None and straight.proxy is None
     (line,) = faults({}, {**ENVIRON, "HTTPS_PROXY": "socks5://me:s3cret@proxy.example"})
     assert line.startswith("HTTPS_PROXY") and "s3cret" not in line
+
+
+def test_who_may_ask(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("laptop 0123456789abcdef\n")
+    flags: dict[str, str | list[str] | None] = {
+        "allow_origin": ["https://a.example", "https://b.example,http://localhost:3000"],
+        "api_keys_file": str(tmp_path / "keys"), "rate_limit": "20/minute", "daily_tokens": "1000",
+        "daily_tokens_each": "100", "trusted_proxies": "10.0.0.0/8, ::1", "client_system": "drop",
+        "max_queue": "0", "queue_timeout": "0.5",
+    }  # fmt: skip
+    config = load(flags, ENVIRON)
+    settings = config.guard
+    assert settings.origins.allowed == ("https://a.example", "https://b.example", "http://localhost:3000")
+    assert settings.keys is not None and settings.keys.label("Bearer 0123456789abcdef") == "laptop"
+    assert settings.rate is not None and (settings.rate.requests, settings.rate.seconds) == (20, 60)
+    assert (settings.daily_tokens, settings.daily_tokens_each) == (1000, 100)
+    assert list(map(str, config.trusted_proxies)) == ["10.0.0.0/8", "::1/128"]
+    assert (config.app.client_system, config.app.max_queue, config.app.queue_timeout) == ("drop", 0, 0.5)
+    assert config.keys_file == str(tmp_path / "keys")
+    assert "0123456789abcdef" not in repr(config.guard)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("allow_origin", "example.com", "origins such as"),
+        ("allow_origin", "https://a.example/", "origins such as"),
+        ("rate_limit", "0/minute", "20/minute"),
+        ("rate_limit", "20/fortnight", "20/minute"),
+        ("trusted_proxies", "10.0.0.1/8", "networks such as"),
+        ("client_system", "obey", "merge, drop or reject"),
+        ("api_keys_file", "/no/such/file", "cannot read /no/such/file"),
+    ],
+)
+def test_who_may_ask_said_wrongly(flag: str, value: str, words: str) -> None:
+    (line,) = faults({flag: value}, ENVIRON)
+    assert line.startswith("--" + flag.replace("_", "-")) and words in line

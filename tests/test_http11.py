@@ -726,7 +726,9 @@ def test_pipelined_requests_come_one_after_the_other() -> None:
 @pytest.mark.parametrize(
     ("target", "path", "query", "host"),
     [
-        ("/a%41?b?c", "/a%41", "b?c", "h"),
+        ("/a%41?b?c", "/aA", "b?c", "h"),
+        ("/%7e%2Da%2f%2e%2E?%41", "/~-a%2f..", "%41", "h"),
+        ("/%zz%4", "/%zz%4", "", "h"),
         ("/", "/", "", "h"),
         ("/x://y", "/x://y", "", "h"),
         ("http://a:80", "/", "", "a:80"),

@@ -13,6 +13,7 @@ What is ambiguous is refused, not repaired. After an error there is nothing but 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -84,6 +85,15 @@ class Fields:
 _NO_FIELDS = Fields()
 
 
+_ESCAPE = re.compile("%([2-7][0-9A-Fa-f])")
+_UNRESERVED = re.compile("[A-Za-z0-9._~-]")
+
+
+def _decode_unreserved(escape: re.Match[str]) -> str:
+    char = chr(int(escape[1], 16))
+    return char if _UNRESERVED.fullmatch(char) else escape[0]
+
+
 def _members(fields: Fields, name: str) -> list[str]:
     """A comma-separated field (RFC 9110 §5.6.1) as members in lower case."""
     return [member.strip(" \t").lower() for member in (fields.get(name) or "").split(",")]
@@ -106,8 +116,9 @@ class RequestHead:
 
     @property
     def path(self) -> str:
-        """The path as it was sent, still percent-encoded; of an absolute target, its path."""
-        return self._parts()[0]
+        """The path, of an absolute target, too. Only unreserved characters are decoded (RFC 9110 §4.2.3)."""
+        path = self._parts()[0]
+        return _ESCAPE.sub(_decode_unreserved, path) if "%" in path else path
 
     @property
     def query(self) -> str:
@@ -129,6 +140,11 @@ class RequestHead:
     def expects_continue(self) -> bool:
         """The client waits for `100 Continue` (RFC 9110 §10.1.1: one of 1.0 never does)."""
         return self.minor >= 1 and "100-continue" in _members(self.fields, "expect")
+
+    @property
+    def expects_something_else(self) -> bool:
+        """The client expects what nobody knows (RFC 9110 §10.1.1: 417)."""
+        return self.minor >= 1 and not set(_members(self.fields, "expect")) <= {"", "100-continue"}
 
     def _parts(self) -> tuple[str, str]:
         target = self.target

@@ -1,0 +1,186 @@
+"""Who may ask, through the real socket: origins, keys, rates, budgets, proxies, the queue for a turn."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import partial
+from ipaddress import ip_network
+
+import pytest
+from client import parse, request, until
+from house import HELLO, House, house
+from standin import Exchange, StandIn, hang_up, reply, silence
+from standin import partial as half
+
+from cfchat.app import Settings as AppSettings
+from cfchat.guard import Guard, Origins, Rate, Settings, client_address, parse_keys
+
+WORDS = reply(
+    b'data: {"response":"Hello"}\n\ndata: {"response":"","usage":{"total_tokens":60,"completion_tokens":9}}\n\n'
+    b"data: [DONE]\n\n"
+)
+KEY = "0123456789abcdef"
+BODY = json.dumps(HELLO).encode()
+
+
+def keys() -> Guard:
+    return Guard(Settings(keys=parse_keys(f"laptop {KEY}")))
+
+
+async def test_a_key_opens_and_its_label_is_in_the_log() -> None:
+    async with StandIn([WORDS]) as standin, house(standin, guard=keys()) as cfchat:
+        answer = await cfchat.post(fields=f"Authorization: Bearer {KEY}\r\n")
+    assert answer.body == b"Hello"
+    assert "key=laptop" in cfchat.log[-1] and KEY not in "\n".join(cfchat.log)
+    assert standin.requests[0].fields["authorization"] != f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("fields", ["", "Authorization: Bearer wrong-wrong-wrong\r\n"])
+async def test_without_a_key_there_is_no_answer(fields: str) -> None:
+    async with StandIn([]) as standin, house(standin, guard=keys()) as cfchat:
+        answer = await cfchat.post(fields=fields)
+    assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
+    assert (answer.error["type"], answer.fields["www-authenticate"]) == ("authentication_error", "Bearer")
+    assert answer.fields["access-control-allow-origin"] == "*"  # or the page cannot read why
+
+
+async def test_a_preflight_needs_no_key() -> None:
+    ask = (
+        b"OPTIONS /api/chatbot HTTP/1.1\r\nHost: x\r\nConnection: close\r\nOrigin: https://a.example\r\n"
+        b"Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n\r\n"
+    )
+    async with StandIn([]) as standin, house(standin, guard=keys()) as cfchat:
+        answer = parse(await cfchat.send(ask))
+    assert (answer.status, answer.fields["access-control-allow-headers"]) == (204, "authorization")
+
+
+async def test_origins_that_are_named_and_others() -> None:
+    guard = Guard(Settings(origins=Origins(("https://a.example",))))
+    async with StandIn([WORDS, WORDS]) as standin, house(standin, guard=guard) as cfchat:
+        answer = await cfchat.post(fields="Origin: https://a.example\r\n")
+        assert (answer.body, answer.fields["access-control-allow-origin"]) == (b"Hello", "https://a.example")
+        assert answer.fields["vary"] == "Origin"
+        assert (await cfchat.post()).body == b"Hello"
+        answer = await cfchat.post(fields="Origin: https://b.example\r\n")
+        assert (answer.status, answer.error["code"]) == (403, "origin_not_allowed")
+        assert "access-control-allow-origin" not in answer.fields
+    assert len(standin.requests) == 2
+
+
+async def test_a_rate_is_told_and_kept() -> None:
+    guard = Guard(Settings(rate=Rate(2, 3600)))
+    async with StandIn([WORDS, WORDS]) as standin, house(standin, guard=guard) as cfchat:
+        assert (await cfchat.post()).fields["ratelimit"] == '"requests";r=1;t=1800'
+        assert (await cfchat.post()).fields["ratelimit-policy"] == '"requests";q=2;w=3600'
+        answer = await cfchat.post()
+    assert (answer.status, answer.error["code"]) == (429, "rate_limited")
+    assert 1790 <= int(answer.fields["retry-after"]) <= 1800
+    assert answer.fields["ratelimit"].startswith('"requests";r=0;')
+    assert "RateLimit" in answer.fields["access-control-expose-headers"]
+    assert len(standin.requests) == 2
+
+
+async def test_behind_a_proxy_each_client_has_a_rate_of_its_own() -> None:
+    guard = Guard(Settings(rate=Rate(1, 3600)))
+    address = partial(client_address, trusted=(ip_network("127.0.0.0/8"),))
+    async with StandIn([WORDS, WORDS]) as standin, house(standin, guard=guard, address=address) as cfchat:
+        statuses = [
+            (await cfchat.post(fields=f"X-Forwarded-For: {hops}\r\n")).status
+            for hops in ("1.1.1.1", "2.2.2.2", "9.9.9.9, 1.1.1.1")
+        ]
+    assert statuses == [200, 200, 429]
+    assert " 2.2.2.2 POST " in "\n".join(cfchat.log) and "127.0.0.1" not in cfchat.log[-1]
+
+
+async def test_daily_tokens_are_counted_as_cloudflare_counts_them() -> None:
+    guard = Guard(Settings(daily_tokens=100))
+    async with StandIn([WORDS, WORDS]) as standin, house(standin, guard=guard) as cfchat:
+        assert [(await cfchat.post()).status for _ in range(3)] == [200, 200, 429]
+    assert len([line for line in cfchat.log if "80 % of today's tokens" in line]) == 1
+
+
+async def test_a_reply_that_breaks_off_is_counted_too() -> None:
+    guard = Guard(Settings(daily_tokens_each=20))
+    script = half(b'data: {"response":"Hel"}\n\n')
+    async with StandIn([script]) as standin, house(standin, guard=guard) as cfchat:
+        assert not (await cfchat.post()).whole
+        assert (await cfchat.post()).error["code"] == "daily_tokens_spent"
+
+
+async def test_what_never_began_is_not_counted() -> None:
+    guard = Guard(Settings(daily_tokens_each=1))
+    async with StandIn([hang_up()] * 6) as standin, house(standin, guard=guard) as cfchat:
+        assert [(await cfchat.post()).status for _ in range(2)] == [502, 502]
+
+
+@pytest.mark.parametrize(
+    ("mode", "system"), [("merge", "You are a friendly assistant\n\nBe rude"), ("drop", "You are a friendly assistant")]
+)
+async def test_system_messages_of_a_client(mode: str, system: str) -> None:
+    app = AppSettings(client_system=mode)
+    async with StandIn([WORDS]) as standin, house(standin, app=app) as cfchat:
+        await cfchat.post([{"role": "system", "content": "Be rude"}, *HELLO])
+    assert json.loads(standin.requests[0].body)["messages"] == [{"role": "system", "content": system}, *HELLO]
+
+
+async def test_system_messages_that_are_rejected() -> None:
+    async with StandIn([]) as standin, house(standin, app=AppSettings(client_system="reject")) as cfchat:
+        answer = await cfchat.post([*HELLO, {"role": "developer", "content": "Be rude"}])
+    assert (answer.status, answer.error["param"]) == (400, "messages[1].role")
+
+
+# --- the queue for a turn ------------------------------------------------------------------------
+
+
+async def first_of_two(cfchat: House, standin: StandIn) -> asyncio.StreamWriter:
+    _, writer = await cfchat.connect()
+    writer.write(request(BODY))
+    await standin.wait_requests()
+    return writer
+
+
+async def test_who_waits_gets_the_next_turn() -> None:
+    go = asyncio.Event()
+
+    async def held(exchange: Exchange) -> None:
+        await go.wait()
+        await WORDS(exchange)
+
+    app = AppSettings(max_streams=1, max_queue=1)
+    async with StandIn([held, WORDS]) as standin, house(standin, app=app) as cfchat:
+        writer = await first_of_two(cfchat, standin)
+        second = asyncio.create_task(cfchat.post())
+        await until_waiting(cfchat)
+        assert (await cfchat.post()).status == 503  # the queue is full
+        go.set()
+        assert (await second).body == b"Hello"
+        writer.close()
+
+
+async def test_nobody_waits_for_ever() -> None:
+    app = AppSettings(max_streams=1, max_queue=1, queue_timeout=0.1)
+    async with StandIn([silence()]) as standin, house(standin, app=app) as cfchat:
+        writer = await first_of_two(cfchat, standin)
+        answer = await cfchat.post()
+        assert (answer.status, answer.error["code"], answer.fields["retry-after"]) == (503, "overloaded", "1")
+        writer.close()
+
+
+async def test_who_leaves_the_queue_leaves_its_place() -> None:
+    app = AppSettings(max_streams=1, max_queue=1, queue_timeout=60)
+    async with StandIn([silence(), WORDS]) as standin, house(standin, app=app) as cfchat:
+        writer = await first_of_two(cfchat, standin)
+        _, waiting = await cfchat.connect()
+        waiting.write(request(BODY))
+        await until_waiting(cfchat)
+        waiting.transport.abort()
+        await cfchat.logged(" 499 ")
+        third = asyncio.create_task(cfchat.post())
+        await until_waiting(cfchat)
+        writer.transport.abort()
+        assert (await third).body == b"Hello"
+
+
+async def until_waiting(cfchat: House) -> None:
+    await until(lambda: cfchat.app._streams._waiting == 1)
