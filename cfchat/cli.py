@@ -195,7 +195,7 @@ async def serve(config: Config, demo: bool) -> None:
         app = App(upstream, config.app, guard)
         server = Server(app.handle, app.refuse, config.server, partial(client_address, trusted=config.trusted_proxies))
         host, port = await _listen(server, config)
-        _say_hello(host, port, settings.models[0], demo)
+        _say_hello(host, port, settings.models[0], demo, config.guard.keys is not None)
         _warn_if_open(host, config)
         _reload_keys_on_hangup(guard, config.keys_file)
         if not demo:
@@ -237,14 +237,15 @@ async def _start_demo(stack: contextlib.AsyncExitStack) -> Settings:
     return Settings(Origin(host, port, False, "/client/v4"), demo.ACCOUNT, Secret(demo.TOKEN), models=(demo.MODEL,))
 
 
-def _say_hello(host: str, port: int, model: str, demo: bool) -> None:
+def _say_hello(host: str, port: int, model: str, demo: bool, keyed: bool) -> None:
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     url = f"http://{shown}:{port}/api/chatbot"
+    key = "-H 'Authorization: Bearer YOUR-KEY' " if keyed else ""
     says = "DEMO: a stand-in model (ELIZA, 1966), not Cloudflare" if demo else model
     print(
         f"cfchat {__version__} listens on {url}\n"
         f"model: {says}\n"
-        f"try: curl -N {url} -H 'Content-Type: application/json' "
+        f"try: curl -N {url} -H 'Content-Type: application/json' {key}"
         """-d '[{"role":"user","content":"I am unhappy"}]'\n"""
         "Ctrl-C stops it.",
         flush=True,

@@ -178,3 +178,49 @@ def test_text_streams_to_many_at_once() -> None:
         for thread in threads:
             thread.join()
     assert len(set(answers)) == 1 and len(answers) == 8
+
+
+# --- who may ask -----------------------------------------------------------------------------------
+
+
+def status(port: int, key: str) -> int:
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    client.request("POST", "/api/chatbot", MESSAGES, {"Connection": "close", "Authorization": f"Bearer {key}"})
+    return client.getresponse().status
+
+
+def test_keys_are_read_again_on_hangup(tmp_path: Path) -> None:
+    old, new, path = "old-" * 4, "new-" * 4, tmp_path / "keys"
+    path.write_text(f"laptop {old}\n")
+    with demo("--api-keys-file", str(path)) as (process, port, banner):
+        assert "Authorization: Bearer" in banner
+        assert process.stderr
+        assert (status(port, old), status(port, new)) == (200, 401)
+        for text, said, statuses in (
+            (f"laptop {new}\n", "1 keys read", (401, 200)),
+            ("nonsense", "the keys stay as they were", (401, 200)),
+        ):
+            path.write_text(text)
+            process.send_signal(signal.SIGHUP)
+            lines = iter(process.stderr.readline, "")
+            line = next(line for line in lines if "SIGHUP" in line)
+            assert said in line and new not in line
+            assert (status(port, old), status(port, new)) == statuses
+
+
+@pytest.mark.parametrize(
+    ("flags", "warned"),
+    [
+        (["--host", "0.0.0.0"], True),
+        (["--host", "0.0.0.0", "--rate-limit", "20/minute"], False),
+        (["--host", "0.0.0.0", "--daily-tokens", "1000"], False),
+        ([], False),
+    ],
+)
+def test_an_open_door_is_warned_of(flags: list[str], warned: bool) -> None:
+    with demo(*flags) as (process, port, _):
+        assert ask(port).status == 200
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=20)
+    assert ("everybody who can reach 0.0.0.0 may ask, and you pay" in log) is warned
+    assert ("--rate-limit" in log) is warned
