@@ -15,7 +15,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 from cfchat import __version__, chat
@@ -23,7 +22,7 @@ from cfchat.app import App
 from cfchat.check import Result, Status, check, explain
 from cfchat.config import LOOPBACK, Config, add_flags, load, read_keys
 from cfchat.errors import CfchatError, ConfigError, UpstreamError
-from cfchat.guard import Guard, client_address
+from cfchat.guard import Guard, Proxies
 from cfchat.observe import set_up_logging
 from cfchat.server import Response, Server
 from cfchat.upstream.client import Settings, Upstream
@@ -193,7 +192,7 @@ async def serve(config: Config, demo: bool) -> None:
         stack.push_async_callback(upstream.aclose)
         guard = Guard(config.guard)
         app = App(upstream, config.app, guard)
-        server = Server(app.handle, app.refuse, config.server, partial(client_address, trusted=config.trusted_proxies))
+        server = Server(app.handle, app.refuse, config.server, Proxies(config.trusted_proxies))
         host, port = await _listen(server, config)
         _say_hello(host, port, settings.models[0], demo, config.guard.keys is not None)
         _warn_if_open(host, config)

@@ -312,6 +312,7 @@ SETTINGS = (
     Setting("max-queue", "N", _APP.max_queue, _zero_or_more, "conversations that may wait for one of these"),
     Setting("queue-timeout", "S", _APP.queue_timeout, _seconds, "seconds that they may wait"),
     Setting("max-connections", "N", _SERVER.connections, _count, "most client connections at once"),
+    Setting("max-connections-each", "N", _SERVER.connections_each, _count, "most of them from one address"),
     Setting("log-level", "LEVEL", "info", _level, "least serious log lines to print: " + ", ".join(LEVELS)),
 )
 
@@ -490,7 +491,10 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
         keys_file=v.api_keys_file[0] if v.api_keys_file else None,
         trusted_proxies=v.trusted_proxies or (),
         server=server.Limits(
-            read=ReadLimits(body=v.max_body), connections=v.max_connections, drain=v.drain_timeout
+            read=ReadLimits(body=v.max_body),
+            connections=v.max_connections,
+            connections_each=v.max_connections_each,
+            drain=v.drain_timeout,
         ),
         log_level=v.log_level,
     )

@@ -216,6 +216,20 @@ class Budget:
 # --- addresses -----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Proxies:
+    """The peers that are trusted to say for whom they ask; fits cfchat.server.Peers."""
+
+    trusted: Sequence[Network] = ()
+
+    def client(self, peer: str, fields: Fields) -> str:
+        return client_address(peer, fields, self.trusted)
+
+    def counted(self, peer: str) -> str | None:
+        """A proxy's connections are those of many clients."""
+        return None if _is_trusted(peer, self.trusted) else network_of(peer)
+
+
 def client_address(peer: str, fields: Fields, trusted: Sequence[Network]) -> str:
     """The address of the client: the rightmost hop that is no trusted proxy (RFC 7239, X-Forwarded-For).
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import partial
+from math import inf
+from typing import Any, Protocol
 
 from cfchat.errors import BodyTooLarge, CfchatError, ExpectationFailed, Incomplete, Overloaded, RequestTimeout
 from cfchat.observe import Exchange, log_exchange
@@ -41,6 +46,7 @@ class Limits:
 
     read: ReadLimits = field(default_factory=ReadLimits)
     connections: int = 4096
+    connections_each: int = 256  # of one address
     head: float = 10.0
     body: float = 30.0
     write: float = 30.0
@@ -92,40 +98,74 @@ Handler = Callable[[Request], Awaitable[Response]]
 Refusal = Callable[[CfchatError, str], Response]
 
 
+class Peers(Protocol):
+    """Who is behind the address that a connection comes from."""
+
+    def client(self, peer: str, fields: Fields) -> str:
+        """The address of the client that sent these fields."""
+
+    def counted(self, peer: str) -> str | None:
+        """The name under which the peer's connections are counted; None where they are not."""
+
+
+class Direct:
+    """Peers that are the clients themselves."""
+
+    def client(self, peer: str, fields: Fields) -> str:
+        return peer
+
+    def counted(self, peer: str) -> str | None:
+        return peer
+
+
 class Server:
     """Serves `handler` until drained. `refuse(error, request_id)` words every error as a Response.
-
-    `address(peer, fields)` tells a client's address from its peer's, which may be a proxy.
-    """
+"""
 
     def __init__(
         self,
         handler: Handler,
         refuse: Refusal,
         limits: Limits = Limits(),
-        address: Callable[[str, Fields], str] = lambda peer, fields: peer,
+        peers: Peers = Direct(),
     ) -> None:
         self.handler = handler
         self.refuse = refuse
-        self.address = address
+        self.peers = peers
         self.limits = limits
         self.draining = False
         self._connections: dict[asyncio.Task[None], _Connection] = {}
+        self._counted: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; returns the address listened on (port 0 becomes a real one). Raises OSError."""
+        _tell_once_of_too_many_files(asyncio.get_running_loop())
         self._server = await asyncio.start_server(self._accept, host, port, limit=READ_SIZE, backlog=1024)
         address = self._server.sockets[0].getsockname()
         return address[0], address[1]
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A plain function: a coroutine would be wrapped in a task that asyncio owns, and not we.
-        connection = _Connection(self, reader, writer, full=len(self._connections) >= self.limits.connections)
+        peer = writer.get_extra_info("peername")
+        connection = _Connection(self, reader, writer, peer[0] if peer else "")
+        name = self.peers.counted(connection.peer)
+        if len(self._connections) >= self.limits.connections:
+            connection.refusal = Overloaded("Too many connections. Please try again later.", retry_after=1)
+        elif name is not None and self._counted[name] >= self.limits.connections_each:
+            connection.refusal = Overloaded("Too many connections from your address.", retry_after=1)
         task = asyncio.get_running_loop().create_task(connection.run())
         connection.task = task
         self._connections[task] = connection
         task.add_done_callback(self._connections.pop)
+        if name is not None:
+            self._counted[name] += 1
+            task.add_done_callback(lambda _: self._forget(name))
+
+    def _forget(self, name: str) -> None:
+        self._counted[name] -= 1
+        if not self._counted[name]:
+            del self._counted[name]
 
     async def drain(self, seconds: float | None = None) -> None:
         """Stop accepting, let replies under way finish for `seconds`, then end what is left."""
@@ -160,22 +200,21 @@ class _Connection:
     """One client: requests in order, one at a time, until either side has had enough."""
 
     task: asyncio.Task[None]
+    refusal: Overloaded | None = None  # to be told at once, whatever is asked
 
     def __init__(
-        self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, full: bool
+        self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str
     ) -> None:
         self._server = server
         self._limits = server.limits
         self._reader = reader
         self._writer = writer
         self._transport = writer.transport
-        self._full = full
         self._wire = RequestReader(server.limits.read)
         self._watcher: asyncio.Task[None] | None = None
         self._idle = False
         self._gone = False
-        peer = writer.get_extra_info("peername")
-        self._client = peer[0] if peer else ""
+        self.peer = peer
 
     def end_if_idle(self) -> None:
         if self._idle:
@@ -183,8 +222,8 @@ class _Connection:
 
     async def run(self) -> None:
         try:
-            if self._full:
-                await self._refuse(Overloaded("Too many connections. Please try again later.", retry_after=1))
+            if self.refusal is not None:
+                await self._refuse(self.refusal)
             else:
                 while await self._exchange():
                     pass
@@ -195,7 +234,7 @@ class _Connection:
             if not self._gone or self.task.uncancel():
                 raise
         except Exception:
-            log.exception("connection from %s failed", self._client)
+            log.exception("connection from %s failed", self.peer)
             self._transport.abort()
         finally:
             await self._stop_watching()
@@ -212,7 +251,7 @@ class _Connection:
             return False
         if head is None:
             return False
-        client = self._server.address(self._client, head.fields)
+        client = self._server.peers.client(self.peer, head.fields)
         request = Request(head, client, _new_id(), lambda limit: self._read_body(head, limit))
         entry = Exchange(request.id, client, head.method, head.path, request.notes)
         try:
@@ -256,7 +295,7 @@ class _Connection:
 
     async def _refuse(self, error: CfchatError) -> None:
         """Answer what never became a request. Nothing behind it is ever answered."""
-        entry = Exchange(_new_id(), self._client, "-", "-", {})
+        entry = Exchange(_new_id(), self.peer, "-", "-", {})
         try:
             await self._send(None, self._server.refuse(error, entry.id), entry, keep=False)
             await self._linger()
@@ -429,6 +468,25 @@ class _Connection:
             async with asyncio.timeout(self._limits.linger):
                 while left > 0 and (data := await self._reader.read(READ_SIZE)):
                     left -= len(data)
+
+
+def _tell_once_of_too_many_files(loop: asyncio.AbstractEventLoop) -> None:
+    """Where accept() finds no file descriptor left, asyncio tries again each second, and logs a thousand lines."""
+    previous, told = loop.get_exception_handler(), -inf
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal told
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _NO_FILES or "accept" not in context["message"]:
+            (loop.default_exception_handler if previous is None else partial(previous, loop))(context)
+        elif loop.time() - told >= 1:
+            told = loop.time()
+            log.error("no connection can be accepted: %s; it is tried again each second", error.strerror)
+
+    loop.set_exception_handler(handle)
+
+
+_NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def _new_id() -> str:

@@ -17,11 +17,10 @@ from standin import StandIn
 from cfchat.app import App
 from cfchat.app import Settings as AppSettings
 from cfchat.guard import Guard
-from cfchat.server import Limits, Server
+from cfchat.server import Direct, Limits, Peers, Server
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.connection import Origin, make_ssl_context
 from cfchat.upstream.secret import Secret
-from cfchat.wire.http11 import Fields
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 TOKEN = "test-token-that-no-log-shows"
@@ -85,7 +84,7 @@ async def house(
     change: Callable[[Settings], Settings] = lambda settings: settings,
     clock: Callable[[], float] = time.monotonic,
     guard: Guard | None = None,
-    address: Callable[[str, Fields], str] = lambda peer, fields: peer,
+    peers: Peers = Direct(),
 ) -> AsyncIterator[House]:
     """A house whose backoff is nought, all else as in real life."""
     url = urlsplit(standin.base_url)
@@ -97,7 +96,7 @@ async def house(
     logger.setLevel(logging.DEBUG)
     upstream = Upstream(settings, make_ssl_context(standin.ca_file), clock=clock, chance=lambda: 0.0)
     rooms = App(upstream, app, guard)
-    server = Server(rooms.handle, rooms.refuse, limits, address)
+    server = Server(rooms.handle, rooms.refuse, limits, peers)
     try:
         _, port = await server.start("127.0.0.1", 0)
         yield House(server, upstream, rooms, port, lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from functools import partial
 from ipaddress import ip_network
 
 import pytest
@@ -14,7 +13,7 @@ from standin import Exchange, StandIn, hang_up, reply, silence
 from standin import partial as half
 
 from cfchat.app import Settings as AppSettings
-from cfchat.guard import Guard, Origins, Rate, Settings, client_address, parse_keys
+from cfchat.guard import Guard, Origins, Proxies, Rate, Settings, parse_keys
 
 WORDS = reply(
     b'data: {"response":"Hello"}\n\ndata: {"response":"","usage":{"total_tokens":60,"completion_tokens":9}}\n\n'
@@ -83,8 +82,8 @@ async def test_a_rate_is_told_and_kept() -> None:
 
 async def test_behind_a_proxy_each_client_has_a_rate_of_its_own() -> None:
     guard = Guard(Settings(rate=Rate(1, 3600)))
-    address = partial(client_address, trusted=(ip_network("127.0.0.0/8"),))
-    async with StandIn([WORDS, WORDS]) as standin, house(standin, guard=guard, address=address) as cfchat:
+    peers = Proxies((ip_network("127.0.0.0/8"),))
+    async with StandIn([WORDS, WORDS]) as standin, house(standin, guard=guard, peers=peers) as cfchat:
         statuses = [
             (await cfchat.post(fields=f"X-Forwarded-For: {hops}\r\n")).status
             for hops in ("1.1.1.1", "2.2.2.2", "9.9.9.9, 1.1.1.1")

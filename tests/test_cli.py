@@ -224,3 +224,30 @@ def test_an_open_door_is_warned_of(flags: list[str], warned: bool) -> None:
         _, log = process.communicate(timeout=20)
     assert ("everybody who can reach 0.0.0.0 may ask, and you pay" in log) is warned
     assert ("--rate-limit" in log) is warned
+
+
+def test_running_out_of_files_is_survived() -> None:
+    """A process of 40 files, and 60 clients: it says so, not a thousand times, and serves again when they are gone."""
+    argv = [str(ROOT / "cfchat_server.py"), "--demo", "--port", "0"]
+    code = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); "
+        f"sys.argv = {argv}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout and process.stderr
+        port = int(re.search(r":(\d+)/api", process.stdout.readline())[1])  # type: ignore[index]
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+        lines = iter(process.stderr.readline, "")
+        assert next(line for line in lines if "no connection can be accepted" in line)
+        for client in clients:
+            client.close()
+        assert ask(port).status == 200
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert "Traceback" not in log and log.count("no connection can be accepted") <= 3

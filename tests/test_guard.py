@@ -15,6 +15,7 @@ from cfchat.guard import (
     Budget,
     Guard,
     Origins,
+    Proxies,
     Rate,
     Settings,
     client_address,
@@ -288,6 +289,16 @@ TRUSTED = (ip_network("10.0.0.0/8"), ip_network("::1"))
 def test_the_rightmost_hop_that_is_no_trusted_proxy(peer: str, sent: list[tuple[str, str]], address: str) -> None:
     assert client_address(peer, Fields(sent), TRUSTED) == address
     assert client_address(peer, Fields(sent), ()) == peer
+
+
+def test_a_trusted_proxys_connections_are_not_counted() -> None:
+    proxies = Proxies(TRUSTED)
+    assert [proxies.counted(peer) for peer in ("10.0.0.1", "1.2.3.4", "2001:db8::1")] == [
+        None,
+        "1.2.3.4",
+        "2001:db8::/64",
+    ]
+    assert proxies.client("10.0.0.1", Fields([("X-Forwarded-For", "5.6.7.8")])) == "5.6.7.8"
 
 
 @given(st.text(st.characters(max_codepoint=255)), st.sampled_from(("Forwarded", "X-Forwarded-For")))

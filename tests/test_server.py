@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from client import parse
+from client import parse, until
 
 from cfchat.errors import CfchatError, UpstreamInterrupted
-from cfchat.server import Limits, Request, Response, Server
+from cfchat.server import Direct, Limits, Peers, Request, Response, Server
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -28,8 +28,10 @@ async def echo(request: Request) -> Response:
 
 
 @asynccontextmanager
-async def serving(handler: Handler = echo, limits: Limits = Limits()) -> AsyncIterator[tuple[Server, int]]:
-    server = Server(handler, refuse, limits)
+async def serving(
+    handler: Handler = echo, limits: Limits = Limits(), peers: Peers = Direct()
+) -> AsyncIterator[tuple[Server, int]]:
+    server = Server(handler, refuse, limits, peers)
     _, port = await server.start("127.0.0.1", 0)
     try:
         yield server, port
@@ -291,3 +293,38 @@ async def test_a_real_client_keeps_its_connection() -> None:
 
     async with serving() as (_, port):
         assert await asyncio.to_thread(converse, port) == [b"one", b"two"]
+
+
+async def test_one_address_cannot_take_all_connections() -> None:
+    async with serving(limits=Limits(connections_each=2)) as (server, port):
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        await until(lambda: len(server._connections) == 2)
+        assert codes(await talk(port, LAST)) == [503]
+        held[0][1].close()
+        await until(lambda: len(server._connections) == 1)
+        assert codes(await talk(port, LAST)) == [200]
+        held[1][1].close()
+        await until(lambda: not server._connections)
+        assert not server._counted
+
+
+async def test_peers_that_are_not_counted() -> None:
+    class Uncounted(Direct):
+        def counted(self, peer: str) -> str | None:
+            return None
+
+    async with serving(limits=Limits(connections_each=1), peers=Uncounted()) as (_, port):
+        assert codes(await talk(port, GET, LAST)) == [200, 200]
+        first = await asyncio.open_connection("127.0.0.1", port)
+        assert codes(await talk(port, LAST)) == [200]
+        first[1].close()
+
+
+@pytest.mark.parametrize(
+    ("expected", "status"),
+    [("100-continue", 200), ("100-Continue", 200), ("200-ok", 417), ("100-continue, magic", 417), ("", 200)],
+)
+async def test_what_can_be_expected(expected: str, status: int) -> None:
+    ask = f"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1\r\nExpect: {expected}\r\n\r\n"
+    async with serving() as (_, port):
+        assert codes(await talk(port, ask.encode() + b"a"))[-1] == status
