@@ -1,0 +1,40 @@
+"""What a client costs: `python tests/bench/memory.py [CLIENTS]`. KiB for an idle connection and for a running reply."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from soak import post, serve
+from standin import STREAM_TYPE, Exchange, StandIn, head_of
+
+EVENT = b'data: {"response":"word"}\n\n'
+
+
+async def hold(exchange: Exchange) -> None:
+    """The beginning of a reply, and no more of it until the client leaves."""
+    await exchange.send(head_of(200, [STREAM_TYPE]) + EVENT)
+    await exchange.closed_by_peer.wait()
+
+
+async def measure(clients: int) -> None:
+    async with StandIn([hold], repeat=True) as standin, serve(standin) as served:
+        before = (await served.state())["kib"]
+        idle = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(clients)]
+        while (state := await served.state())["clients"] < clients:
+            await asyncio.sleep(0.1)
+        print(f"an idle connection: {(state['kib'] - before) / clients:.0f} KiB")
+        for reader, writer in idle:
+            writer.write(post("word"))
+            await reader.readuntil(b"word\r\n")
+        busy = (await served.state())["kib"]
+        print(f"a running reply, its TLS connection to Cloudflare among it: {(busy - before) / clients:.0f} KiB")
+        for _, writer in idle:
+            writer.transport.abort()
+
+
+if __name__ == "__main__":
+    asyncio.run(measure(int(sys.argv[1]) if sys.argv[1:] else 500))

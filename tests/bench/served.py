@@ -1,0 +1,89 @@
+"""cfchat in a process of its own, watched: settings from the environment, a line of JSON on each SIGUSR1.
+
+What the line holds: tasks, client and upstream connections, file descriptors, Python's blocks of memory, KiB
+that are resident, and the longest time in ms for which the event loop ran nothing else, since the line before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from cfchat.app import App
+from cfchat.config import load
+from cfchat.guard import Guard, Proxies
+from cfchat.observe import set_up_logging
+from cfchat.server import Server
+from cfchat.upstream.client import Upstream
+from cfchat.upstream.connection import make_ssl_context
+
+TICK = 0.005
+
+
+class Stalls:
+    """How late a timer is, which is how long something else kept the loop."""
+
+    longest = 0.0
+
+    async def watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + TICK
+            await asyncio.sleep(TICK)
+            self.longest = max(self.longest, loop.time() - due)
+
+
+def resident() -> int:
+    """KiB of memory that is really there."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1])
+
+
+async def main() -> None:
+    config = load({}, os.environ)
+    assert config.upstream is not None
+    set_up_logging(config.log_level)
+    upstream = Upstream(config.upstream, make_ssl_context())
+    app = App(upstream, config.app, Guard(config.guard))
+    server = Server(app.handle, app.refuse, config.server, Proxies(config.trusted_proxies))
+    loop, stopped, stalls = asyncio.get_running_loop(), asyncio.Event(), Stalls()
+
+    def tell() -> None:
+        gc.collect()
+        state = upstream._pool.state
+        told = {
+            "tasks": len(asyncio.all_tasks()),
+            "clients": len(server._connections),
+            "lent": state.lent_out,
+            "idle": state.idle,
+            "files": len(os.listdir("/proc/self/fd")),
+            "blocks": sys.getallocatedblocks(),
+            "kib": resident(),
+            "stall_ms": round(stalls.longest * 1000, 1),
+        }
+        stalls.longest = 0.0
+        print(json.dumps(told), flush=True)
+
+    loop.add_signal_handler(signal.SIGUSR1, tell)
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    watching = loop.create_task(stalls.watch())
+    _, port = await server.start("127.0.0.1", 0)
+    print(port, flush=True)
+    await stopped.wait()
+    watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching
+    await server.drain(5.0)
+    await upstream.aclose()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

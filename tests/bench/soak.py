@@ -1,0 +1,215 @@
+"""A soak: `python tests/bench/soak.py [SECONDS [CONNECTIONS]]`, 60 seconds and 500 connections by default.
+
+Good, slow, hostile and vanishing clients at once, an upstream on TLS that fails at times. Exits with 1 where a good
+client was not served, a hostile one was answered twice, or a task, connection, file or memory is left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from standin import CERTS, STREAM_TYPE, Exchange, StandIn, head_of
+
+WORDS = 20
+BLOCKS = 0.05  # how many more of Python's blocks of memory there may be at the end than after the first third
+LATE = 60.0  # seconds that one client may take, however much is going on
+
+HOSTILE = (
+    b"GARBAGE\r\n\r\n",
+    b"POST /api/chatbot HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST /api/chatbot HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+    b"POST /api/chatbot HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"POST /api/chatbot HTTP/1.1\nHost: x\n\n",
+    b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 70_000 + b"\r\n\r\n",
+    b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /api/chatbot HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
+)
+BEHIND = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def post(word: str, keep: bool = False) -> bytes:
+    body = json.dumps([{"role": "user", "content": word}]).encode()
+    connection = "keep-alive" if keep else "close"
+    head = f"POST /api/chatbot HTTP/1.1\r\nHost: x\r\nConnection: {connection}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+async def upstream(exchange: Exchange) -> None:
+    """Echoes the client's word WORDS times; fails as the word tells."""
+    word = json.loads(exchange.body)["messages"][-1]["content"]
+    if word.startswith("cut"):
+        await exchange.send(head_of(200, [STREAM_TYPE, ("transfer-encoding", "chunked")]) + b"5\r\ndata:")
+        exchange.abort()
+        return
+    await exchange.send(head_of(200, [STREAM_TYPE, ("transfer-encoding", "chunked")]))
+    for number in range(WORDS + 1):
+        event = b"data: %b\n\n" % (json.dumps({"response": word}).encode() if number < WORDS else b"[DONE]")
+        await exchange.send(b"%x\r\n%b\r\n" % (len(event), event))
+        await asyncio.sleep(random.random() * 0.02)
+    await exchange.send(b"0\r\n\r\n")
+
+
+class Clients:
+    """Each method is one client's life; what went wrong is counted."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.lives: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+
+    async def good(self) -> None:
+        reader, writer = await self._connect()
+        for last in (False, True):
+            word = f"good{random.randrange(10**6)}."
+            writer.write(post(word, keep=not last))
+            received = await reader.readuntil(b"\r\n0\r\n\r\n")
+            if received.count(word.encode()) != WORDS or not received.startswith(b"HTTP/1.1 200 "):
+                self.faults[f"a good client got {received[:60]!r}"] += 1
+        writer.close()
+
+    async def slow(self) -> None:
+        """A byte at a time in, a little at a time out; still a good one."""
+        reader, writer = await self._connect()
+        for byte in post("slow."):
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.005)
+        received = b""
+        while data := await reader.read(64):
+            received += data
+            await asyncio.sleep(0.01)
+        if received.count(b"slow.") != WORDS:
+            self.faults[f"a slow client got {received[:60]!r}"] += 1
+        writer.close()
+
+    async def cut(self) -> None:
+        reader, writer = await self._connect()
+        writer.write(post("cut"))
+        received = await reader.read()
+        if not received.startswith(b"HTTP/1.1 502 "):
+            self.faults[f"a cut upstream gave {received[:60]!r}"] += 1
+        writer.close()
+
+    async def hostile(self) -> None:
+        reader, writer = await self._connect()
+        writer.write(random.choice(HOSTILE) + BEHIND)
+        received = await reader.read()
+        if received.count(b"HTTP/1.1 ") != 1 or not received.startswith(b"HTTP/1.1 4"):
+            self.faults[f"a hostile client got {received[:60]!r}"] += 1
+        writer.close()
+
+    async def vanishing(self) -> None:
+        _, writer = await self._connect()
+        whole = post("vanish.")
+        writer.write(whole[: random.randrange(1, len(whole) + 1)])
+        await asyncio.sleep(random.random() * 0.1)
+        writer.transport.abort()
+
+    async def live(self, until: float) -> None:
+        lives: tuple[tuple[int, Callable[[], Awaitable[None]]], ...] = (
+            (5, self.good), (1, self.slow), (1, self.cut), (2, self.hostile), (3, self.vanishing),
+        )  # fmt: skip
+        names = [life for weight, life in lives for _ in range(weight)]
+        while time.monotonic() < until:
+            life = random.choice(names)
+            name = life.__name__
+            try:
+                async with asyncio.timeout(LATE):
+                    await life()
+                self.lives[name] += 1
+            except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+                self.faults[f"{name}: {error!r:.100}"] += 1
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+
+class Served:
+    """The server's process."""
+
+    port = 0
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def state(self) -> dict[str, Any]:
+        """What served.py tells of itself."""
+        self._process.send_signal(signal.SIGUSR1)
+        told: dict[str, Any] = json.loads(await self.line())
+        return told
+
+    async def line(self) -> str:
+        assert self._process.stdout
+        return (await self._process.stdout.readline()).decode()
+
+    async def quiet(self) -> dict[str, Any]:
+        """Its state when the last client has gone."""
+        while (state := await self.state())["clients"] or state["lent"]:
+            await asyncio.sleep(0.1)
+        return state
+
+
+@asynccontextmanager
+async def serve(standin: StandIn) -> AsyncIterator[Served]:
+    """A server whose upstream is the stand-in; it must end cleanly."""
+    environ = {
+        **os.environ,
+        "CLOUDFLARE_ACCOUNT_ID": "0" * 32,
+        "CLOUDFLARE_API_TOKEN": "token",
+        "CFCHAT_BASE_URL": standin.base_url,
+        "CFCHAT_FALLBACK_MODELS": "none",
+        "CFCHAT_MAX_CONNECTIONS_EACH": "4096",
+        "CFCHAT_LOG_LEVEL": "error",
+        "SSL_CERT_FILE": str(CERTS / "ca.pem"),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(HERE / "served.py"), env=environ, stdout=asyncio.subprocess.PIPE
+    )
+    served = Served(process)
+    served.port = int(await served.line())
+    yield served
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0
+
+
+async def soak(seconds: float, connections: int) -> int:
+    async with StandIn([upstream], repeat=True) as standin, serve(standin) as served:
+        clients = Clients(served.port)
+        fresh = await served.state()
+
+        async def phase(length: float) -> dict[str, Any]:
+            until = time.monotonic() + length
+            await asyncio.gather(*(clients.live(until) for _ in range(connections)))
+            busy = await served.state()
+            return {**await served.quiet(), "stall_ms": busy["stall_ms"]}
+
+        first = await phase(seconds / 3)
+        second = await phase(seconds * 2 / 3)
+    for name, limit in (("tasks", fresh["tasks"]), ("clients", 0), ("lent", 0), ("files", fresh["files"] + 40)):
+        if second[name] > limit:
+            clients.faults[f"{second[name]} {name} are left, of {limit}"] += 1
+    if second["blocks"] > first["blocks"] * (1 + BLOCKS):
+        clients.faults[f"memory grew from {first['blocks']} to {second['blocks']} blocks"] += 1
+    print(json.dumps({"fresh": fresh, "first third": first, "end": second, "lives": clients.lives}, indent=1))
+    for fault, times in clients.faults.items():
+        print(f"FAULT {times} times: {fault}")
+    return 1 if clients.faults else 0
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    sys.exit(asyncio.run(soak(float(given[0]) if given else 60.0, int(given[1]) if given[1:] else 500)))
