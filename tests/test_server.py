@@ -328,3 +328,12 @@ async def test_what_can_be_expected(expected: str, status: int) -> None:
     ask = f"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1\r\nExpect: {expected}\r\n\r\n"
     async with serving() as (_, port):
         assert codes(await talk(port, ask.encode() + b"a"))[-1] == status
+
+
+async def test_a_short_reply_goes_out_to_a_client_that_has_closed_its_half() -> None:
+    async with serving() as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
+        writer.write_eof()
+        assert (await reader.read()).endswith(b"\r\n\r\nhi")
+        writer.close()

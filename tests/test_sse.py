@@ -24,7 +24,7 @@ DATA = (
 )
 FIELDS = (
     *(b"event: e", b"event", b"event:", b"event: \xe4\xb8", b"id: 1", b"id", b"id: \xff", b"id: a\0b"),
-    *(b"retry: 12", b"retry", b"retry:+5", b"retry: 1_0", b"retry: \xc2\xb2", b"retry:  7"),
+    *(b"retry: 12", b"abc: 3", b"zzz: 4", b"retry", b"retry:+5", b"retry: 1_0", b"retry: \xc2\xb2", b"retry:  7"),
 )
 OTHERS = (
     *(b": comment", b":", b"DATA: no", b"data : no", b" data: no", b"other: x", b"[DONE]"),
@@ -242,3 +242,21 @@ def test_an_event_name_is_one_line(event: str) -> None:
 def test_encoding_to_the_byte() -> None:
     assert encode_event("Hi") == b"data: Hi\n\n"
     assert encode_event("a\nb", "error") == b"event: error\ndata: a\ndata: b\n\n"
+
+
+def test_the_bom_counts_as_part_of_its_line() -> None:
+    whole = b"\xef\xbb\xbfdata: x\n\n"
+    assert [event.data for event in SSEParser(max_line=len(whole) - 2).feed(whole)] == ["x"]
+    with pytest.raises(EventTooLarge):
+        SSEParser(max_line=len(whole) - 3).feed(whole)
+
+
+def test_the_limits_where_none_are_named() -> None:
+    (event,) = SSEParser().feed(b"data: " + b"x" * ((1 << 20) - 6) + b"\n\n")
+    assert len(event.data) == (1 << 20) - 6
+    with pytest.raises(EventTooLarge):
+        SSEParser().feed(b"data: " + b"x" * ((1 << 20) - 5) + b"\n\n")
+    lines = b"data: " + b"x" * 1023 + b"\n"
+    assert len(SSEParser().feed(lines * 1024 + b"\n")) == 1
+    with pytest.raises(EventTooLarge):
+        SSEParser().feed(lines * 1025 + b"\n")
