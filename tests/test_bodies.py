@@ -244,6 +244,24 @@ def test_limits_are_what_still_passes() -> None:
         assert ended is (error is None) is ((line, extensions, limit) == (12, 5, 1))
 
 
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\r", b"\n\r", b"\0\0", b"\r\0", b"  ", b"ab", b"\xff\xff", b"\x0b\n"])
+def test_what_ends_the_data_of_a_chunk_is_looked_at(end: bytes) -> None:
+    """Two bytes that are skipped unseen let the next chunk begin where no other reader sees one (CVE-2025-43859)."""
+    (out, ended, error), _ = decode(ChunkedDecoder(), [b"1\r\na" + end + LAST_CHUNK])
+    assert (out, ended, error) == (b"a", False, ProtocolError)
+
+
+def test_the_limits_where_none_are_named() -> None:
+    def chunk(extension: int) -> bytes:
+        return b"1;" + b"x" * (extension - 1) + b"\r\na\r\n"
+
+    def passes(*extensions: int) -> bool:
+        return decode(ChunkedDecoder(), [b"".join(map(chunk, extensions)) + LAST_CHUNK])[0][1]
+
+    assert passes(4095) and not passes(4096)  # with its size, a line of 4,096 bytes
+    assert passes(*[4095] * 4, 4) and not passes(*[4095] * 4, 5)  # 16,384 in all
+
+
 @pytest.mark.parametrize("size", [1, 7, 100_000])
 def test_the_work_is_linear(size: int) -> None:
     body = encode_chunk(b"x" * 9) * 2000 + encode_chunk(b"y" * 20_000) + LAST_CHUNK

@@ -648,6 +648,8 @@ REFUSED: list[tuple[str, type[ProtocolError]]] = [
     ("GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", ProtocolError),
     (f"GET / HTTP/1.1\r\n{HEAD}Transfer-Encoding: chunked, chunked\r\n\r\n", ProtocolError),
     (f"GET / HTTP/1.1\r\n{HEAD}Transfer-Encoding: gzip\r\n\r\n", UnknownCoding),
+    (f"GET / HTTP/1.1\r\n{HEAD}Transfer-Encoding: br\r\n\r\n", UnknownCoding),
+    (f"GET / HTTP/1.1\r\n{HEAD}Transfer-Encoding: br, chunked\r\n\r\n", UnknownCoding),
     (f"GET / HTTP/1.1\r\n{HEAD}Content-Length: 5, 5\r\n\r\n", ProtocolError),
     (f"GET / HTTP/1.1\r\n{HEAD}A: b\r\n c\r\n\r\n", ProtocolError),
     (f"GET / HTTP/1.1\n{HEAD}\r\n", ProtocolError),
@@ -685,6 +687,46 @@ def test_a_length_over_the_limit_is_refused_after_its_head(length: str) -> None:
     assert isinstance(head, RequestHead) and head.path == "/a" and reader.body_pending
     with pytest.raises(BodyTooLarge):
         reader.next_event()
+
+
+def test_a_length_of_twenty_digits_is_over_any_limit() -> None:
+    reader = RequestReader(ReadLimits(body=8 << 20))
+    reader.receive_data(b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 1" + b"0" * 19 + b"\r\n\r\n")
+    assert isinstance(reader.next_event(), RequestHead)
+    with pytest.raises(BodyTooLarge):
+        reader.next_event()
+
+
+def test_the_limits_where_none_are_named() -> None:
+    assert ReadLimits() == ReadLimits(
+        line=8192,
+        head=32768,
+        fields=100,
+        body=1048576,
+        chunk_line=4096,
+        chunk_extensions_total=16384,
+        trailers=8192,
+        skipped_lines=4,
+        informational=8,
+    )
+
+
+@pytest.mark.parametrize(
+    ("minor", "expect", "something_else", "to_continue"),
+    [
+        (1, None, False, False),
+        (1, "", False, False),
+        (1, "100-continue", False, True),
+        (1, "100-CONTINUE", False, True),
+        (1, "magic", True, False),
+        (1, "100-continue, magic", True, True),
+        (0, "100-continue", False, False),
+        (0, "magic", False, False),
+    ],
+)
+def test_what_a_client_expects(minor: int, expect: str | None, something_else: bool, to_continue: bool) -> None:
+    head = RequestHead("POST", "/", minor, Fields([] if expect is None else [("Expect", expect)]))
+    assert (head.expects_something_else, head.expects_continue) == (something_else, to_continue)
 
 
 def test_chunks_over_the_limit_are_refused_by_their_line() -> None:
@@ -817,6 +859,21 @@ def test_a_tunnel_begins_behind_the_head(fields: bytes) -> None:
     refused.next_event()
     assert refused.next_event() == Data(b"no!")
     assert refused.unread == 0
+
+
+@pytest.mark.parametrize(("status", "tunnel"), [(200, True), (204, True), (299, True), (300, False), (407, False)])
+def test_what_opens_a_tunnel(status: int, tunnel: bool) -> None:
+    reader = ResponseReader(request_method="CONNECT")
+    reader.receive_data(f"HTTP/1.1 {status} X\r\nContent-Length: 3\r\n\r\nabc".encode())
+    assert isinstance(reader.next_event(), ResponseHead)
+    assert type(reader.next_event()) is (EndOfMessage if tunnel else Data)
+
+
+def test_every_status_below_200_is_passed_over() -> None:
+    reader = ResponseReader()
+    reader.receive_data(b"HTTP/1.1 199 X\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    head = reader.next_event()
+    assert isinstance(head, ResponseHead) and head.status == 200
 
 
 def test_one_response_after_the_other() -> None:
