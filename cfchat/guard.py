@@ -174,7 +174,7 @@ class Buckets:
         left = floor((rate.seconds - until_full) * rate.requests / rate.seconds + 1e-6)
         return [
             ("RateLimit-Policy", f'"requests";q={rate.requests};w={rate.seconds}'),
-            ("RateLimit", f'"requests";r={max(0, left)};t={ceil(until_full)}'),
+            ("RateLimit", f'"requests";r={max(0, left)};t={ceil(until_full - 1e-6)}'),
         ]
 
 
