@@ -14,7 +14,7 @@ import ssl
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from cfchat import __version__, chat
@@ -191,10 +191,12 @@ async def serve(config: Config, demo: bool) -> None:
         upstream = Upstream(settings, _context(settings.origin))
         stack.push_async_callback(upstream.aclose)
         guard = Guard(config.guard)
-        app = App(upstream, config.app, guard)
+        model = settings.models[0]
+        offered = replace(config.app, model=model, models=(model, *config.app.aliases.values())) if demo else config.app
+        app = App(upstream, offered, guard)
         server = Server(app.handle, app.refuse, config.server, Proxies(config.trusted_proxies))
         host, port = await _listen(server, config)
-        _say_hello(host, port, settings.models[0], demo, config.guard.keys is not None)
+        _say_hello(host, port, model, demo, config.guard.keys is not None)
         _warn_if_open(host, config)
         _reload_keys_on_hangup(guard, config.keys_file)
         if not demo:

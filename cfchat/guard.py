@@ -341,8 +341,7 @@ class Guard:
 
         Raises OriginNotAllowed, Unauthorized, RateLimited, BudgetSpent.
         """
-        self.origins.check(fields)
-        label = "" if self.keys is None else self.keys.label(fields.get("authorization"))
+        label = self.identify(fields)
         name = f"key {label}" if label else network_of(address)
         told = [] if self._buckets is None else self._buckets.take(name, now)
         if self._budget is not None:
@@ -350,6 +349,11 @@ class Guard:
         if self._each is not None:
             self._each.check(name, epoch)
         return Asker(label, name, told)
+
+    def identify(self, fields: Fields) -> str:
+        """The label of the key of a request that costs nothing. Raises OriginNotAllowed, Unauthorized."""
+        self.origins.check(fields)
+        return "" if self.keys is None else self.keys.label(fields.get("authorization"))
 
     def spend(self, asker: Asker, tokens: int, epoch: float) -> list[str]:
         """Count the tokens of a reply; whose budget is at 80 % with it."""

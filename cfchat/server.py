@@ -52,6 +52,7 @@ class Limits:
     write: float = 30.0
     keep_alive: float = 75.0
     drain: float = 30.0
+    heartbeat: float = 15.0  # of silence in a reply that has one
     linger: float = 2.0
     linger_bytes: int = 4 << 20
 
@@ -60,20 +61,23 @@ class Limits:
 class Response:
     """What a handler answers. `body` is bytes, or an async generator of bytes that is sent as it comes.
 
-    A generator that raises cuts the reply: its last chunk is never sent. `aclose` is awaited when the
-    reply is over, however it ended, even if the body was never begun.
+    A generator that raises cuts the reply: its last chunk is never sent, unless `fail` has words to end it with.
+    `heartbeat` is sent between its pieces where none has come for a while. `aclose` is awaited when the reply is
+    over, however it ended, even if the body was never begun.
     """
 
     status: int
     fields: Sequence[tuple[str, str]] = ()
     body: bytes | AsyncGenerator[bytes, None] = b""
     aclose: Callable[[], Awaitable[None]] | None = None
+    fail: Callable[[CfchatError], bytes] = lambda error: b""
+    heartbeat: bytes = b""
 
 
 class Request:
     """One request, its head read. `notes` is for what the handler wants in the log line."""
 
-    __slots__ = ("_read_body", "client", "fields", "id", "method", "notes", "path")
+    __slots__ = ("_read_body", "bodiless", "client", "fields", "id", "method", "notes", "path")
 
     def __init__(
         self, head: RequestHead, client: str, request_id: str, read_body: Callable[[int], Awaitable[bytes]]
@@ -81,6 +85,7 @@ class Request:
         self.method = head.method
         self.path = head.path
         self.fields: Fields = head.fields
+        self.bodiless = head.bodiless
         self.client = client
         self.id = request_id
         self.notes: dict[str, object] = {}
@@ -206,15 +211,15 @@ class _Connection:
         self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str
     ) -> None:
         self._server = server
-        self._limits = server.limits
+        self.limits = server.limits
         self._reader = reader
         self._writer = writer
         self._transport = writer.transport
         self._wire = RequestReader(server.limits.read)
         self._watcher: asyncio.Task[None] | None = None
         self._idle = False
-        self._gone = False
         self.peer = peer
+        self.gone = False  # the client is
 
     def end_if_idle(self) -> None:
         if self._idle:
@@ -231,7 +236,7 @@ class _Connection:
             self._transport.abort()
         except asyncio.CancelledError:
             self._transport.abort()
-            if not self._gone or self.task.uncancel():
+            if not self.gone or self.task.uncancel():
                 raise
         except Exception:
             log.exception("connection from %s failed", self.peer)
@@ -257,7 +262,7 @@ class _Connection:
         try:
             keep = await self._reply(head, request, entry)
         except BaseException as error:
-            gone = self._gone or isinstance(error, (_ClientGone, OSError))
+            gone = self.gone or isinstance(error, (_ClientGone, OSError))
             entry.status = 499 if gone else entry.status or 503
             entry.fault = "client gone" if gone else "ended by this server"
             raise
@@ -269,6 +274,8 @@ class _Connection:
     async def _reply(self, head: RequestHead, request: Request, entry: Exchange) -> bool:
         response = await self._handle(head, request)
         try:
+            if self._wire.body_pending and head.bodiless:
+                self._wire.next_event()  # its end, which nobody had to wait for
             keep = head.keep_alive and not self._wire.body_pending and not self._server.draining
             whole = await self._send(head, response, entry, keep)
             if self._wire.body_pending:
@@ -310,12 +317,12 @@ class _Connection:
         if self._idle and self._server.draining:
             return None
         try:
-            async with asyncio.timeout(self._limits.keep_alive if self._idle else self._limits.head) as deadline:
+            async with asyncio.timeout(self.limits.keep_alive if self._idle else self.limits.head) as deadline:
                 while (event := self._wire.next_event()) is NEED_DATA:
                     await self._receive()
                     if self._idle and self._wire.buffered:
                         self._idle = False
-                        deadline.reschedule(asyncio.get_running_loop().time() + self._limits.head)
+                        deadline.reschedule(asyncio.get_running_loop().time() + self.limits.head)
         except TimeoutError:
             if self._idle:
                 return None
@@ -333,7 +340,7 @@ class _Connection:
         pieces: list[bytes] = []
         expects, size = head.expects_continue, 0
         try:
-            async with asyncio.timeout(self._limits.body):
+            async with asyncio.timeout(self.limits.body):
                 while type(event := self._wire.next_event()) is not EndOfMessage:
                     if type(event) is Data:
                         size += len(event.data)
@@ -364,7 +371,7 @@ class _Connection:
                 self._wire.receive_data(data)
                 if self._wire.buffered > READ_AHEAD:
                     return
-        self._gone = True
+        self.gone = True
         self.task.cancel()
 
     async def _stop_watching(self) -> None:
@@ -385,50 +392,20 @@ class _Connection:
         if isinstance(body, bytes):
             if response.status != 204:
                 fields.append(("Content-Length", str(len(body))))
-            self._write(self._encode_head(response.status, fields, keep, head) + (b"" if bare else body))
+            self.write(self._encode_head(response.status, fields, keep, head) + (b"" if bare else body))
             entry.began()
             entry.sent += 0 if bare else len(body)
-            await self._flush()
+            await self.flush()
             return True
         chunked = head is None or head.minor >= 1
         if chunked:
             fields.append(("Transfer-Encoding", "chunked"))
         prefix = self._encode_head(response.status, fields, keep and chunked, head)
+        stream = _Stream(self, response, entry, prefix, chunked)
         async with aclosing(body):
-            return await self._send_stream(prefix, body, entry, chunked) and chunked
+            return await stream.send(body) and chunked
 
-    async def _send_stream(
-        self, prefix: bytes, body: AsyncGenerator[bytes, None], entry: Exchange, chunked: bool
-    ) -> bool:
-        try:
-            async for piece in body:
-                if not piece:
-                    continue
-                if not entry.sent:
-                    entry.began()
-                entry.sent += len(piece)
-                self._write(prefix + (encode_chunk(piece) if chunked else piece))
-                prefix = b""
-                await self._flush()
-        except CfchatError as error:
-            return self._cut(entry, str(error), chunked)
-        except (OSError, _ClientGone):
-            raise
-        except Exception:
-            log.exception("%s reply failed", entry.id)
-            return self._cut(entry, "internal error", chunked)
-        self._write(prefix + (LAST_CHUNK if chunked else b""))
-        await self._flush()
-        return True
-
-    def _cut(self, entry: Exchange, fault: str, chunked: bool) -> bool:
-        """After the head only a missing end can say that something went wrong."""
-        entry.fault = f"interrupted: {fault}"
-        if not chunked:
-            self._reset()
-        return False
-
-    def _reset(self) -> None:
+    def reset(self) -> None:
         """End with RST: FIN would make a close-delimited reply look whole (RFC 9112 §8)."""
         plug = self._transport.get_extra_info("socket")
         if plug is not None:
@@ -444,30 +421,110 @@ class _Connection:
             fields.append(("Connection", "keep-alive"))
         return encode_response_head(status, fields)
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         if self._transport.is_closing():
             raise _ClientGone
         self._writer.write(data)
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
         """Backpressure: wait while the client has too much unread, but not for ever."""
         if self._transport.get_write_buffer_size() < WRITE_AHEAD:
             return
         try:
-            async with asyncio.timeout(self._limits.write):
+            async with asyncio.timeout(self.limits.write):
                 await self._writer.drain()
         except TimeoutError:
             raise _ClientGone from None
 
     async def _linger(self) -> None:
         """Let the client read its refusal before the kernel's RST destroys it (RFC 9112 §9.6)."""
-        left = self._limits.linger_bytes
+        left = self.limits.linger_bytes
         with suppress(TimeoutError, OSError):
             if self._writer.can_write_eof():
                 self._writer.write_eof()
-            async with asyncio.timeout(self._limits.linger):
+            async with asyncio.timeout(self.limits.linger):
                 while left > 0 and (data := await self._reader.read(READ_SIZE)):
                     left -= len(data)
+
+
+class _Stream:
+    """A reply that goes out as it comes."""
+
+    def __init__(
+        self, connection: _Connection, response: Response, entry: Exchange, prefix: bytes, chunked: bool
+    ) -> None:
+        self._connection = connection
+        self._response = response
+        self._entry = entry
+        self._prefix = prefix
+        self._chunked = chunked
+        self._loop = asyncio.get_running_loop()
+        self._written = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def send(self, body: AsyncGenerator[bytes, None]) -> bool:
+        """Write all of it; whether it is whole."""
+        try:
+            async for piece in body:
+                if piece:
+                    self._write(piece)
+                    await self._connection.flush()
+        except CfchatError as error:
+            return self._fail(error)
+        except asyncio.CancelledError:
+            if not self._connection.gone:
+                self._fail(Overloaded("This server is stopping."))
+            raise
+        except (OSError, _ClientGone):
+            raise
+        except Exception:
+            log.exception("%s reply failed", self._entry.id)
+            return self._fail(CfchatError("Something went wrong in this server."))
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+        self._end()
+        await self._connection.flush()
+        return True
+
+    def _write(self, piece: bytes) -> None:
+        entry = self._entry
+        if not entry.sent:
+            entry.began()
+            if self._response.heartbeat:
+                self._beat_after(self._connection.limits.heartbeat)
+        entry.sent += len(piece)
+        self._written = self._loop.time()
+        self._connection.write(self._prefix + (encode_chunk(piece) if self._chunked else piece))
+        self._prefix = b""
+
+    def _end(self) -> None:
+        self._connection.write(self._prefix + (LAST_CHUNK if self._chunked else b""))
+
+    def _fail(self, error: CfchatError) -> bool:
+        """After the head only the form's own words, or a missing end, can say that something went wrong."""
+        self._entry.fault = f"interrupted: {error}"
+        words = self._response.fail(error)
+        if words:
+            self._write(words)
+            self._end()
+            return True
+        if not self._chunked:
+            self._connection.reset()
+        return False
+
+    def _beat_after(self, seconds: float) -> None:
+        self._timer = self._loop.call_later(seconds, self._beat)
+
+    def _beat(self) -> None:
+        """One timer a reply, never moved: it looks for how long nothing was written."""
+        pause = self._connection.limits.heartbeat
+        silent = self._loop.time() - self._written
+        if silent >= pause:
+            with suppress(_ClientGone):
+                self._write(self._response.heartbeat)
+            silent = 0.0
+        self._beat_after(pause - silent)
 
 
 def _tell_once_of_too_many_files(loop: asyncio.AbstractEventLoop) -> None:

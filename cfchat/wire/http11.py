@@ -137,6 +137,11 @@ class RequestHead:
         return _persists(self.minor, self.fields)
 
     @property
+    def bodiless(self) -> bool:
+        """No body was announced, so there is none (RFC 9112 §6.3)."""
+        return "content-length" not in self.fields and "transfer-encoding" not in self.fields
+
+    @property
     def expects_continue(self) -> bool:
         """The client waits for `100 Continue` (RFC 9110 §10.1.1: one of 1.0 never does)."""
         return self.minor >= 1 and "100-continue" in _members(self.fields, "expect")
