@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from math import ceil
+from types import MappingProxyType
 
 from cfchat import chat
 from cfchat.errors import (
@@ -58,9 +59,15 @@ class Settings:
 
 
 class App:
-    """`handle` answers a request; `refuse` words an error. Both fit cfchat.server.Server."""
+    """`handle` answers a request; `refuse` words an error. Both fit cfchat.server.Server. `pages` are by path."""
 
-    def __init__(self, upstream: Upstream, settings: Settings = Settings(), guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        settings: Settings = Settings(),
+        guard: Guard | None = None,
+        pages: Mapping[str, Handler] = MappingProxyType({}),
+    ) -> None:
         self.guard = guard or Guard()
         self._upstream = upstream
         self._settings = settings
@@ -72,6 +79,7 @@ class App:
         )
         self._streams = _Streams(settings)
         self._routes: dict[str, dict[str, Handler]] = {"/api/chatbot": {"POST": self._chatbot}}
+        self._routes |= {path: {"GET": page, "HEAD": page} for path, page in pages.items()}
 
     async def handle(self, request: Request) -> Response:
         """Find the route and run it. Raises Incomplete where the client left in the middle of its request."""

@@ -20,6 +20,7 @@ ROWS = (
     {"upstream", "replies"},
     {"guard", "observe"},
     {"server"},  # may log by observe
+    {"page"},
     {"app"},
     {"config", "demo", "check"},
     {"api"},
@@ -30,6 +31,7 @@ STRANGERS = {
     "guard": {"chat", "upstream", "replies"},
     "observe": {"chat", "upstream", "replies"},
     "server": {"chat", "upstream", "replies", "guard"},
+    "page": {"wire", "chat", "upstream", "replies", "guard", "observe"},
 }
 WIRE: dict[str, set[str]] = {
     "grammar": set(),
@@ -141,6 +143,7 @@ def test_the_public_face_is_pinned() -> None:
         ("cfchat.server", "from cfchat.guard import Guard"),
         ("cfchat.guard", "from cfchat.server import Limits"),
         ("cfchat.observe", "import cfchat.upstream.client"),
+        ("cfchat.page", "from cfchat.upstream import cloudflare"),
         ("cfchat.app", "from cfchat.config import Config"),
         ("cfchat.config", "from cfchat.demo import Demo"),
         ("cfchat.demo", "import cfchat.cli"),
