@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from math import ceil
+from types import MappingProxyType
 from urllib.parse import unquote
 
 from cfchat import chat
@@ -70,9 +71,15 @@ class Settings:
 
 
 class App:
-    """`handle` answers a request; `refuse` words an error. Both fit cfchat.server.Server."""
+    """`handle` answers a request; `refuse` words an error. Both fit cfchat.server.Server. `pages` are by path."""
 
-    def __init__(self, upstream: Upstream, settings: Settings = Settings(), guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        settings: Settings = Settings(),
+        guard: Guard | None = None,
+        pages: Mapping[str, Handler] = MappingProxyType({}),
+    ) -> None:
         self.guard = guard or Guard()
         self._upstream = upstream
         self._settings = settings
@@ -91,6 +98,7 @@ class App:
             "/api/chat": {"POST": self._ui_chat},
             "/v1/chat/completions": {"POST": self._completions},
             "/v1/models": {"GET": self._models},
+            **{path: {"GET": page} for path, page in pages.items()},
         }
         # Those with a name in them, by what stands before it and behind it.
         self._named_routes: dict[tuple[str, str], Route] = {

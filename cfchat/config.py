@@ -45,6 +45,7 @@ class Config:
     keys_file: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
     server: server.Limits = field(default_factory=server.Limits)
+    page: bool = True
     log_level: str = "info"
 
 
@@ -324,6 +325,7 @@ SETTINGS = (
     Setting("queue-timeout", "S", _APP.queue_timeout, _seconds, "seconds that they may wait"),
     Setting("max-connections", "N", _SERVER.connections, _count, "most client connections at once"),
     Setting("max-connections-each", "N", _SERVER.connections_each, _count, "most of them from one address"),
+    Setting("no-page", "", False, _switch, "no chat page at /, and no /cfchat.js"),
     Setting("log-level", "LEVEL", "info", _level, "least serious log lines to print: " + ", ".join(LEVELS)),
 )
 
@@ -510,6 +512,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             connections_each=v.max_connections_each,
             drain=v.drain_timeout,
         ),
+        page=not v.no_page,
         log_level=v.log_level,
     )
 

@@ -390,7 +390,7 @@ class _Connection:
         fields.append(("X-Content-Type-Options", "nosniff"))
         bare = head is not None and head.method == "HEAD"
         if isinstance(body, bytes):
-            if response.status != 204:
+            if response.status not in (204, 304):  # a 304 could only tell the length of what it leaves out
                 fields.append(("Content-Length", str(len(body))))
             self.write(self._encode_head(response.status, fields, keep, head) + (b"" if bare else body))
             entry.began()

@@ -21,6 +21,7 @@ ROWS = (
     {"upstream", "replies"},
     {"guard", "observe"},
     {"server"},  # may log by observe
+    {"page"},
     {"app"},
     {"config", "demo", "check"},
     {"api"},
@@ -33,6 +34,7 @@ STRANGERS = {
     "guard": {"chat", "completions", "upstream", "replies"},
     "observe": {"chat", "completions", "upstream", "replies"},
     "server": {"chat", "completions", "upstream", "replies", "guard"},
+    "page": {"wire", "chat", "completions", "upstream", "replies", "guard", "observe"},
 }
 WIRE: dict[str, set[str]] = {
     "grammar": set(),
@@ -144,6 +146,7 @@ def test_the_public_face_is_pinned() -> None:
         ("cfchat.server", "from cfchat.guard import Guard"),
         ("cfchat.guard", "from cfchat.server import Limits"),
         ("cfchat.observe", "import cfchat.upstream.client"),
+        ("cfchat.page", "from cfchat.upstream import cloudflare"),
         ("cfchat.app", "from cfchat.config import Config"),
         ("cfchat.config", "from cfchat.demo import Demo"),
         ("cfchat.demo", "import cfchat.cli"),
