@@ -30,22 +30,22 @@ class Chunks(Form):
         head = {"id": f"chatcmpl-{meta.id}", "object": "chat.completion.chunk"}
         # Every chunk begins so; its choices follow.
         self._head = encode_json({**head, "created": meta.created, "model": meta.model})[:-1]
-        return self._chunk({"role": "assistant", "content": ""})
+        return self._chunk('{"role":"assistant","content":""}')
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
         """One chunk a batch for the text, and one for each piece of a call."""
         self._end.note(deltas)
         text = text_of(deltas)
-        chunks = self._chunk({"content": text}) if text else b""
+        chunks = self._chunk(f'{{"content":{encode_json(text)}}}') if text else b""
         for delta in deltas:
             for call in delta.tool_calls:
-                chunks += self._chunk({"tool_calls": [self._calls.piece(call, self._id)]})
+                chunks += self._chunk(encode_json({"tool_calls": [self._calls.piece(call, self._id)]}))
         return chunks
 
     def finish(self) -> bytes:
         """The reason, the usage where it was asked for, [DONE]."""
         usage = _usage(self._end.usage)
-        end = self._chunk({}, _reason(self._end))
+        end = self._chunk("{}", encode_json(_reason(self._end)))
         if self._include_usage and usage is not None:
             end += encode_event(f'{self._head},"choices":[],"usage":{encode_json(usage)}}}')
         return end + DONE
@@ -54,8 +54,9 @@ class Chunks(Form):
         """An error and the end. Without the error it would look whole to OpenAI's SDKs."""
         return event({"error": described(error)})
 
-    def _chunk(self, delta: dict[str, object], reason: str | None = None) -> bytes:
-        choice = encode_json({"index": 0, "delta": delta, "finish_reason": reason})
+    def _chunk(self, delta: str, reason: str = "null") -> bytes:
+        """A chunk of what is JSON already: an encoder that sees the whole costs several times as much."""
+        choice = f'{{"index":0,"delta":{delta},"finish_reason":{reason}}}'
         return encode_event(f'{self._head},"choices":[{choice}]}}')
 
 

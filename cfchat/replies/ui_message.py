@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from cfchat.chat import Delta
 from cfchat.errors import CfchatError
-from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, event, text_of
+from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, encode_json, event, text_of
+from cfchat.wire.sse import encode_event
 
 _REASONS = {"stop": "stop", "length": "length", "tool_calls": "tool-calls"}
 _USAGE = {"prompt_tokens": "inputTokens", "completion_tokens": "outputTokens", "total_tokens": "totalTokens"}
@@ -32,7 +33,7 @@ class UIMessage(Form):
         """One event a batch."""
         self._end.note(deltas)
         text = text_of(deltas)
-        return event({"type": "text-delta", "id": "t1", "delta": text}) if text else b""
+        return encode_event(f'{{"type":"text-delta","id":"t1","delta":{encode_json(text)}}}') if text else b""
 
     def finish(self) -> bytes:
         """The ends of all that was started, the last of them with the reason and the usage."""
