@@ -14,8 +14,16 @@ from math import ceil
 from types import MappingProxyType
 from urllib.parse import unquote
 
-from cfchat import chat
 from cfchat.completions import parse_completion
+from cfchat.conversation import (
+    MERGE,
+    Conversation,
+    Delta,
+    Limits,
+    estimate_tokens,
+    parse_conversation,
+    with_system,
+)
 from cfchat.errors import (
     CfchatError,
     Incomplete,
@@ -58,7 +66,7 @@ class Settings:
     """
 
     system_prompt: str = "You are a friendly assistant"
-    client_system: str = chat.MERGE
+    client_system: str = MERGE
     max_body: int = 1 << 20
     max_messages: int = 1000
     max_streams: int = 1000
@@ -83,7 +91,7 @@ class App:
         self.guard = guard or Guard()
         self._upstream = upstream
         self._settings = settings
-        self._limits = chat.Limits(
+        self._limits = Limits(
             messages=settings.max_messages,
             models=settings.models,
             aliases=settings.aliases,
@@ -156,12 +164,12 @@ class App:
     async def _chatbot(self, request: Request) -> Response:
         form = negotiate(request.fields.get("accept"))
         asker, body = await self._read(request)
-        return await self._answer(request, asker, chat.parse_conversation(body, self._limits), form)
+        return await self._answer(request, asker, parse_conversation(body, self._limits), form)
 
     async def _ui_chat(self, request: Request) -> Response:
         """The AI SDK sends its two transports the same request: only the path can tell."""
         asker, body = await self._read(request)
-        return await self._answer(request, asker, chat.parse_conversation(body, self._limits), UIMessage())
+        return await self._answer(request, asker, parse_conversation(body, self._limits), UIMessage())
 
     async def _resume(self, request: Request) -> Response:
         """No reply outlives its request, so there is never one to resume."""
@@ -182,9 +190,9 @@ class App:
         return asker, await request.read_body(self._settings.max_body)
 
     async def _answer(
-        self, request: Request, asker: Asker, conversation: chat.Conversation, form: Form
+        self, request: Request, asker: Asker, conversation: Conversation, form: Form
     ) -> Response:
-        conversation = chat.with_system(conversation, self._settings.system_prompt, self._settings.client_system)
+        conversation = with_system(conversation, self._settings.system_prompt, self._settings.client_system)
         async with AsyncExitStack() as stack:
             await self._streams.enter()
             stack.callback(self._streams.leave)
@@ -207,7 +215,7 @@ class App:
             return Response(200, fields, pieces, stack.pop_all().aclose, form.fail, form.heartbeat)
         raise AssertionError("unreachable: the stack swallows nothing")
 
-    async def _ask(self, stack: AsyncExitStack, conversation: chat.Conversation, request: Request) -> Answer:
+    async def _ask(self, stack: AsyncExitStack, conversation: Conversation, request: Request) -> Answer:
         notes = request.notes
         try:
             answer = await stack.enter_async_context(
@@ -253,12 +261,12 @@ def _refusal(error: CfchatError, request_id: str) -> Response:
 class _Bill:
     """What a reply costs in tokens: what Cloudflare says at its end, or an estimate where it has none."""
 
-    def __init__(self, conversation: chat.Conversation) -> None:
-        self._asked = sum(map(chat.estimate_tokens, conversation.messages))
+    def __init__(self, conversation: Conversation) -> None:
+        self._asked = sum(map(estimate_tokens, conversation.messages))
         self._said = 0
         self._usage: Mapping[str, object] = {}
 
-    def add(self, batch: Sequence[chat.Delta]) -> None:
+    def add(self, batch: Sequence[Delta]) -> None:
         self._said += sum(len(delta.text) for delta in batch)
         self._usage = batch[-1].usage or self._usage
 

@@ -17,10 +17,11 @@ from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import Any
 
-from cfchat import __version__, chat
+from cfchat import __version__
 from cfchat.app import App
 from cfchat.check import Result, Status, check, explain
 from cfchat.config import LOOPBACK, Config, add_flags, load, read_keys
+from cfchat.conversation import Conversation, Delta, Message, with_system
 from cfchat.errors import CfchatError, ConfigError, UpstreamError
 from cfchat.guard import Guard, Proxies
 from cfchat.observe import set_up_logging
@@ -352,8 +353,8 @@ def _question(words: Sequence[str]) -> str:
 
 async def ask(config: Config, demo: bool, question: str) -> int:
     """Print the model's answer as it comes."""
-    asked = chat.Conversation((chat.Message("user", question),))
-    conversation = chat.with_system(asked, config.app.system_prompt)
+    asked = Conversation((Message("user", question),))
+    conversation = with_system(asked, config.app.system_prompt)
     async with contextlib.AsyncExitStack() as stack:
         settings = await _settings(config, demo, stack)
         upstream = Upstream(settings, _context(settings.origin))
@@ -387,7 +388,7 @@ class _Paper:
             # A terminal that does not speak UTF-8 shows `?` for what it lacks.
             sys.stdout.reconfigure(errors="replace")
 
-    def write(self, batch: Sequence[chat.Delta]) -> None:
+    def write(self, batch: Sequence[Delta]) -> None:
         text = "".join(delta.text for delta in batch)
         self.finish_reason = batch[-1].finish_reason or self.finish_reason
         if text:

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
-from cfchat import app, chat, guard, server
-from cfchat.chat import Options
+from cfchat import app, guard, server
+from cfchat.conversation import DROP, MERGE, REJECT, Options
 from cfchat.errors import ConfigError
 from cfchat.guard import Network
 from cfchat.upstream import client, cloudflare, pool
@@ -256,7 +256,7 @@ def _networks(text: str) -> tuple[Network, ...]:
 
 
 def _client_system(text: str) -> str:
-    if text not in (chat.MERGE, chat.DROP, chat.REJECT):
+    if text not in (MERGE, DROP, REJECT):
         raise ValueError("must be merge, drop or reject")
     return text
 
@@ -316,7 +316,7 @@ SETTINGS = (
     Setting("daily-tokens", "N", None, _count, "tokens a day (UTC), all clients together", unset="no limit"),
     Setting("daily-tokens-each", "N", None, _count, "tokens a day of one key or address", unset="no limit"),
     Setting("trusted-proxies", "NETWORKS", None, _networks, "whose X-Forwarded-For is believed", unset="nobody's"),
-    Setting("client-system", "WHAT", chat.MERGE, _client_system, "clients' system messages: merge, drop, reject"),
+    Setting("client-system", "WHAT", MERGE, _client_system, "clients' system messages: merge, drop, reject"),
     Setting("drain-timeout", "S", _SERVER.drain, _seconds, "seconds that replies may go on after Ctrl-C or SIGTERM"),
     Setting("max-body", "BYTES", _APP.max_body, _count, "largest request body"),
     Setting("max-messages", "N", _APP.max_messages, _count, "most messages in a conversation"),
