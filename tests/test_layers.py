@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FACE = ("CfchatError", "__version__")
+FACE = (
+    *("CfchatError", "Config", "Conversation", "Hooks", "Message", "Options", "Reply", "Request", "Serving"),
+    *("__version__", "chat", "load_config", "serve", "stream_chat"),
+)
 
 # Who comes after all the earlier rows. Rooms of one row know nothing of each other.
 ROWS = (
@@ -21,7 +24,7 @@ ROWS = (
     {"upstream", "replies"},
     {"guard", "observe"},
     {"server"},  # may log by observe
-    {"page"},
+    {"page", "hooks"},
     {"app"},
     {"config", "demo", "check"},
     {"api"},
@@ -34,6 +37,7 @@ STRANGERS = {
     "guard": {"conversation", "completions", "upstream", "replies"},
     "observe": {"conversation", "completions", "upstream", "replies"},
     "server": {"conversation", "completions", "upstream", "replies", "guard"},
+    "hooks": {"completions", "upstream", "replies", "guard", "observe"},
     "page": {"wire", "conversation", "completions", "upstream", "replies", "guard", "observe"},
 }
 WIRE: dict[str, set[str]] = {

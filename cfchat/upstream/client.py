@@ -63,7 +63,7 @@ class Upstream:
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._settings = settings
+        self.settings = self._settings = settings
         self._clock = clock
         self._chance = chance
         self._api = Api(settings.origin, settings.account, settings.token, settings.gateway)
