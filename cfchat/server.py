@@ -269,7 +269,7 @@ class _Connection:
         if head is None:
             return False
         client = self._server.peers.client(self.peer, head.fields)
-        request = Request(head, client, _new_id(), lambda limit: self._read_body(head, limit))
+        request = Request(head, client, new_id(), lambda limit: self._read_body(head, limit))
         entry = Exchange(request.id, client, head.method, head.path, request.notes)
         try:
             keep = await self._reply(head, request, entry)
@@ -314,7 +314,7 @@ class _Connection:
 
     async def _refuse(self, error: CfchatError) -> None:
         """Answer what never became a request. Nothing behind it is ever answered."""
-        entry = Exchange(_new_id(), self.peer, "-", "-", {})
+        entry = Exchange(new_id(), self.peer, "-", "-", {})
         try:
             await self._send(None, self._server.refuse(error, entry.id), entry, keep=False)
             await self._linger()
@@ -577,7 +577,7 @@ class _FilesRunOut:
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-def _new_id() -> str:
+def new_id() -> str:
     return os.urandom(8).hex()
 
 

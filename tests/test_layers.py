@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FACE = (
     *("CfchatError", "Config", "Conversation", "Hooks", "Message", "Options", "Reply", "Request", "Serving"),
-    *("__version__", "chat", "load_config", "serve", "stream_chat"),
+    *("__version__", "asgi", "chat", "load_config", "serve", "stream_chat"),
 )
 
 # Who comes after all the earlier rows. Rooms of one row know nothing of each other.
@@ -28,6 +28,7 @@ ROWS = (
     {"app"},
     {"config", "demo", "check"},
     {"api"},
+    {"asgi3"},
     {"cli"},
     {"__init__", "__main__"},
 )
