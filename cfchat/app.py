@@ -119,7 +119,12 @@ class App:
         async with AsyncExitStack() as stack:
             await self._streams.enter()
             stack.callback(self._streams.leave)
-            answer = await self._ask(stack, conversation, request)
+            bill = _Bill(conversation)
+            try:
+                answer = await self._ask(stack, conversation, request)
+            except asyncio.CancelledError:
+                self._count(asker, bill)  # whoever leaves before the first word has asked, and that is paid for
+                raise
             fields = [
                 ("Content-Type", text.CONTENT_TYPE),
                 ("Cache-Control", "no-cache"),
@@ -129,7 +134,6 @@ class App:
             ]
             if answer.left_out:
                 fields.append(("X-Messages-Left-Out", str(answer.left_out)))
-            bill = _Bill(conversation)
             stack.callback(self._count, asker, bill)
             return Response(200, fields, _text(answer, bill), stack.pop_all().aclose)
         raise AssertionError("unreachable: the stack swallows nothing")
