@@ -238,7 +238,7 @@ class _Connection:
                 await self._refuse(self.refusal)
             else:
                 while await self._exchange():
-                    pass
+                    await asyncio.sleep(0)  # requests sent ahead would be answered all in one turn of the loop
         except (_ClientGone, OSError):
             self._transport.abort()
         except asyncio.CancelledError:

@@ -447,3 +447,24 @@ async def test_what_is_sent_ahead_waits_its_turn_however_much_it_is() -> None:
         assert codes(await reader.read()) == [200]
         writer.close()
         assert connection._wire.buffered < 2 * READ_AHEAD + READ_SIZE
+
+
+async def test_a_client_that_sends_ahead_takes_turns_with_others() -> None:
+    asked, between = 0, [0]
+
+    async def handler(request: Request) -> Response:
+        nonlocal asked
+        asked += 1
+        return Response(200, (), b"")
+
+    async def turns() -> None:
+        while True:
+            before = asked
+            await asyncio.sleep(0)
+            between.append(asked - before)
+
+    async with serving(handler) as (_, port):
+        turning = asyncio.create_task(turns())
+        assert len(codes(await talk(port, GET * 99 + LAST))) == 100
+        turning.cancel()
+    assert max(between) == 1
