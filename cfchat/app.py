@@ -188,7 +188,12 @@ class App:
         async with AsyncExitStack() as stack:
             await self._streams.enter()
             stack.callback(self._streams.leave)
-            answer = await self._ask(stack, conversation, request)
+            bill = _Bill(conversation)
+            try:
+                answer = await self._ask(stack, conversation, request)
+            except asyncio.CancelledError:
+                self._count(asker, bill)  # whoever leaves before the first word has asked, and that is paid for
+                raise
             fields = [
                 ("Content-Type", form.content_type),
                 ("Cache-Control", "no-cache"),
@@ -199,7 +204,6 @@ class App:
             ]
             if answer.left_out:
                 fields.append(("X-Messages-Left-Out", str(answer.left_out)))
-            bill = _Bill(conversation)
             stack.callback(self._count, asker, bill)
             pieces = _pieces(answer, form, Meta(request.id, int(time.time()), answer.model), bill)
             if form.whole:
@@ -317,7 +321,7 @@ def _options(request: Request, methods: list[str]) -> Response:
 
 def _check_body_fields(request: Request) -> None:
     fields = request.fields
-    if request.bodiless:
+    if "content-length" not in fields and "transfer-encoding" not in fields:
         raise LengthRequired("The request has no body: send the messages as JSON.")
     if fields.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType(
