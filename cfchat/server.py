@@ -378,6 +378,7 @@ class _Connection:
                         self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     expects = False
                     await self._receive()
+                    await asyncio.sleep(0)  # what has come already is read without a wait: take turns here, too
         except TimeoutError:
             raise RequestTimeout("The request's body did not arrive in time.") from None
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
