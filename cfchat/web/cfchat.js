@@ -43,7 +43,7 @@ const ICONS = {
 };
 
 // Letters read in one frame, so that no reply, however fast, holds the page up.
-const FRAME_LETTERS = 4000;
+const FRAME_LETTERS = 1000;
 // Letters after which a `**` or a `[` that found no end is taken as it stands.
 const OPEN_LETTERS = 1000;
 // Lines of code laid out together: a browser lays out a block as a whole each time it grows.
@@ -369,7 +369,7 @@ class Markdown {
   #openCode(indent, fence, language) {
     const code = make("code");
     const pre = make("pre", { tabIndex: 0, role: "group", ariaLabel: language || this.#labels.code }, code);
-    const head = make("div", { class: "code-head" }, make("span", {}, language), button("copyCode", "copy", this.#labels.copy));
+    const head = make("div", { class: "code-head" }, make("span", {}, language), button("copy", "copy", this.#labels.copy));
     this.#add(indent, make("div", { part: "code" }, head, pre));
     this.#code = { indent, code, end: new RegExp(`^\\s*${fence}+\\s*$`), mark: fence[0], lines: 0, open: false };
     this.#spoken(`${language || this.#labels.code}.`);
@@ -571,6 +571,7 @@ export class CfChat extends HTMLElement {
   #connected = null; // the AbortController of all that lives while the element is in a page
   #following = true; // the reader is at the end, and stays there
   #timer = 0;
+  #texts = new WeakMap(); // of each reply's article: its turn
   #nodes;
 
   constructor() {
@@ -749,8 +750,7 @@ export class CfChat extends HTMLElement {
       newChat: () => (this.clear(), this.focus()),
       retry: () => (this.focus(), this.#retry()),
       latest: () => ((this.#following = true), this.#follow()),
-      copy: () => this.#copy(pressed, this.#textOf(pressed.closest("article"))),
-      copyCode: () => this.#copy(pressed, codeIn(pressed.closest(".code"))),
+      copy: () => this.#copy(pressed),
     };
     actions[pressed?.dataset.action]?.();
   }
@@ -777,7 +777,9 @@ export class CfChat extends HTMLElement {
     this.send(text.trim());
   }
 
-  async #copy(pressed, text) {
+  async #copy(pressed) {
+    const block = pressed.closest(".code");
+    const text = block ? codeIn(block) : this.#texts.get(pressed.closest("article")).content;
     if (!(await copyText(text, this.shadowRoot))) return;
     pressed.firstChild.replaceWith(icon("copied"));
     say(pressed, this.#labels.copied);
@@ -853,12 +855,6 @@ export class CfChat extends HTMLElement {
     article.classList.add("waiting");
     this.#texts.set(article, turn);
     return { article, body };
-  }
-
-  #texts = new WeakMap();
-
-  #textOf(article) {
-    return this.#texts.get(article).content;
   }
 
   #drawTools() {
