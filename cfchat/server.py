@@ -238,7 +238,7 @@ class _Connection:
                 await self._refuse(self.refusal)
             else:
                 while await self._exchange():
-                    await asyncio.sleep(0)  # requests sent ahead would be answered all in one turn of the loop
+                    pass
         except (_ClientGone, OSError):
             self._transport.abort()
         except asyncio.CancelledError:
@@ -288,6 +288,7 @@ class _Connection:
         finally:
             log_exchange(entry)
         await self._stop_watching()
+        await asyncio.sleep(0)  # requests sent ahead would be answered all in one turn of the loop
         return keep
 
     async def _reply(self, head: RequestHead, request: Request, entry: Exchange) -> bool:
@@ -373,6 +374,7 @@ class _Connection:
                         self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     expects = False
                     await self._receive()
+                    await asyncio.sleep(0)  # what has come already is read without a wait: take turns here, too
         except TimeoutError:
             raise RequestTimeout("The request's body did not arrive in time.") from None
         self._watcher = asyncio.get_running_loop().create_task(self._watch())

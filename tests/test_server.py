@@ -468,3 +468,28 @@ async def test_a_client_that_sends_ahead_takes_turns_with_others() -> None:
         assert len(codes(await talk(port, GET * 99 + LAST))) == 100
         turning.cancel()
     assert max(between) == 1
+
+
+async def test_a_body_is_read_in_turns_with_others() -> None:
+    turns, taken = 0, list[int]()
+
+    async def handler(request: Request) -> Response:
+        (connection,) = server._connections.values()
+        await until(lambda: bool(connection._reader._paused))  # type: ignore[attr-defined]
+        before = turns
+        await request.read_body()
+        taken.append(turns - before)
+        return Response(200)
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with serving(handler) as (server, port):
+        counting = asyncio.create_task(count())
+        head = LAST.replace(b"\r\n\r\n", b"\r\nContent-Length: %d\r\n\r\n" % (3 * READ_SIZE))
+        assert codes(await talk(port, head, b"x" * 3 * READ_SIZE)) == [200]
+        counting.cancel()
+    assert taken[0] >= 3
