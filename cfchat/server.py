@@ -241,9 +241,8 @@ class _Connection:
             if self.refusal is not None:
                 await self._refuse(self.refusal)
             else:
-                while await self._exchange():  # noqa: ASYNC110
-                    # Requests sent ahead would all be answered in one turn of the loop.
-                    await asyncio.sleep(0)
+                while await self._exchange():
+                    pass
         except (_ClientGone, OSError):
             self._transport.abort()
         except asyncio.CancelledError:
@@ -293,6 +292,7 @@ class _Connection:
         finally:
             log_exchange(entry)
         await self._stop_watching()
+        await asyncio.sleep(0)  # requests sent ahead would be answered all in one turn of the loop
         return keep
 
     async def _reply(self, head: RequestHead, request: Request, entry: Exchange) -> bool:

@@ -471,8 +471,7 @@ async def test_a_client_that_sends_ahead_takes_turns_with_others() -> None:
 
 
 async def test_a_body_is_read_in_turns_with_others() -> None:
-    turns = 0
-    taken: list[int] = []
+    turns, taken = 0, list[int]()
 
     async def handler(request: Request) -> Response:
         (connection,) = server._connections.values()
