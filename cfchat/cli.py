@@ -14,7 +14,7 @@ import ssl
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from cfchat import __version__, chat
@@ -193,7 +193,8 @@ async def serve(config: Config, demo: bool) -> None:
         stack.push_async_callback(upstream.aclose)
         guard = Guard(config.guard)
         model = settings.models[0]
-        app = App(upstream, config.app, guard, pages(model, demo) if config.page else {})
+        offered = replace(config.app, model=model, models=(model, *config.app.aliases.values())) if demo else config.app
+        app = App(upstream, offered, guard, pages(model, demo) if config.page else {})
         server = Server(app.handle, app.refuse, config.server, Proxies(config.trusted_proxies))
         host, port = await _listen(server, config)
         _say_hello(host, port, model, demo, config)

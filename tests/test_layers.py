@@ -17,6 +17,7 @@ ROWS = (
     {"errors"},
     {"wire"},
     {"chat"},
+    {"completions"},
     {"upstream", "replies"},
     {"guard", "observe"},
     {"server"},  # may log by observe
@@ -28,10 +29,12 @@ ROWS = (
     {"__init__", "__main__"},
 )
 STRANGERS = {
-    "guard": {"chat", "upstream", "replies"},
-    "observe": {"chat", "upstream", "replies"},
-    "server": {"chat", "upstream", "replies", "guard"},
-    "page": {"wire", "chat", "upstream", "replies", "guard", "observe"},
+    "upstream": {"completions"},
+    "replies": {"completions"},
+    "guard": {"chat", "completions", "upstream", "replies"},
+    "observe": {"chat", "completions", "upstream", "replies"},
+    "server": {"chat", "completions", "upstream", "replies", "guard"},
+    "page": {"wire", "chat", "completions", "upstream", "replies", "guard", "observe"},
 }
 WIRE: dict[str, set[str]] = {
     "grammar": set(),
@@ -41,7 +44,7 @@ WIRE: dict[str, set[str]] = {
     "sse": set(),
     "__init__": {"grammar", "buffer", "bodies", "http11", "sse"},
 }
-PURE = ("errors", "wire", "chat", "replies") + tuple(
+PURE = ("errors", "wire", "chat", "completions", "replies") + tuple(
     f"upstream.{module}" for module in ("cloudflare", "deltas", "faults", "retry", "circuits")
 )
 IMPURE_MODULES = {"asyncio", "socket", "ssl", "os", "time", "random", "logging"}
