@@ -284,9 +284,9 @@ class Markdown {
     if (/^\|.*\|\s*$/.test(text)) return this.#addRow(indent, text);
     this.#table = null;
     if (/^(?:-{3,}|\*{3,}|_{3,})\s*$/.test(text)) this.#add(indent, make("hr"));
-    else if ((found = /^(#{1,6})\s+(?=\S)/.exec(text))) this.#addHeading(indent, found[1].length, text.slice(found[0].length));
-    else if ((found = /^>\s?/.exec(text))) this.#addQuoted(indent, text.slice(found[0].length));
-    else if ((found = /^(?:[-*+]|(\d{1,9})[.)])\s+(?=\S)/.exec(text))) this.#addItem(indent, found[1], text.slice(found[0].length));
+    else if ((found = /^(#{1,6})\s+(\S.*)/.exec(text))) this.#addHeading(indent, found[1].length, found[2]);
+    else if ((found = /^>\s?(.*)/.exec(text))) this.#addQuoted(indent, found[1]);
+    else if ((found = /^(?:[-*+]|(\d{1,9})[.)])\s+(\S.*)/.exec(text))) this.#addItem(indent, found[1], found[2]);
     else this.#addText(indent, text);
   }
 
@@ -369,7 +369,8 @@ class Markdown {
   #openCode(indent, fence, language) {
     const code = make("code");
     const pre = make("pre", { tabIndex: 0, role: "group", ariaLabel: language || this.#labels.code }, code);
-    const head = make("div", { class: "code-head" }, make("span", {}, language), button("copy", "copy", this.#labels.copy));
+    const copy = button("copy", "copy", this.#labels.copy);
+    const head = make("div", { class: "code-head" }, make("span", {}, language), copy);
     this.#add(indent, make("div", { part: "code" }, head, pre));
     this.#code = { indent, code, end: new RegExp(`^\\s*${fence}+\\s*$`), mark: fence[0], lines: 0, open: false };
     this.#spoken(`${language || this.#labels.code}.`);
@@ -420,7 +421,8 @@ class Announcer {
 
   /** Tell the sentences that are whole by now; all that is left where it has `ended`. */
   tell(ended = false) {
-    const length = ended ? this.#text.length : (/^[^]*(?:[.!?…][)"'”’\]]*\s|[。！？\n])/.exec(this.#text)?.[0].length ?? 0);
+    const whole = ended ? [this.#text] : /^[^]*(?:[.!?…][)"'”’\]]*\s|[。！？\n])/.exec(this.#text);
+    const length = whole ? whole[0].length : 0;
     const sentences = this.#text.slice(0, length).trim();
     this.#text = this.#text.slice(length);
     if (!sentences) return;

@@ -572,6 +572,8 @@ async def test_narrow(page: Page) -> None:
         await page.say("z" * 200)
         await page.until("return $('.tools')")
         assert await page.run("return [document.scrollingElement, $('.log')].map((it) => it.scrollWidth)") == [320, 320]
+        scrolled = "return $$('pre, .table').map((it) => ((it.scrollLeft = 9), it.scrollLeft))"
+        assert await page.run(scrolled) == [0, 0, 9, 9, 9]
         shown = "return $$('button').filter((it) => it.offsetParent)"
         sizes = await page.run(shown + ".map((it) => [it.className, it.offsetWidth, it.offsetHeight])")
         assert len(sizes) > 4 and all(width >= 24 and height >= 24 for _, width, height in sizes), sizes
