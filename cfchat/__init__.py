@@ -1,7 +1,53 @@
-"""A chat back end for Cloudflare Workers AI, in the standard library alone."""
+"""A chat back end for Cloudflare Workers AI, in the standard library alone.
+
+What a program needs that embeds it is here, each name with an example; `cfchat.errors` has all errors.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from cfchat.errors import CfchatError
 
+if TYPE_CHECKING:
+    from cfchat.api import Serving, chat, serve, stream_chat
+    from cfchat.config import Config, load_config
+    from cfchat.conversation import Conversation, Message, Options
+    from cfchat.hooks import Hooks, Reply
+    from cfchat.server import Request
+
 __version__ = "0.1.0"
 
-__all__ = ["CfchatError", "__version__"]
+__all__ = [
+    "CfchatError",
+    "Config",
+    "Conversation",
+    "Hooks",
+    "Message",
+    "Options",
+    "Reply",
+    "Request",
+    "Serving",
+    "__version__",
+    "chat",
+    "load_config",
+    "serve",
+    "stream_chat",
+]
+
+# Imported when they are first asked for, so that what needs one name does not pay for all.
+_ROOMS = {
+    "api": ("Serving", "chat", "serve", "stream_chat"),
+    "config": ("Config", "load_config"),
+    "conversation": ("Conversation", "Message", "Options"),
+    "hooks": ("Hooks", "Reply"),
+    "server": ("Request",),
+}
+
+
+def __getattr__(name: str) -> object:
+    room = next((room for room, names in _ROOMS.items() if name in names), None)
+    if room is None:
+        raise AttributeError(f"module 'cfchat' has no attribute {name!r}")
+    return globals().setdefault(name, getattr(import_module(f"cfchat.{room}"), name))

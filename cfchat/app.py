@@ -6,16 +6,24 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from math import ceil
 from types import MappingProxyType
 from urllib.parse import unquote
 
-from cfchat import chat
 from cfchat.completions import parse_completion
+from cfchat.conversation import (
+    MERGE,
+    Conversation,
+    Delta,
+    Limits,
+    estimate_tokens,
+    parse_conversation,
+    with_system,
+)
 from cfchat.errors import (
     CfchatError,
     Incomplete,
@@ -29,6 +37,7 @@ from cfchat.errors import (
     UpstreamError,
 )
 from cfchat.guard import Asker, Guard, is_preflight, preflight_fields
+from cfchat.hooks import Hooks, Reply, label_of, run
 from cfchat.replies import openai
 from cfchat.replies.form import Form, Meta, described
 from cfchat.replies.negotiation import negotiate
@@ -58,7 +67,7 @@ class Settings:
     """
 
     system_prompt: str = "You are a friendly assistant"
-    client_system: str = chat.MERGE
+    client_system: str = MERGE
     max_body: int = 1 << 20
     max_messages: int = 1000
     max_streams: int = 1000
@@ -79,18 +88,14 @@ class App:
         settings: Settings = Settings(),
         guard: Guard | None = None,
         pages: Mapping[str, Handler] = MappingProxyType({}),
+        hooks: Hooks = Hooks(),
     ) -> None:
         self.guard = guard or Guard()
         self._upstream = upstream
         self._settings = settings
-        self._limits = chat.Limits(
-            messages=settings.max_messages,
-            models=settings.models,
-            aliases=settings.aliases,
-            ranges=lambda model: cloudflare.ranges(model or settings.model),
-            caps=settings.caps,
-            takes=lambda model, name: cloudflare.takes(model or settings.model, name),
-        )
+        self._hooks = hooks
+        self._settling: set[asyncio.Task[None]] = set()
+        self._limits = limits_of(settings)
         self._streams = _Streams(settings)
         self._names = tuple(dict.fromkeys((*settings.models, *settings.aliases)))
         self._routes: dict[str, Route] = {
@@ -156,12 +161,12 @@ class App:
     async def _chatbot(self, request: Request) -> Response:
         form = negotiate(request.fields.get("accept"))
         asker, body = await self._read(request)
-        return await self._answer(request, asker, chat.parse_conversation(body, self._limits), form)
+        return await self._answer(request, asker, parse_conversation(body, self._limits), form)
 
     async def _ui_chat(self, request: Request) -> Response:
         """The AI SDK sends its two transports the same request: only the path can tell."""
         asker, body = await self._read(request)
-        return await self._answer(request, asker, chat.parse_conversation(body, self._limits), UIMessage())
+        return await self._answer(request, asker, parse_conversation(body, self._limits), UIMessage())
 
     async def _resume(self, request: Request) -> Response:
         """No reply outlives its request, so there is never one to resume."""
@@ -175,24 +180,34 @@ class App:
 
     async def _read(self, request: Request) -> tuple[Asker, bytes]:
         """Let the client in, and read what it sends."""
-        asker = self.guard.admit(request.fields, request.client, time.monotonic(), time.time())
-        if asker.label:
-            request.notes["key"] = asker.label
+        label = await self._identify(request)
+        asker = self.guard.admit(label, request.client, time.monotonic(), time.time())
         _check_body_fields(request)
         return asker, await request.read_body(self._settings.max_body)
 
+    async def _identify(self, request: Request) -> str:
+        label = self.guard.identify(request.fields)
+        if self._hooks.authenticate is not None:
+            label = label_of(await run(self._hooks.authenticate(request), "authenticate", request.id)) or label
+        if label:
+            request.notes["key"] = label
+        return label
+
     async def _answer(
-        self, request: Request, asker: Asker, conversation: chat.Conversation, form: Form
+        self, request: Request, asker: Asker, conversation: Conversation, form: Form
     ) -> Response:
-        conversation = chat.with_system(conversation, self._settings.system_prompt, self._settings.client_system)
+        conversation = with_system(conversation, self._settings.system_prompt, self._settings.client_system)
         async with AsyncExitStack() as stack:
             await self._streams.enter()
             stack.callback(self._streams.leave)
+            if self._hooks.before_call is not None:
+                conversation = await run(self._hooks.before_call(conversation, request), "before_call", request.id)
             bill = _Bill(conversation)
             try:
                 answer = await self._ask(stack, conversation, request)
             except asyncio.CancelledError:
-                self._count(asker, bill)  # whoever leaves before the first word has asked, and that is paid for
+                # Whoever leaves before the first word has asked, and that is paid for.
+                self._settle(request, asker, conversation.options.model or self._settings.model, bill)
                 raise
             fields = [
                 ("Content-Type", form.content_type),
@@ -204,14 +219,14 @@ class App:
             ]
             if answer.left_out:
                 fields.append(("X-Messages-Left-Out", str(answer.left_out)))
-            stack.callback(self._count, asker, bill)
+            stack.callback(self._settle, request, asker, answer.model, bill)
             pieces = _pieces(answer, form, Meta(request.id, int(time.time()), answer.model), bill)
             if form.whole:
                 return Response(200, fields, b"".join([piece async for piece in pieces]))
             return Response(200, fields, pieces, stack.pop_all().aclose, form.fail, form.heartbeat)
         raise AssertionError("unreachable: the stack swallows nothing")
 
-    async def _ask(self, stack: AsyncExitStack, conversation: chat.Conversation, request: Request) -> Answer:
+    async def _ask(self, stack: AsyncExitStack, conversation: Conversation, request: Request) -> Answer:
         notes = request.notes
         try:
             answer = await stack.enter_async_context(
@@ -223,23 +238,47 @@ class App:
         notes |= {"tries": answer.tries, "model": answer.model}
         return answer
 
-    def _count(self, asker: Asker, bill: _Bill) -> None:
+    def _settle(self, request: Request, asker: Asker, model: str, bill: _Bill) -> None:
+        """Count what a reply that is over has cost, however it ended."""
         for name in self.guard.spend(asker, bill.tokens, time.time()):
             log.warning("80 %% of today's tokens are used up: %s", name)
+        if self._hooks.after_reply is not None:
+            reply = Reply(request.id, asker.label, request.client, model, *bill.counts, bill.estimated, bill.whole)
+            # In a task of its own: a client that leaves with its reply must not end it.
+            task = asyncio.get_running_loop().create_task(_told_only(self._hooks.after_reply(reply), request.id))
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
+
+    async def aclose(self) -> None:
+        """Wait for what is done after replies."""
+        if self._settling:
+            await asyncio.wait(self._settling)
 
     # --- models --------------------------------------------------------------------------------------
 
     async def _models(self, request: Request) -> Response:
-        self.guard.identify(request.fields)
+        await self._identify(request)
         return Response(200, _JSON, openai.encode_models(self._names))
 
     async def _model(self, request: Request) -> Response:
         """The name may be escaped or not: OpenAI's SDKs escape its slashes."""
-        self.guard.identify(request.fields)
+        await self._identify(request)
         name = unquote(request.path.removeprefix(_MODELS))
         if name not in self._names:
             raise ModelNotFound("There is no such model here. GET /v1/models lists those there are.", param="model")
         return Response(200, _JSON, openai.encode_model(name))
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What a conversation may hold and ask for."""
+    return Limits(
+        messages=settings.max_messages,
+        models=settings.models,
+        aliases=settings.aliases,
+        ranges=lambda model: cloudflare.ranges(model or settings.model),
+        caps=settings.caps,
+        takes=lambda model, name: cloudflare.takes(model or settings.model, name),
+    )
 
 
 def _refusal(error: CfchatError, request_id: str) -> Response:
@@ -254,22 +293,40 @@ def _refusal(error: CfchatError, request_id: str) -> Response:
     return Response(error.status, fields, json.dumps(body).encode() + b"\n")
 
 
+async def _told_only(hook: Awaitable[None], tag: str) -> None:
+    with suppress(CfchatError):
+        await run(hook, "after_reply", tag)
+
+
 class _Bill:
     """What a reply costs in tokens: what Cloudflare says at its end, or an estimate where it has none."""
 
-    def __init__(self, conversation: chat.Conversation) -> None:
-        self._asked = sum(map(chat.estimate_tokens, conversation.messages))
+    def __init__(self, conversation: Conversation) -> None:
+        self._asked = sum(map(estimate_tokens, conversation.messages))
         self._said = 0
         self._usage: Mapping[str, object] = {}
+        self.whole = False
 
-    def add(self, batch: Sequence[chat.Delta]) -> None:
+    def add(self, batch: Sequence[Delta]) -> None:
         self._said += sum(len(delta.text) for delta in batch)
         self._usage = batch[-1].usage or self._usage
 
     @property
     def tokens(self) -> int:
-        total = self._usage.get("total_tokens")
-        return int(total) if isinstance(total, (int, float)) else self._asked + self._said // 3
+        return self._told("total_tokens", sum(self.counts))
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Tokens of the conversation and of the reply."""
+        return self._told("prompt_tokens", self._asked), self._told("completion_tokens", self._said // 3)
+
+    @property
+    def estimated(self) -> bool:
+        return not self._usage
+
+    def _told(self, name: str, estimate: int) -> int:
+        number = self._usage.get(name)
+        return int(number) if isinstance(number, (int, float)) else estimate
 
 
 class _Streams:
@@ -309,6 +366,7 @@ async def _pieces(answer: Answer, form: Form, meta: Meta, bill: _Bill) -> AsyncG
             bill.add(batch)
             yield start + form.encode(batch)
             start = b""
+    bill.whole = True
     yield form.finish()
 
 

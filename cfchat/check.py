@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
-from cfchat.chat import Conversation, Message, Options
+from cfchat.conversation import Conversation, Message, Options
 from cfchat.errors import (
     ContextLengthExceeded,
     UpstreamAuthError,

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import io
 import json
 import logging
 import os
 import signal
-import ssl
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
-from cfchat import __version__, chat
-from cfchat.app import App
+from cfchat import __version__, api
 from cfchat.check import Result, Status, check, explain
 from cfchat.config import LOOPBACK, Config, add_flags, load, read_keys
-from cfchat.errors import CfchatError, ConfigError, UpstreamError
-from cfchat.guard import Guard, Proxies
+from cfchat.conversation import Conversation, Delta, Message, with_system
+from cfchat.errors import ConfigError, UpstreamError
+from cfchat.guard import Guard
 from cfchat.observe import set_up_logging
-from cfchat.page import pages
-from cfchat.server import Response, Server
-from cfchat.upstream.client import Settings, Upstream
+from cfchat.server import Server
+from cfchat.upstream.client import Settings
 from cfchat.upstream.cloudflare import Model
-from cfchat.upstream.connection import Origin, make_ssl_context
-from cfchat.upstream.secret import Secret
 
 log = logging.getLogger("cfchat")
 
@@ -145,7 +140,7 @@ def _run(flags: Mapping[str, Any]) -> int:
     config = load(flags, os.environ, demo=demo)
     set_up_logging(_log_level(command, config, flags))
     if command == "ask":
-        return asyncio.run(ask(config, demo, _question(flags["question"])))
+        return asyncio.run(ask(config, _question(flags["question"])))
     if command == "check":
         return asyncio.run(run_check(config, flags["json"]))
     if command == "models":
@@ -187,64 +182,18 @@ def _say_error(error: UpstreamError, settings: Settings) -> None:
 
 async def serve(config: Config, demo: bool) -> None:
     """Serve until a signal comes. Raises ConfigError where the address cannot be listened on."""
-    async with contextlib.AsyncExitStack() as stack:
-        settings = await _settings(config, demo, stack)
-        upstream = Upstream(settings, _context(settings.origin))
-        stack.push_async_callback(upstream.aclose)
-        guard = Guard(config.guard)
-        model = settings.models[0]
-        offered = replace(config.app, model=model, models=(model, *config.app.aliases.values())) if demo else config.app
-        app = App(upstream, offered, guard, pages(model, demo) if config.page else {})
-        server = Server(app.handle, app.refuse, config.server, Proxies(config.trusted_proxies))
-        host, port = await _listen(server, config)
-        _say_hello(host, port, model, demo, config)
-        _warn_if_open(host, config)
-        _reload_keys_on_hangup(guard, config.keys_file)
-        if not demo:
-            await upstream.start()
-        await _until_signalled(server)
+    async with api.serve(config) as serving:
+        _say_hello(serving, demo, config)
+        _warn_if_open(serving.host, config)
+        _reload_keys_on_hangup(serving.rooms.guard, config.keys_file)
+        await _until_signalled(serving.server)
 
 
-async def _settings(config: Config, demo: bool, stack: contextlib.AsyncExitStack) -> Settings:
-    """The way to Cloudflare, or to the stand-in model, which lives as long as the stack."""
-    if demo:
-        return await _start_demo(stack)
-    assert config.upstream is not None
-    return config.upstream
-
-
-def _context(origin: Origin) -> ssl.SSLContext | None:
-    return make_ssl_context() if origin.tls else None
-
-
-async def _listen(server: Server, config: Config) -> tuple[str, int]:
-    try:
-        return await server.start(config.host, config.port)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise ConfigError(f"cannot listen on {config.host} port {config.port}: {reason}") from error
-
-
-async def _start_demo(stack: contextlib.AsyncExitStack) -> Settings:
-    """Start the stand-in model on loopback; it is called through the same code as Cloudflare."""
-    from cfchat import demo
-
-    def refuse(error: CfchatError, request_id: str) -> Response:
-        return Response(error.status, (), str(error).encode())
-
-    server = Server(demo.Demo().handle, refuse)
-    host, port = await server.start("127.0.0.1", 0)
-    stack.push_async_callback(server.drain, 1.0)
-    log.info("demo: the stand-in model listens on http://%s:%d; nothing is sent to Cloudflare", host, port)
-    return Settings(Origin(host, port, False, "/client/v4"), demo.ACCOUNT, Secret(demo.TOKEN), models=(demo.MODEL,))
-
-
-def _say_hello(host: str, port: int, model: str, demo: bool, config: Config) -> None:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    url = f"http://{shown}:{port}/api/chatbot"
+def _say_hello(serving: api.Serving, demo: bool, config: Config) -> None:
+    url = serving.url + "api/chatbot"
     key = "-H 'Authorization: Bearer YOUR-KEY' " if config.guard.keys else ""
-    page = f"page: http://{shown}:{port}/\n" if config.page else ""
-    says = "DEMO: a stand-in model (ELIZA, 1966), not Cloudflare" if demo else model
+    page = f"page: {serving.url}\n" if config.page else ""
+    says = "DEMO: a stand-in model (ELIZA, 1966), not Cloudflare" if demo else serving.rooms.model
     print(
         f"cfchat {__version__} listens on {url}\n"
         f"model: {says}\n{page}"
@@ -307,7 +256,7 @@ async def run_check(config: Config, as_json: bool) -> int:
     """Try each step on the way to each model, and print how it went."""
     assert config.upstream is not None
     results = []
-    async with aclosing(check(config.upstream, _context(config.upstream.origin))) as found:
+    async with aclosing(check(config.upstream, api.make_context(config.upstream.origin))) as found:
         async for result in found:
             results.append(result)
             if not as_json:
@@ -350,14 +299,11 @@ def _question(words: Sequence[str]) -> str:
     return question
 
 
-async def ask(config: Config, demo: bool, question: str) -> int:
+async def ask(config: Config, question: str) -> int:
     """Print the model's answer as it comes."""
-    asked = chat.Conversation((chat.Message("user", question),))
-    conversation = chat.with_system(asked, config.app.system_prompt)
-    async with contextlib.AsyncExitStack() as stack:
-        settings = await _settings(config, demo, stack)
-        upstream = Upstream(settings, _context(settings.origin))
-        stack.push_async_callback(upstream.aclose)
+    asked = Conversation((Message("user", question),))
+    conversation = with_system(asked, config.app.system_prompt)
+    async with api.open_upstream(config) as upstream:
         paper = _Paper()
         try:
             async with upstream.stream(conversation, tag="ask") as answer, aclosing(answer.batches()) as batches:
@@ -365,14 +311,14 @@ async def ask(config: Config, demo: bool, question: str) -> int:
                     paper.write(batch)
         except UpstreamError as error:
             paper.end_line()
-            _say_error(error, settings)
+            _say_error(error, upstream.settings)
             return FAILED
         except asyncio.CancelledError:
             paper.end_line()
             raise
         paper.end_line()
         if paper.finish_reason == "length":
-            _say(f"the answer was cut at its limit of {settings.max_tokens} tokens; --max-tokens sets another")
+            _say(f"the answer was cut at its limit of {upstream.settings.max_tokens} tokens; --max-tokens sets another")
         return OK
 
 
@@ -387,7 +333,7 @@ class _Paper:
             # A terminal that does not speak UTF-8 shows `?` for what it lacks.
             sys.stdout.reconfigure(errors="replace")
 
-    def write(self, batch: Sequence[chat.Delta]) -> None:
+    def write(self, batch: Sequence[Delta]) -> None:
         text = "".join(delta.text for delta in batch)
         self.finish_reason = batch[-1].finish_reason or self.finish_reason
         if text:
@@ -407,14 +353,12 @@ async def list_models(config: Config, as_json: bool) -> int:
     """Print the account's text models."""
     settings = config.upstream
     assert settings is not None
-    upstream = Upstream(settings, _context(settings.origin))
-    try:
-        models = sorted(await upstream.catalogue(), key=lambda model: model.name)
-    except UpstreamError as error:
-        _say_error(error, settings)
-        return FAILED
-    finally:
-        await upstream.aclose()
+    async with api.open_upstream(config) as upstream:
+        try:
+            models = sorted(await upstream.catalogue(), key=lambda model: model.name)
+        except UpstreamError as error:
+            _say_error(error, settings)
+            return FAILED
     if as_json:
         print(json.dumps([asdict(model) for model in models], indent=2))
     else:

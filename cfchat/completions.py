@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cfchat.chat import (
+from cfchat.conversation import (
     Conversation,
     Limits,
     Message,

@@ -7,16 +7,17 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
-from cfchat import app, chat, guard, server
-from cfchat.chat import Options
+from cfchat import app, guard, server
+from cfchat.conversation import DROP, MERGE, REJECT, Options
 from cfchat.errors import ConfigError
 from cfchat.guard import Network
 from cfchat.upstream import client, cloudflare, pool
@@ -35,7 +36,14 @@ LEVELS = ("debug", "info", "warning", "error")
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All settings, checked, each room's own part apart. `upstream` is None for the demo, which has its own."""
+    """All settings, checked, each room's own part apart. `upstream` is None for the demo, which has its own.
+
+    `load_config` makes one.
+
+    >>> import cfchat
+    >>> cfchat.load_config(demo=True, port=0, max_messages=20).app.max_messages
+    20
+    """
 
     host: str = "127.0.0.1"
     port: int = 8787
@@ -256,7 +264,7 @@ def _networks(text: str) -> tuple[Network, ...]:
 
 
 def _client_system(text: str) -> str:
-    if text not in (chat.MERGE, chat.DROP, chat.REJECT):
+    if text not in (MERGE, DROP, REJECT):
         raise ValueError("must be merge, drop or reject")
     return text
 
@@ -316,7 +324,7 @@ SETTINGS = (
     Setting("daily-tokens", "N", None, _count, "tokens a day (UTC), all clients together", unset="no limit"),
     Setting("daily-tokens-each", "N", None, _count, "tokens a day of one key or address", unset="no limit"),
     Setting("trusted-proxies", "NETWORKS", None, _networks, "whose X-Forwarded-For is believed", unset="nobody's"),
-    Setting("client-system", "WHAT", chat.MERGE, _client_system, "clients' system messages: merge, drop, reject"),
+    Setting("client-system", "WHAT", MERGE, _client_system, "clients' system messages: merge, drop, reject"),
     Setting("drain-timeout", "S", _SERVER.drain, _seconds, "seconds that replies may go on after Ctrl-C or SIGTERM"),
     Setting("max-body", "BYTES", _APP.max_body, _count, "largest request body"),
     Setting("max-messages", "N", _APP.max_messages, _count, "most messages in a conversation"),
@@ -343,13 +351,64 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             parser.add_argument("--" + setting.flag, action="store_const", const="1", help=told)
 
 
-def load(flags: Mapping[str, str | list[str] | None], environ: Mapping[str, str], *, demo: bool = False) -> Config:
+def load_config(
+    *,
+    account_id: str = "",
+    api_token: str = "",
+    demo: bool = False,
+    environ: Mapping[str, str] = os.environ,
+    **settings: object,
+) -> Config:
+    """The Config of a program that embeds cfchat: settings by keyword, and the environment for all the others.
+
+    The keywords are the names of the flags, with underscores: text, numbers and truth values, lists for flags that
+    take several, mappings for those of `NAME=VALUE`; None is as if it were not there. Account and token may be given
+    too. With `environ={}` the environment counts for nothing. With `demo` a stand-in model on this machine answers.
+    Raises ConfigError, a line for every setting that is missing, wrong or unknown.
+
+    >>> import cfchat
+    >>> config = cfchat.load_config(account_id="0123456789abcdef" * 2, api_token="...", port=0,
+    ...                             rate_limit="20/minute", allow_origin=["https://example.com"])
+    >>> config.upstream.token
+    ***
+    >>> cfchat.load_config(demo=True, port="many", tempo=3)
+    Traceback (most recent call last):
+    cfchat.errors.ConfigError: there is no setting tempo
+    port must be a whole number from 0 to 65535
+    """
+    given = {"CLOUDFLARE_ACCOUNT_ID": account_id, "CLOUDFLARE_API_TOKEN": api_token}
+    environ = {**environ, **{name: value for name, value in given.items() if value}}
+    flags = {name: _as_text(value) for name, value in settings.items() if value is not None}
+    known = {setting.name for setting in SETTINGS}
+    unknown = [f"there is no setting {name}" for name in flags if name not in known]
+    return load(flags, environ, demo=demo, spell=attrgetter("name"), faults=unknown)
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, Mapping):
+        value = [f"{name}={item}" for name, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value)) or "none"
+    return str(value)
+
+
+def load(
+    flags: Mapping[str, str | list[str] | None],
+    environ: Mapping[str, str],
+    *,
+    demo: bool = False,
+    spell: Callable[[Setting], str] = lambda setting: "--" + setting.flag,
+    faults: Sequence[str] = (),
+) -> Config:
     """The Config of flags (by name with underscores; None: not given) and environment; flags win.
 
-    Raises ConfigError, a line for every setting that is missing or wrong.
+    Raises ConfigError, a line for every setting that is missing or wrong, which `spell` names, behind the `faults`
+    that are known already.
     """
-    faults: list[str] = []
-    values = {setting.name: _value(setting, flags.get(setting.name), environ, faults) for setting in SETTINGS}
+    faults = list(faults)
+    values = {setting.name: _value(setting, spell, flags.get(setting.name), environ, faults) for setting in SETTINGS}
     if demo:
         account, token, gateway_token, proxy = "", "", "", None
     else:
@@ -365,8 +424,14 @@ def load(flags: Mapping[str, str | list[str] | None], environ: Mapping[str, str]
     return _build(values, None if demo else (account, Secret(token)))
 
 
-def _value(setting: Setting, flag: str | list[str] | None, environ: Mapping[str, str], faults: list[str]) -> object:
-    source, text = "--" + setting.flag, ",".join(flag) if isinstance(flag, list) else flag
+def _value(
+    setting: Setting,
+    spell: Callable[[Setting], str],
+    flag: str | list[str] | None,
+    environ: Mapping[str, str],
+    faults: list[str],
+) -> object:
+    source, text = spell(setting), ",".join(flag) if isinstance(flag, list) else flag
     if text is None:
         source, text = _from_environment(setting, environ, faults)
     if text is None:

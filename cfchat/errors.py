@@ -10,6 +10,12 @@ class CfchatError(Exception):
 
     `message` is for the client and holds no secret; `detail` is for the operator's log only.
     `retry_after` is in seconds. `fields` are extra fields of the error reply (`Allow`, for one).
+
+    >>> import cfchat
+    >>> class Forbidden(cfchat.CfchatError):
+    ...     status, type, code = 403, "authentication_error", "forbidden"
+    >>> str(Forbidden("Log in first.", detail="no cookie"))
+    'Log in first. (no cookie)'
     """
 
     status = 500

@@ -337,12 +337,11 @@ class Guard:
         self._budget = None if settings.daily_tokens is None else Budget(settings.daily_tokens)
         self._each = None if settings.daily_tokens_each is None else Budget(settings.daily_tokens_each)
 
-    def admit(self, fields: Fields, address: str, now: float, epoch: float) -> Asker:
-        """Who it is that asks; `now` is of any steady clock, `epoch` of the calendar's.
+    def admit(self, label: str, address: str, now: float, epoch: float) -> Asker:
+        """Count who asks, by label or else address; `now` is of any steady clock, `epoch` of the calendar's.
 
-        Raises OriginNotAllowed, Unauthorized, RateLimited, BudgetSpent.
+        Raises RateLimited, BudgetSpent.
         """
-        label = self.identify(fields)
         name = f"key {label}" if label else network_of(address)
         told = [] if self._buckets is None else self._buckets.take(name, now)
         if self._budget is not None:
@@ -352,7 +351,7 @@ class Guard:
         return Asker(label, name, told)
 
     def identify(self, fields: Fields) -> str:
-        """The label of the key of a request that costs nothing. Raises OriginNotAllowed, Unauthorized."""
+        """The label of a request's key; empty where there are none. Raises OriginNotAllowed, Unauthorized."""
         self.origins.check(fields)
         return "" if self.keys is None else self.keys.label(fields.get("authorization"))
 

@@ -17,6 +17,7 @@ from standin import StandIn
 from cfchat.app import App
 from cfchat.app import Settings as AppSettings
 from cfchat.guard import Guard
+from cfchat.hooks import Hooks
 from cfchat.page import pages
 from cfchat.server import Direct, Limits, Peers, Server
 from cfchat.upstream.client import Settings, Upstream
@@ -87,6 +88,7 @@ async def house(
     guard: Guard | None = None,
     peers: Peers = Direct(),
     page: bool = True,
+    hooks: Hooks = Hooks(),
 ) -> AsyncIterator[House]:
     """A house whose backoff is nought, all else as in real life."""
     url = urlsplit(standin.base_url)
@@ -97,13 +99,14 @@ async def house(
     logger.addHandler(lines)
     logger.setLevel(logging.DEBUG)
     upstream = Upstream(settings, make_ssl_context(standin.ca_file), clock=clock, chance=lambda: 0.0)
-    rooms = App(upstream, app, guard, pages(settings.models[0], demo=False) if page else {})
+    rooms = App(upstream, app, guard, pages(settings.models[0], demo=False) if page else {}, hooks)
     server = Server(rooms.handle, rooms.refuse, limits, peers)
     try:
         _, port = await server.start("127.0.0.1", 0)
         yield House(server, upstream, rooms, port, lines)
     finally:
         await server.drain(0.5)
+        await rooms.aclose()
         await upstream.aclose()
         logger.removeHandler(lines)
         assert TOKEN not in "\n".join(lines.lines)

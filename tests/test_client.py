@@ -17,7 +17,7 @@ from standin import Exchange, Script, StandIn, hang_up, json_error, partial, rep
 from test_faults import told
 
 from cfchat.app import Settings as AppSettings
-from cfchat.chat import Options
+from cfchat.conversation import Options
 from cfchat.upstream import circuits
 from cfchat.upstream.api import Gateway
 from cfchat.upstream.client import Settings

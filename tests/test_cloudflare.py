@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfchat.chat import Conversation, Message, Options
+from cfchat.conversation import Conversation, Message, Options
 from cfchat.errors import UpstreamProtocolError
 from cfchat.upstream import cloudflare
 from cfchat.upstream.cloudflare import Model, encode_request, read_models, run_path

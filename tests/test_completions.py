@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfchat.chat import Conversation, Limits, Message, Options
 from cfchat.completions import MOST_LEVELS, Completion, parse_completion
+from cfchat.conversation import Conversation, Limits, Message, Options
 from cfchat.errors import BadChatRequest, BadOption, ModelNotFound
 
 HI = {"role": "user", "content": "Hi"}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cfchat.chat import Options
 from cfchat.config import SETTINGS, load
+from cfchat.conversation import Options
 from cfchat.errors import ConfigError
 from cfchat.upstream.cloudflare import DEFAULT_MODEL, FALLBACK_MODELS
 

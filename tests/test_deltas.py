@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import ERRORS, REPLIES, STREAMS, load, stream_bytes
 
-from cfchat.chat import Delta, ToolCall
+from cfchat.conversation import Delta, ToolCall
 from cfchat.errors import (
     ContextLengthExceeded,
     UpstreamAuthError,

@@ -235,32 +235,32 @@ def test_a_table_of_budgets_is_bounded() -> None:
 
 def test_a_key_is_counted_by_its_label_and_others_by_their_address() -> None:
     guard = Guard(Settings(keys=parse_keys(f"laptop {KEY}")))
-    asker = guard.admit(fields(authorization=f"Bearer {KEY}"), "1.2.3.4", 0.0, NOON)
+    asker = guard.admit(guard.identify(fields(authorization=f"Bearer {KEY}")), "1.2.3.4", 0.0, NOON)
     assert (asker.label, asker.name, asker.fields) == ("laptop", "key laptop", [])
-    assert Guard().admit(fields(), "2001:db8::1", 0.0, NOON).name == "2001:db8::/64"
+    assert Guard().admit("", "2001:db8::1", 0.0, NOON).name == "2001:db8::/64"
 
 
 def test_budgets_of_all_and_of_each() -> None:
     guard = Guard(Settings(daily_tokens=100, daily_tokens_each=50))
-    one = guard.admit(fields(), "1.1.1.1", 0.0, NOON)
+    one = guard.admit("", "1.1.1.1", 0.0, NOON)
     assert guard.spend(one, 50, NOON) == ["1.1.1.1"]
     with pytest.raises(BudgetSpent):
-        guard.admit(fields(), "1.1.1.1", 0.0, NOON)
-    two = guard.admit(fields(), "2.2.2.2", 0.0, NOON)
+        guard.admit("", "1.1.1.1", 0.0, NOON)
+    two = guard.admit("", "2.2.2.2", 0.0, NOON)
     assert guard.spend(two, 49, NOON) == ["all together", "2.2.2.2"]
     guard.spend(two, 1, NOON)
     with pytest.raises(BudgetSpent):
-        guard.admit(fields(), "3.3.3.3", 0.0, NOON)
+        guard.admit("", "3.3.3.3", 0.0, NOON)
 
 
 def test_a_wrong_key_takes_nothing_from_the_rate() -> None:
     guard = Guard(Settings(keys=parse_keys(f"laptop {KEY}"), rate=Rate(1, 60)))
     for _ in range(3):
         with pytest.raises(Unauthorized):
-            guard.admit(fields(), "1.1.1.1", 0.0, NOON)
-    guard.admit(fields(authorization=f"Bearer {KEY}"), "1.1.1.1", 0.0, NOON)
+            guard.admit(guard.identify(fields()), "1.1.1.1", 0.0, NOON)
+    guard.admit(guard.identify(fields(authorization=f"Bearer {KEY}")), "1.1.1.1", 0.0, NOON)
     with pytest.raises(RateLimited):
-        guard.admit(fields(authorization=f"Bearer {KEY}"), "9.9.9.9", 0.0, NOON)
+        guard.admit(guard.identify(fields(authorization=f"Bearer {KEY}")), "9.9.9.9", 0.0, NOON)
 
 
 # --- addresses -----------------------------------------------------------------------------------

@@ -10,18 +10,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FACE = ("CfchatError", "__version__")
+FACE = (
+    *("CfchatError", "Config", "Conversation", "Hooks", "Message", "Options", "Reply", "Request", "Serving"),
+    *("__version__", "chat", "load_config", "serve", "stream_chat"),
+)
 
 # Who comes after all the earlier rows. Rooms of one row know nothing of each other.
 ROWS = (
     {"errors"},
     {"wire"},
-    {"chat"},
+    {"conversation"},
     {"completions"},
     {"upstream", "replies"},
     {"guard", "observe"},
     {"server"},  # may log by observe
-    {"page"},
+    {"page", "hooks"},
     {"app"},
     {"config", "demo", "check"},
     {"api"},
@@ -31,10 +34,11 @@ ROWS = (
 STRANGERS = {
     "upstream": {"completions"},
     "replies": {"completions"},
-    "guard": {"chat", "completions", "upstream", "replies"},
-    "observe": {"chat", "completions", "upstream", "replies"},
-    "server": {"chat", "completions", "upstream", "replies", "guard"},
-    "page": {"wire", "chat", "completions", "upstream", "replies", "guard", "observe"},
+    "guard": {"conversation", "completions", "upstream", "replies"},
+    "observe": {"conversation", "completions", "upstream", "replies"},
+    "server": {"conversation", "completions", "upstream", "replies", "guard"},
+    "hooks": {"completions", "upstream", "replies", "guard", "observe"},
+    "page": {"wire", "conversation", "completions", "upstream", "replies", "guard", "observe"},
 }
 WIRE: dict[str, set[str]] = {
     "grammar": set(),
@@ -44,7 +48,7 @@ WIRE: dict[str, set[str]] = {
     "sse": set(),
     "__init__": {"grammar", "buffer", "bodies", "http11", "sse"},
 }
-PURE = ("errors", "wire", "chat", "completions", "replies") + tuple(
+PURE = ("errors", "wire", "conversation", "completions", "replies") + tuple(
     f"upstream.{module}" for module in ("cloudflare", "deltas", "faults", "retry", "circuits")
 )
 IMPURE_MODULES = {"asyncio", "socket", "ssl", "os", "time", "random", "logging"}
@@ -118,23 +122,23 @@ def test_the_public_face_is_pinned() -> None:
     [
         ("cfchat.errors", "import cfchat.wire.sse"),
         ("cfchat.errors", "import time"),
-        ("cfchat.wire.http11", "from cfchat.chat import Message"),
+        ("cfchat.wire.http11", "from cfchat.conversation import Message"),
         ("cfchat.wire.http11", "import os.path"),
         ("cfchat.wire.http11", "from asyncio import streams"),
         ("cfchat.wire.http11", "from cfchat.wire.sse import Event"),
         ("cfchat.wire.http11", "from cfchat.wire import sse"),
         ("cfchat.wire.http11", "from .sse import Event"),
         ("cfchat.wire.http11", "from . import sse"),
-        ("cfchat.wire.http11", "from ..chat import Message"),
-        ("cfchat.wire.http11", "from .. import chat"),
+        ("cfchat.wire.http11", "from ..conversation import Message"),
+        ("cfchat.wire.http11", "from .. import conversation"),
         ("cfchat.wire.http11", "def late():\n    import random"),
         ("cfchat.wire.buffer", "from cfchat.wire.bodies import LAST_CHUNK"),
         ("cfchat.wire.grammar", "import cfchat.wire.buffer"),
         ("cfchat.wire.sse", "from cfchat.wire.buffer import ReceiveBuffer"),
         ("cfchat.wire.sse", "from cfchat.wire import Fields"),
-        ("cfchat.chat", "from cfchat.upstream.client import Upstream"),
-        ("cfchat.chat", "import logging"),
-        ("cfchat.chat", "from cfchat import Config"),
+        ("cfchat.conversation", "from cfchat.upstream.client import Upstream"),
+        ("cfchat.conversation", "import logging"),
+        ("cfchat.conversation", "from cfchat import Config"),
         ("cfchat.replies.text", "from cfchat.upstream import cloudflare"),
         ("cfchat.replies.text", "import ssl"),
         ("cfchat.upstream.client", "from cfchat.replies.text import TextReply"),
@@ -142,7 +146,7 @@ def test_the_public_face_is_pinned() -> None:
         ("cfchat.upstream.cloudflare", "import time"),
         ("cfchat.upstream.cloudflare", "from cfchat.upstream.connection import Connection"),
         ("cfchat.upstream.retry", "import random"),
-        ("cfchat.server", "from cfchat.chat import Message"),
+        ("cfchat.server", "from cfchat.conversation import Message"),
         ("cfchat.server", "from cfchat.guard import Guard"),
         ("cfchat.guard", "from cfchat.server import Limits"),
         ("cfchat.observe", "import cfchat.upstream.client"),
@@ -164,9 +168,9 @@ def test_a_wrong_import_is_found(module: str, line: str) -> None:
         ("cfchat.wire.http11", "from cfchat.wire.bodies import LAST_CHUNK"),
         ("cfchat.wire.http11", "from http import HTTPStatus"),
         ("cfchat.wire.http11", "from .buffer import ReceiveBuffer"),
-        ("cfchat.chat", "from cfchat import errors"),
+        ("cfchat.conversation", "from cfchat import errors"),
         ("cfchat.upstream.retry", "from collections.abc import Callable"),
-        ("cfchat.upstream.cloudflare", "from cfchat.chat import Delta"),
+        ("cfchat.upstream.cloudflare", "from cfchat.conversation import Delta"),
         ("cfchat.upstream.client", "import asyncio, cfchat.upstream.pool, cfchat.wire.sse"),
         ("cfchat.upstream.client", "from cfchat import __version__"),
         ("cfchat.server", "from cfchat.wire.http11 import Fields"),
@@ -183,4 +187,4 @@ def test_a_right_import_passes(module: str, line: str) -> None:
 
 def test_a_package_resolves_its_own_relative_imports() -> None:
     assert wrong("from .sse import Event", "cfchat.wire", is_package=True) == []
-    assert wrong("from ..chat import Message", "cfchat.wire", is_package=True) == ["cfchat.chat.Message"]
+    assert wrong("from ..conversation import Limits", "cfchat.wire", is_package=True) == ["cfchat.conversation.Limits"]

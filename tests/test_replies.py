@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfchat.chat import Delta, ToolCall
+from cfchat.conversation import Delta, ToolCall
 from cfchat.errors import UpstreamInterrupted
 from cfchat.replies.events import Events
 from cfchat.replies.form import DONE, HEARTBEAT, Form, Meta

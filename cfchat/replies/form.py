@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cfchat.chat import Delta
+from cfchat.conversation import Delta
 from cfchat.errors import CfchatError
 from cfchat.wire.sse import encode_event
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from cfchat.chat import Delta, ToolCall
+from cfchat.conversation import Delta, ToolCall
 from cfchat.errors import CfchatError
 from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, described, encode_json, event, text_of
 from cfchat.wire.sse import encode_event

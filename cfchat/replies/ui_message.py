@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cfchat.chat import Delta
+from cfchat.conversation import Delta
 from cfchat.errors import CfchatError
 from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, encode_json, event, text_of
 from cfchat.wire.sse import encode_event

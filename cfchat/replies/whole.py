@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cfchat.chat import Delta
+from cfchat.conversation import Delta
 from cfchat.replies.form import End, Form, Meta, encode_json, text_of
 
 

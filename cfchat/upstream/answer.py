@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from cfchat.chat import Delta
+from cfchat.conversation import Delta
 from cfchat.errors import EventTooLarge, UpstreamError, UpstreamProtocolError, UpstreamTimeout
 from cfchat.upstream import cloudflare, connection, deltas, faults
 from cfchat.upstream.connection import Connection

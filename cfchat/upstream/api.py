@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cfchat.chat import Conversation
+from cfchat.conversation import Conversation
 from cfchat.upstream import cloudflare
 from cfchat.upstream.connection import Origin
 from cfchat.upstream.secret import Secret

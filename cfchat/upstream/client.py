@@ -11,8 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from cfchat import chat
-from cfchat.chat import Conversation, Options
+from cfchat.conversation import Conversation, Options, trim, with_defaults
 from cfchat.errors import UpstreamError, UpstreamModelGone, UpstreamOverloaded, UpstreamRefused, UpstreamTimeout
 from cfchat.upstream import circuits, cloudflare, connection, faults, pool, retry
 from cfchat.upstream.answer import Answer, Deadlines, whole_body
@@ -64,7 +63,7 @@ class Upstream:
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._settings = settings
+        self.settings = self._settings = settings
         self._clock = clock
         self._chance = chance
         self._api = Api(settings.origin, settings.account, settings.token, settings.gateway)
@@ -98,7 +97,7 @@ class Upstream:
         `client` is the address the conversation comes from, `tag` what log lines begin with.
         Raises an UpstreamError, its `tries` set, where no words came in all tries.
         """
-        conversation = chat.with_defaults(conversation, self._settings.defaults)
+        conversation = with_defaults(conversation, self._settings.defaults)
         answer, lent = await self._begin(conversation, client, tag)
         try:
             yield answer
@@ -219,7 +218,7 @@ class Upstream:
         window = self._settings.window or cloudflare.window(model)
         if not self._settings.trim or window is None:
             return conversation, 0
-        return chat.trim(conversation, window - max_tokens)
+        return trim(conversation, window - max_tokens)
 
     async def _end(self, answer: Answer, lent: Connection) -> None:
         try:

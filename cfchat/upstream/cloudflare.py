@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cfchat.chat import Conversation, Message, Options, without_surrogates
+from cfchat.conversation import Conversation, Message, Options, without_surrogates
 from cfchat.errors import UpstreamProtocolError
 
 # --- models --------------------------------------------------------------------------------------

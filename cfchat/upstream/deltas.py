@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, NoReturn
 
-from cfchat.chat import Delta, ToolCall, without_surrogates
+from cfchat.conversation import Delta, ToolCall, without_surrogates
 from cfchat.errors import UpstreamEmpty, UpstreamError, UpstreamInterrupted, UpstreamProtocolError
 from cfchat.upstream.faults import error_in_event, error_in_reply, finish_error
 from cfchat.wire.sse import Event

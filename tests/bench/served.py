@@ -17,13 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from cfchat.app import App
+from cfchat.api import Rooms, open_rooms
 from cfchat.config import load
-from cfchat.guard import Guard, Proxies
+from cfchat.guard import Proxies
 from cfchat.observe import set_up_logging
 from cfchat.server import Server
-from cfchat.upstream.client import Upstream
-from cfchat.upstream.connection import make_ssl_context
 
 TICK = 0.005
 
@@ -49,16 +47,17 @@ def resident() -> int:
 
 async def main() -> None:
     config = load({}, os.environ)
-    assert config.upstream is not None
     set_up_logging(config.log_level)
-    upstream = Upstream(config.upstream, make_ssl_context())
-    app = App(upstream, config.app, Guard(config.guard))
-    server = Server(app.handle, app.refuse, config.server, Proxies(config.trusted_proxies))
+    async with open_rooms(config) as rooms:
+        await watched(rooms, Server(rooms.app.handle, rooms.app.refuse, config.server, Proxies(config.trusted_proxies)))
+
+
+async def watched(rooms: Rooms, server: Server) -> None:
     loop, stopped, stalls = asyncio.get_running_loop(), asyncio.Event(), Stalls()
 
     def tell() -> None:
         gc.collect()
-        state = upstream._pool.state
+        state = rooms.upstream._pool.state
         told = {
             "tasks": len(asyncio.all_tasks()),
             "clients": len(server._connections),
@@ -82,7 +81,6 @@ async def main() -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await watching
     await server.drain(5.0)
-    await upstream.aclose()
 
 
 if __name__ == "__main__":

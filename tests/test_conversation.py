@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfchat.chat import (
+from cfchat.conversation import (
     Conversation,
     Delta,
     Limits,

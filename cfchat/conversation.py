@@ -34,6 +34,10 @@ class Message:
     """`role` is system, user, assistant, or tool: then it is the result of the call `tool_call_id`.
 
     `tool_calls` are those that an assistant made, in OpenAI's shape.
+
+    >>> import cfchat
+    >>> cfchat.Message("user", "Hello").content
+    'Hello'
     """
 
     role: str
@@ -44,7 +48,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a client may ask for besides an answer; None leaves it to the server and the model."""
+    """What a client may ask for besides an answer; None leaves it to the server and the model.
+
+    >>> import cfchat
+    >>> cfchat.Options(max_tokens=100).temperature is None
+    True
+    """
 
     model: str | None = None
     max_tokens: int | None = None
@@ -63,7 +72,17 @@ _WHOLE = frozenset({"max_tokens", "top_k", "seed"})
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What is asked. `passed` are body fields for those models alone that take them, such as `tools`."""
+    """What is asked. `passed` are body fields for those models alone that take them, such as `tools`.
+
+    >>> import asyncio, cfchat
+    >>> from dataclasses import replace
+    >>> async def before_call(conversation: cfchat.Conversation, request: cfchat.Request) -> cfchat.Conversation:
+    ...     last = cfchat.Message("user", conversation.messages[-1].content.replace("4111 1111", "[card]"))
+    ...     return replace(conversation, messages=(*conversation.messages[:-1], last))
+    >>> asked = cfchat.Conversation((cfchat.Message("user", "My card is 4111 1111"),))
+    >>> asyncio.run(before_call(asked, None)).messages[-1].content
+    'My card is [card]'
+    """
 
     messages: tuple[Message, ...]
     options: Options = field(default_factory=Options)

@@ -1,0 +1,224 @@
+"""cfchat inside another program: no global state, no signal handler, no logging of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import asdict, dataclass, replace
+
+from cfchat.app import App, limits_of
+from cfchat.config import Config, load_config
+from cfchat.conversation import Conversation, Options, parse_messages, parse_options, with_system
+from cfchat.errors import CfchatError, ConfigError
+from cfchat.guard import Guard, Proxies
+from cfchat.hooks import Hooks
+from cfchat.page import pages
+from cfchat.server import Response, Server
+from cfchat.upstream.client import Settings, Upstream
+from cfchat.upstream.connection import Origin, make_ssl_context
+from cfchat.upstream.secret import Secret
+
+log = logging.getLogger("cfchat")
+
+
+# --- to be asked by others ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """All of cfchat but a server."""
+
+    config: Config
+    upstream: Upstream
+    guard: Guard
+    app: App
+
+    @property
+    def demo(self) -> bool:
+        return self.config.upstream is None
+
+    @property
+    def model(self) -> str:
+        """Who is asked first."""
+        return self.upstream.settings.models[0]
+
+    async def start(self) -> None:
+        """Begin the upkeep of connections; the demo needs none."""
+        if not self.demo:
+            await self.upstream.start()
+
+
+@asynccontextmanager
+async def open_rooms(config: Config, hooks: Hooks = Hooks()) -> AsyncIterator[Rooms]:
+    """The rooms joined, without upkeep; with the block ends whatever they have begun. Raises OSError."""
+    async with open_upstream(config) as upstream, AsyncExitStack() as stack:
+        demo, model = config.upstream is None, upstream.settings.models[0]
+        offered = replace(config.app, model=model, models=(model, *config.app.aliases.values())) if demo else config.app
+        guard = Guard(config.guard)
+        app = App(upstream, offered, guard, pages(model, demo) if config.page else {}, hooks)
+        stack.push_async_callback(app.aclose)
+        yield Rooms(config, upstream, guard, app)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server that runs: where it listens, and the rooms behind it.
+
+    >>> import asyncio, cfchat
+    >>> async def main() -> None:
+    ...     async with cfchat.serve(cfchat.load_config(demo=True, port=0)) as serving:
+    ...         print(serving.host, serving.url.replace(str(serving.port), "..."))
+    >>> asyncio.run(main())
+    127.0.0.1 http://127.0.0.1:.../
+    """
+
+    host: str
+    port: int
+    server: Server
+    rooms: Rooms
+
+    @property
+    def url(self) -> str:
+        """Of the page; the chat is at `api/chatbot` below it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}/" if ":" in host else f"http://{host}:{self.port}/"
+
+
+@asynccontextmanager
+async def serve(config: Config | None = None, hooks: Hooks = Hooks()) -> AsyncIterator[Serving]:
+    """Serve in the loop that runs, for as long as the block; without a Config by the environment's settings.
+
+    At the end of the block replies under way may finish, for `drain_timeout` seconds; where it ends by an exception
+    or is cancelled, they are cut at once. Several may run side by side. Raises ConfigError where the address cannot
+    be listened on.
+
+    >>> import asyncio, cfchat
+    >>> from urllib.request import Request, urlopen
+    >>> def post(url: str) -> str:
+    ...     body, fields = b'[{"role": "user", "content": "I am unhappy"}]', {"Content-Type": "application/json"}
+    ...     with urlopen(Request(url + "api/chatbot", body, fields)) as reply:
+    ...         return reply.read().decode()
+    >>> async def main() -> None:
+    ...     async with cfchat.serve(cfchat.load_config(demo=True, port=0)) as serving:
+    ...         print(await asyncio.to_thread(post, serving.url))
+    >>> asyncio.run(main())
+    I am sorry to hear that you are unhappy.
+    """
+    config = config or load_config()
+    async with open_rooms(config, hooks) as rooms:
+        server = Server(rooms.app.handle, rooms.app.refuse, config.server, Proxies(config.trusted_proxies))
+        host, port = await _listen(server, config)
+        await rooms.start()
+        try:
+            yield Serving(host, port, server, rooms)
+        except BaseException:
+            await server.abort()
+            raise
+        await server.drain()
+
+
+async def _listen(server: Server, config: Config) -> tuple[str, int]:
+    try:
+        return await server.start(config.host, config.port)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise ConfigError(f"cannot listen on {config.host} port {config.port}: {reason}") from error
+
+
+# --- to ask ---------------------------------------------------------------------------------------
+
+
+async def stream_chat(
+    messages: str | Iterable[Mapping[str, object]], config: Config | None = None, **options: str | float
+) -> AsyncGenerator[str, None]:
+    """Ask the model, and give its words as they come; a string is one message of the user.
+
+    Messages and options (`model`, `temperature`, `max_tokens`, ...) are those of POST /api/chatbot. Each call has a
+    connection of its own. Close the generator where you leave it before its end: `contextlib.aclosing`.
+    Raises ConfigError, BadChatRequest, and an UpstreamError, in the middle, too: then the reply is not whole.
+
+    >>> import asyncio, cfchat
+    >>> async def main() -> None:
+    ...     async for text in cfchat.stream_chat("I am unhappy", cfchat.load_config(demo=True), max_tokens=4):
+    ...         print(text, end="|")
+    >>> asyncio.run(main())
+    I| am| sorry| to|
+    """
+    config = config or load_config()
+    conversation = _conversation(messages, config, Options(**options))  # type: ignore[arg-type]
+    async with (
+        open_upstream(config) as upstream,
+        upstream.stream(conversation) as answer,
+        aclosing(answer.batches()) as batches,
+    ):
+        async for batch in batches:
+            if text := "".join(delta.text for delta in batch):
+                yield text
+
+
+def chat(
+    messages: str | Iterable[Mapping[str, object]], config: Config | None = None, **options: str | float
+) -> str:
+    """Ask the model and wait for all of its answer: `stream_chat` for scripts.
+
+    Raises what that does, and RuntimeError inside a running loop, which it would block.
+
+    >>> import cfchat
+    >>> demo = cfchat.load_config(demo=True)
+    >>> cfchat.chat("I am unhappy", demo)
+    'I am sorry to hear that you are unhappy.'
+    >>> cfchat.chat([{"role": "user", "content": "I need help"}], demo)
+    'What would help look like?'
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_whole(stream_chat(messages, config, **options)))
+    raise RuntimeError("a loop is running: `async for text in cfchat.stream_chat(...)`")
+
+
+async def _whole(words: AsyncGenerator[str, None]) -> str:
+    return "".join([text async for text in words])
+
+
+def _conversation(messages: str | Iterable[Mapping[str, object]], config: Config, options: Options) -> Conversation:
+    limits = limits_of(config.app)
+    items = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+    asked = Conversation(parse_messages(items, limits), parse_options(asdict(options), limits))
+    return with_system(asked, config.app.system_prompt, config.app.client_system)
+
+
+# --- the way to the model -------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_upstream(config: Config) -> AsyncIterator[Upstream]:
+    """The way to Cloudflare, or to the stand-in model, which lives as long as the block. Raises OSError."""
+    async with AsyncExitStack() as stack:
+        settings = config.upstream or await _start_demo(stack)
+        upstream = Upstream(settings, make_context(settings.origin))
+        stack.push_async_callback(upstream.aclose)
+        yield upstream
+
+
+def make_context(origin: Origin) -> ssl.SSLContext | None:
+    """What TLS to the origin is made with; None for plain HTTP."""
+    return make_ssl_context() if origin.tls else None
+
+
+async def _start_demo(stack: AsyncExitStack) -> Settings:
+    """Start the stand-in model on loopback; it is called through the same code as Cloudflare."""
+    from cfchat import demo
+
+    def refuse(error: CfchatError, request_id: str) -> Response:
+        return Response(error.status, (), str(error).encode())
+
+    server = Server(demo.Demo().handle, refuse)
+    host, port = await server.start("127.0.0.1", 0)
+    stack.push_async_callback(server.drain, 1.0)
+    log.info("demo: the stand-in model listens on http://%s:%d; nothing is sent to Cloudflare", host, port)
+    return Settings(Origin(host, port, False, "/client/v4"), demo.ACCOUNT, Secret(demo.TOKEN), models=(demo.MODEL,))
