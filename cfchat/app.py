@@ -202,7 +202,13 @@ class App:
             stack.callback(self._streams.leave)
             if self._hooks.before_call is not None:
                 conversation = await run(self._hooks.before_call(conversation, request), "before_call", request.id)
-            answer = await self._ask(stack, conversation, request)
+            bill = _Bill(conversation)
+            try:
+                answer = await self._ask(stack, conversation, request)
+            except asyncio.CancelledError:
+                # Whoever leaves before the first word has asked, and that is paid for.
+                self._settle(request, asker, conversation.options.model or self._settings.model, bill)
+                raise
             fields = [
                 ("Content-Type", form.content_type),
                 ("Cache-Control", "no-cache"),
@@ -213,7 +219,6 @@ class App:
             ]
             if answer.left_out:
                 fields.append(("X-Messages-Left-Out", str(answer.left_out)))
-            bill = _Bill(conversation)
             stack.callback(self._settle, request, asker, answer.model, bill)
             pieces = _pieces(answer, form, Meta(request.id, int(time.time()), answer.model), bill)
             if form.whole:
@@ -374,7 +379,7 @@ def _options(request: Request, methods: list[str]) -> Response:
 
 def _check_body_fields(request: Request) -> None:
     fields = request.fields
-    if request.bodiless:
+    if "content-length" not in fields and "transfer-encoding" not in fields:
         raise LengthRequired("The request has no body: send the messages as JSON.")
     if fields.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType(

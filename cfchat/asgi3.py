@@ -142,13 +142,12 @@ class _Exchange:
     def _request(self) -> Request:
         scope = self._scope
         fields = Fields([(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]])
+        if scope.get("http_version", "1.1")[:1] in "23" and "content-length" not in fields:
+            fields = Fields([*fields, ("transfer-encoding", "chunked")])  # as HTTP/1.1 would announce such a body
         peer = (scope.get("client") or ("",))[0]
         head = RequestHead(scope["method"], quote(_path(scope), "/@:", errors="replace"), 1, fields)
         client = Proxies(self._rooms.config.trusted_proxies).client(peer, fields)
-        request = Request(head, client, new_id(), self._read_body)
-        if scope.get("http_version", "1.1").startswith(("2", "3")):
-            request.bodiless = False  # there a body needs no field to announce it
-        return request
+        return Request(head, client, new_id(), self._read_body)
 
     async def _reply(self, request: Request, entry: Exchange) -> None:
         response = await self._handle(request)

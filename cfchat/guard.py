@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from math import ceil, floor
 
 from cfchat.errors import BudgetSpent, OriginNotAllowed, RateLimited, Unauthorized
+from cfchat.wire.grammar import TOKEN_LIST
 from cfchat.wire.http11 import Fields
 
 # For how long a browser may remember a preflight's answer, in seconds.
@@ -62,21 +63,21 @@ def is_preflight(fields: Fields) -> bool:
 
 
 def preflight_fields(fields: Fields, methods: Sequence[str]) -> list[tuple[str, str]]:
-    """The answer to a preflight. What is asked for is echoed: `*` does not cover `Authorization`."""
+    """The answer to a preflight. Names that are asked for are echoed: `*` does not cover `Authorization`."""
     answer = [
         ("Access-Control-Allow-Methods", ", ".join(methods)),
         ("Access-Control-Max-Age", str(PREFLIGHT_MAX_AGE)),
         ("Vary", "Access-Control-Request-Headers"),
     ]
-    asked = fields.get("access-control-request-headers")
-    if asked:
+    asked = fields.get("access-control-request-headers", "")
+    if TOKEN_LIST.fullmatch(asked.encode("latin-1")):
         answer.append(("Access-Control-Allow-Headers", asked))
     return answer
 
 
 # --- API keys ------------------------------------------------------------------------------------
 
-_BEARER = re.compile(r"[Bb]earer +([A-Za-z0-9._~+/-]+=*)")
+_BEARER = re.compile(r"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)")
 _KEY_LINE = re.compile(r"([A-Za-z0-9._-]{1,64})[ \t]+([A-Za-z0-9._~+/-]{16,256}=*)")
 
 

@@ -24,10 +24,10 @@ FILES = {
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/favicon.svg": ("favicon.svg", "image/svg+xml"),
 }
-NOTE = "Answers come from <bdi>$model</bdi> and can be wrong."
+NOTE = "Answers come from <code>$model</code> and can be wrong."
 DEMO_NOTE = (
-    "This is a demo: ELIZA, a program of 1966, answers, not a real model. For one, start cfchat with "
-    "<bdi>CLOUDFLARE_ACCOUNT_ID</bdi> and <bdi>CLOUDFLARE_API_TOKEN</bdi> set, and without <bdi>--demo</bdi>."
+    "This is a demo: ELIZA, of 1966, answers. For a real model set <code>CLOUDFLARE_ACCOUNT_ID</code> and "
+    "<code>CLOUDFLARE_API_TOKEN</code>, and leave out <code>--demo</code>."
 )
 
 

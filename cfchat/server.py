@@ -85,7 +85,7 @@ class Request:
     ...     return ""
     """
 
-    __slots__ = ("_read_body", "bodiless", "client", "fields", "id", "method", "notes", "path")
+    __slots__ = ("_read_body", "client", "fields", "id", "method", "notes", "path")
 
     def __init__(
         self, head: RequestHead, client: str, request_id: str, read_body: Callable[[int], Awaitable[bytes]]
@@ -93,7 +93,6 @@ class Request:
         self.method = head.method
         self.path = head.path
         self.fields: Fields = head.fields
-        self.bodiless = head.bodiless
         self.client = client
         self.id = request_id
         self.notes: dict[str, object] = {}
@@ -164,9 +163,14 @@ class Server:
         peer = writer.get_extra_info("peername")
         connection = _Connection(self, reader, writer, peer[0] if peer else "")
         name = self.peers.counted(connection.peer)
-        if len(self._connections) >= self.limits.connections:
+        here, there = len(self._connections), 0 if name is None else self._counted[name]
+        if here >= 2 * self.limits.connections or there >= 2 * self.limits.connections_each:
+            # Those who are told so are still connections, for a while: beyond as many again nobody is told.
+            connection.reset()
+            return
+        if here >= self.limits.connections:
             connection.refusal = Overloaded("Too many connections. Please try again later.", retry_after=1)
-        elif name is not None and self._counted[name] >= self.limits.connections_each:
+        elif there >= self.limits.connections_each:
             connection.refusal = Overloaded("Too many connections from your address.", retry_after=1)
         task = asyncio.get_running_loop().create_task(connection.run())
         connection.task = task
@@ -237,6 +241,13 @@ class _Connection:
         if self._idle:
             self._transport.close()
 
+    def reset(self) -> None:
+        """End with RST: FIN would make a close-delimited reply look whole (RFC 9112 §8)."""
+        plug = self._transport.get_extra_info("socket")
+        if plug is not None:
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
+
     async def run(self) -> None:
         try:
             if self.refusal is not None:
@@ -255,7 +266,19 @@ class _Connection:
             self._transport.abort()
         finally:
             await self._stop_watching()
-            self._transport.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        """Let what is written go out, but not for ever."""
+        self._transport.close()
+        try:
+            async with asyncio.timeout(self.limits.write):
+                await self._writer.wait_closed()
+        except (TimeoutError, OSError):
+            self._transport.abort()
+        except asyncio.CancelledError:
+            self._transport.abort()
+            raise
 
     # --- one exchange -------------------------------------------------------------------------
 
@@ -281,16 +304,17 @@ class _Connection:
         finally:
             log_exchange(entry)
         await self._stop_watching()
+        await asyncio.sleep(0)  # requests sent ahead would be answered all in one turn of the loop
         return keep
 
     async def _reply(self, head: RequestHead, request: Request, entry: Exchange) -> bool:
         response = await self._handle(head, request)
         try:
-            if self._wire.body_pending and head.bodiless:
-                self._wire.next_event()  # its end, which nobody had to wait for
+            if self._wire.body_pending and not head.has_body:
+                self._wire.next_event()  # the end of a body that is not there, so nobody need have read it
             keep = head.keep_alive and not self._wire.body_pending and not self._server.draining
             whole = await self._send(head, response, entry, keep)
-            if self._wire.body_pending:
+            if self._wire.body_pending or (not keep and self._wire.buffered):
                 await self._linger()
             return keep and whole
         finally:
@@ -325,14 +349,16 @@ class _Connection:
 
     async def _read_head(self) -> RequestHead | None:
         """The next request's head; None where the client left, or never began."""
-        self._idle = not self._wire.buffered
-        if self._idle and self._server.draining:
-            return None
         try:
+            event = self._wire.next_event()
+            self._idle = event is NEED_DATA and not self._wire.begun
+            if self._idle and self._server.draining:
+                return None
             async with asyncio.timeout(self.limits.keep_alive if self._idle else self.limits.head) as deadline:
-                while (event := self._wire.next_event()) is NEED_DATA:
+                while event is NEED_DATA:
                     await self._receive()
-                    if self._idle and self._wire.buffered:
+                    event = self._wire.next_event()
+                    if self._idle and self._wire.begun:
                         self._idle = False
                         deadline.reschedule(asyncio.get_running_loop().time() + self.limits.head)
         except TimeoutError:
@@ -364,6 +390,7 @@ class _Connection:
                         self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     expects = False
                     await self._receive()
+                    await asyncio.sleep(0)  # what has come already is read without a wait: take turns here, too
         except TimeoutError:
             raise RequestTimeout("The request's body did not arrive in time.") from None
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
@@ -412,17 +439,14 @@ class _Connection:
         chunked = head is None or head.minor >= 1
         if chunked:
             fields.append(("Transfer-Encoding", "chunked"))
-        prefix = self._encode_head(response.status, fields, keep and chunked, head)
+        prefix = self._encode_head(response.status, fields, keep and (chunked or bare), head)
         stream = _Stream(self, response, entry, prefix, chunked)
         async with aclosing(body):
+            if bare:
+                self.write(prefix)
+                return True
             return await stream.send(body) and chunked
 
-    def reset(self) -> None:
-        """End with RST: FIN would make a close-delimited reply look whole (RFC 9112 §8)."""
-        plug = self._transport.get_extra_info("socket")
-        if plug is not None:
-            plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._transport.abort()
 
     def _encode_head(
         self, status: int, fields: list[tuple[str, str]], keep: bool, head: RequestHead | None
@@ -450,6 +474,7 @@ class _Connection:
 
     async def _linger(self) -> None:
         """Let the client read its refusal before the kernel's RST destroys it (RFC 9112 §9.6)."""
+        await self._stop_watching()
         left = self.limits.linger_bytes
         with suppress(TimeoutError, OSError):
             if self._writer.can_write_eof():

@@ -136,6 +136,7 @@ WORDS = {
             b"[::1]",
             b"[::1]:3000",
             b"[v1.a:b]",
+            b"[vcE.a]",
             b"%41",
             b"a_b",
         ],
@@ -200,6 +201,17 @@ GROUPS = st.sampled_from(["", "", "0", "1", "ab", "FFFF", "12345", "g", "1.2.3.4
 @given(st.lists(GROUPS, max_size=10).map(":".join) | st.text(alphabet=":1f.", max_size=12))
 def test_ipv6_agrees_with_the_standard_library(text: str) -> None:
     assert bool(grammar.HOST.fullmatch(f"[{text}]".encode())) == is_ipv6(text)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    ["1.2.3.4", "0.10.99.100", "199.200.249.250", "255.255.255.255", "256.1.1.1", "1.260.1.1", "1.2.300.1"]
+    + ["1.2.3.01", "1.2.3", "1.2.3.4.5", "1.2.3.", "1.2{3"],
+)
+def test_ipv4_at_the_end_of_ipv6(tail: str) -> None:
+    for before in ("::", "::1:", "1::", "1:2:3:4:5:6:", "1:2:3:4:5:6:7:"):
+        text = before + tail
+        assert bool(grammar.HOST.fullmatch(f"[{text}]".encode())) == is_ipv6(text)
 
 
 @pytest.mark.parametrize("value", range(2**4))

@@ -43,7 +43,7 @@ const ICONS = {
 };
 
 // Letters read in one frame, so that no reply, however fast, holds the page up.
-const FRAME_LETTERS = 4000;
+const FRAME_LETTERS = 1000;
 // Letters after which a `**` or a `[` that found no end is taken as it stands.
 const OPEN_LETTERS = 1000;
 // Lines of code laid out together: a browser lays out a block as a whole each time it grows.
@@ -284,9 +284,9 @@ class Markdown {
     if (/^\|.*\|\s*$/.test(text)) return this.#addRow(indent, text);
     this.#table = null;
     if (/^(?:-{3,}|\*{3,}|_{3,})\s*$/.test(text)) this.#add(indent, make("hr"));
-    else if ((found = /^(#{1,6})\s+(?=\S)/.exec(text))) this.#addHeading(indent, found[1].length, text.slice(found[0].length));
-    else if ((found = /^>\s?/.exec(text))) this.#addQuoted(indent, text.slice(found[0].length));
-    else if ((found = /^(?:[-*+]|(\d{1,9})[.)])\s+(?=\S)/.exec(text))) this.#addItem(indent, found[1], text.slice(found[0].length));
+    else if ((found = /^(#{1,6})\s+(\S.*)/.exec(text))) this.#addHeading(indent, found[1].length, found[2]);
+    else if ((found = /^>\s?(.*)/.exec(text))) this.#addQuoted(indent, found[1]);
+    else if ((found = /^(?:[-*+]|(\d{1,9})[.)])\s+(\S.*)/.exec(text))) this.#addItem(indent, found[1], found[2]);
     else this.#addText(indent, text);
   }
 
@@ -369,7 +369,8 @@ class Markdown {
   #openCode(indent, fence, language) {
     const code = make("code");
     const pre = make("pre", { tabIndex: 0, role: "group", ariaLabel: language || this.#labels.code }, code);
-    const head = make("div", { class: "code-head" }, make("span", {}, language), button("copyCode", "copy", this.#labels.copy));
+    const copy = button("copy", "copy", this.#labels.copy);
+    const head = make("div", { class: "code-head" }, make("span", {}, language), copy);
     this.#add(indent, make("div", { part: "code" }, head, pre));
     this.#code = { indent, code, end: new RegExp(`^\\s*${fence}+\\s*$`), mark: fence[0], lines: 0, open: false };
     this.#spoken(`${language || this.#labels.code}.`);
@@ -420,7 +421,8 @@ class Announcer {
 
   /** Tell the sentences that are whole by now; all that is left where it has `ended`. */
   tell(ended = false) {
-    const length = ended ? this.#text.length : (/^[^]*(?:[.!?…][)"'”’\]]*\s|[。！？\n])/.exec(this.#text)?.[0].length ?? 0);
+    const whole = ended ? [this.#text] : /^[^]*(?:[.!?…][)"'”’\]]*\s|[。！？\n])/.exec(this.#text);
+    const length = whole ? whole[0].length : 0;
     const sentences = this.#text.slice(0, length).trim();
     this.#text = this.#text.slice(length);
     if (!sentences) return;
@@ -571,6 +573,7 @@ export class CfChat extends HTMLElement {
   #connected = null; // the AbortController of all that lives while the element is in a page
   #following = true; // the reader is at the end, and stays there
   #timer = 0;
+  #texts = new WeakMap(); // of each reply's article: its turn
   #nodes;
 
   constructor() {
@@ -676,6 +679,7 @@ export class CfChat extends HTMLElement {
     const turn = { role: "assistant", content: "" };
     const messages = history(this.#turns);
     this.#turns.push(turn);
+    this.#store();
     const node = this.#drawReply(turn);
     const announcer = new Announcer(this.#nodes.live);
     const markdown = new Markdown(node.body, this.#labels, announcer.hear);
@@ -706,12 +710,9 @@ export class CfChat extends HTMLElement {
 
   #over(turn, article, fault, stopped) {
     this.#running = this.#halt = null;
-    article.classList.remove("waiting");
     if (stopped) turn.cut = "stopped";
     else if (fault) turn.cut = turn.content ? "cut" : "failed";
-    if (turn.content) article.append(this.#drawTools());
-    if (turn.cut) this.#drawCut(turn, article, fault);
-    if (turn.cut === "failed") this.#turns.pop();
+    this.#drawEnd(turn, article, fault);
     this.#store();
     this.#showState();
     this.#follow();
@@ -726,7 +727,7 @@ export class CfChat extends HTMLElement {
   #retry() {
     const last = this.#turns.at(-1);
     if (this.#running || !last) return;
-    if (last.role === "assistant") last.retried = true;
+    last.retried = true;
     this.#settle();
     this.#ask();
   }
@@ -747,10 +748,10 @@ export class CfChat extends HTMLElement {
     const actions = {
       stop: () => this.stop(),
       newChat: () => (this.clear(), this.focus()),
-      retry: () => (this.focus(), this.#retry()),
+      // Pressed by a key, the button takes the focus with it; a finger should not bring the keyboard up.
+      retry: () => (event.detail || this.focus(), this.#retry()),
       latest: () => ((this.#following = true), this.#follow()),
-      copy: () => this.#copy(pressed, this.#textOf(pressed.closest("article"))),
-      copyCode: () => this.#copy(pressed, codeIn(pressed.closest(".code"))),
+      copy: () => this.#copy(pressed),
     };
     actions[pressed?.dataset.action]?.();
   }
@@ -777,7 +778,9 @@ export class CfChat extends HTMLElement {
     this.send(text.trim());
   }
 
-  async #copy(pressed, text) {
+  async #copy(pressed) {
+    const block = pressed.closest(".code");
+    const text = block ? codeIn(block) : this.#texts.get(pressed.closest("article")).content;
     if (!(await copyText(text, this.shadowRoot))) return;
     pressed.firstChild.replaceWith(icon("copied"));
     say(pressed, this.#labels.copied);
@@ -837,7 +840,7 @@ export class CfChat extends HTMLElement {
   /** The last reply is not to be tried again any more. */
   #settle() {
     clearTimeout(this.#timer);
-    for (const node of this.#nodes.thread.querySelectorAll(".retry")) node.remove();
+    for (const node of this.#nodes.thread.querySelectorAll(".retry, .failed")) node.remove();
   }
 
   #drawUser(text) {
@@ -855,17 +858,15 @@ export class CfChat extends HTMLElement {
     return { article, body };
   }
 
-  #texts = new WeakMap();
-
-  #textOf(article) {
-    return this.#texts.get(article).content;
+  /** What is below a reply that is over: why it is not whole, and a button to copy it. */
+  #drawEnd(turn, article, fault) {
+    article.classList.remove("waiting");
+    if (turn.cut) article.append(this.#drawCut(turn, fault));
+    if (turn.content) article.append(make("div", { part: "tools" }, button("copy", "copy", this.#labels.copy)));
+    else article.classList.add("failed");
   }
 
-  #drawTools() {
-    return make("div", { part: "tools" }, button("copy", "copy", this.#labels.copy));
-  }
-
-  #drawCut(turn, article, fault) {
+  #drawCut(turn, fault) {
     const words = turn.cut === "failed" ? fault.message : this.#labels[turn.cut];
     const wait = fault?.retryAfter ?? 0;
     const text = make("span", { dir: "auto" }, words);
@@ -876,8 +877,8 @@ export class CfChat extends HTMLElement {
     } else if (wait) {
       this.#countDown(retry, wait);
     }
-    article.append(make("div", { part: turn.cut === "stopped" ? "notice" : "notice error" }, icon("warning"), text, retry));
     this.#nodes.live.append(make("p", {}, words));
+    return make("div", { part: turn.cut === "stopped" ? "notice" : "notice error" }, icon("warning"), text, retry);
   }
 
   #countDown(retry, seconds) {
@@ -904,8 +905,12 @@ export class CfChat extends HTMLElement {
     } catch {
       return;
     }
-    for (const turn of this.#turns) this.#nodes.thread.append(turn.role === "user" ? this.#drawUser(turn.content) : this.#redraw(turn));
-    if (this.#turns.at(-1)?.role === "user") this.#turns.pop();
+    this.#turns = this.#turns.filter((turn) => turn.content);
+    for (const turn of this.#turns) {
+      this.#settle();
+      this.#nodes.thread.append(turn.role === "user" ? this.#drawUser(turn.content) : this.#redraw(turn));
+    }
+    this.#nodes.live.replaceChildren();
   }
 
   #redraw(turn) {
@@ -913,8 +918,7 @@ export class CfChat extends HTMLElement {
     const markdown = new Markdown(body, this.#labels, () => {});
     markdown.write(turn.content);
     markdown.end();
-    article.classList.remove("waiting");
-    article.append(this.#drawTools());
+    this.#drawEnd(turn, article, null);
     return article;
   }
 
@@ -1025,7 +1029,7 @@ const STYLES = `
 
 .reply-bubble > * + *, li > * { margin-block-start: .75rem; }
 .reply-bubble li > :is(ul, ol) { margin-block-start: .3rem; }
-p, li, blockquote { white-space: pre-wrap; }
+p, li { white-space: pre-line; }
 ul, ol { padding-inline-start: 1.5rem; white-space: normal; }
 li + li { margin-block-start: .3rem; }
 li::marker { color: var(--muted); }
@@ -1063,9 +1067,11 @@ svg { flex: none; inline-size: 1.15rem; block-size: 1.15rem; fill: none; stroke:
 .copy { min-block-size: 2.25rem; padding: 0 .6rem; color: var(--muted); font-size: .8125rem; border-radius: 8px; }
 .copy svg { inline-size: 1rem; block-size: 1rem; }
 .tools { margin-block-start: .25rem; margin-inline-start: -.6rem; }
-.notice { display: flex; flex-wrap: wrap; align-items: center; gap: .25rem .6rem; margin-block-start: .6rem; padding-inline: .9rem .3rem; min-block-size: 2.75rem; color: var(--muted); font-size: .9375rem; border: 1px solid var(--border); border-radius: 10px; }
-.notice > span { flex: 1 1 12rem; padding-block: .5rem; }
-.error { color: var(--error); border-color: color-mix(in srgb, var(--error) 45%, transparent); background: color-mix(in srgb, var(--error) 6%, transparent); }
+.notice { display: flex; flex-wrap: wrap; align-items: center; gap: .25rem .6rem; margin-block-start: .5rem; color: var(--muted); font-size: .9375rem; }
+.notice > span { padding-block: .5rem; }
+.notice:not(.error) > svg { display: none; }
+.error { padding-inline: .9rem .3rem; min-block-size: 2.75rem; color: var(--error); background: color-mix(in srgb, var(--error) 6%, transparent); border: 1px solid color-mix(in srgb, var(--error) 45%, transparent); border-radius: 10px; }
+.error > span { flex: 1 1 9rem; }
 .retry { color: var(--text); font-weight: 550; }
 .latest { position: absolute; inset-block-end: .75rem; inset-inline-start: calc(50% - 1.375rem); inline-size: 2.75rem; padding: 0; background: var(--background); border: 1px solid var(--control); border-radius: 50%; box-shadow: 0 2px 8px rgb(0 0 0 / .15); }
 .latest:hover { background: var(--surface); }

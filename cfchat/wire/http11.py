@@ -137,9 +137,9 @@ class RequestHead:
         return _persists(self.minor, self.fields)
 
     @property
-    def bodiless(self) -> bool:
-        """No body was announced, so there is none (RFC 9112 §6.3)."""
-        return "content-length" not in self.fields and "transfer-encoding" not in self.fields
+    def has_body(self) -> bool:
+        """A body follows, though a chunked one may be empty (RFC 9112 §6)."""
+        return "transfer-encoding" in self.fields or bool(self.fields.get("content-length", "").strip("0"))
 
     @property
     def expects_continue(self) -> bool:
@@ -431,6 +431,11 @@ class RequestReader(_Reader[RequestHead]):
 
     def __init__(self, limits: ReadLimits = ReadLimits()) -> None:
         super().__init__(limits)
+
+    @property
+    def begun(self) -> bool:
+        """Some of a request has come that is not complete; empty lines before it are none of it."""
+        return self._begun or len(self._buffer) > 0
 
     @property
     def body_pending(self) -> bool:

@@ -22,7 +22,7 @@ FLAGS = (
     "disable-component-update", "disable-sync", "disable-dev-shm-usage", "hide-scrollbars",
 )  # fmt: skip
 ENTER, ESCAPE, TAB, SHIFT, SPACE = "\ue007", "\ue00c", "\ue004", "\ue008", " "
-PATIENCE = 10.0  # seconds
+PATIENCE = 15.0  # seconds
 
 
 class WebDriverError(Exception):

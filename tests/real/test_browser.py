@@ -1,0 +1,637 @@
+"""<cf-chat> and its page in a real Chromium, the model behind them the stand-in."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from house import house
+from standin import Exchange, StandIn, chunks_of, head_of, json_error, reply
+from webdriver import ENTER, ESCAPE, SHIFT, SPACE, TAB, Browser, browser, is_missing
+
+from cfchat.guard import Guard, Rate, Settings, parse_keys
+
+pytestmark = pytest.mark.skipif(is_missing(), reason="chromium and chromedriver are not installed")
+
+# Runs in each page before anything of its own.
+WATCH = """
+window.reports = []; window.tasks = []; window.fired = [];
+addEventListener("securitypolicyviolation", (event) => reports.push(event.violatedDirective + " " + event.blockedURI));
+addEventListener("error", (event) => reports.push("error " + event.message));
+addEventListener("unhandledrejection", (event) => reports.push("rejected " + event.reason));
+new PerformanceObserver((list) => tasks.push(...list.getEntries())).observe({ type: "longtask" });
+for (const name of ["delta", "done", "error"])
+  addEventListener("cfchat-" + name, (event) => fired.push([name, event.detail]));
+"""
+NAMES = """
+const chat = document.querySelector("cf-chat"), root = chat?.shadowRoot, $ = (what) => root.querySelector(what);
+const $$ = (what) => [...root.querySelectorAll(what)], replies = () => $$(".reply-bubble").map((it) => it.innerText);
+const press = (what) => $(what).click(), focused = () => root.activeElement;
+"""
+SAMPLE = """\
+# Streams
+
+Text with **bold**, *emphasis*, `code` and [a link](https://example.com/a_(b)?c=d "title"), or https://example.com/x.
+Second line: 2 * 3 * 4, snake_case, a lone ** and a [bracket].
+
+1. First
+   - nested **one**
+   - nested two
+2. Second
+
+   ```python
+   def f(x):
+       return f"{x}`"
+   ```
+3. Third
+
+> Quoted
+> twice
+>
+> and again
+
+| Name | Size |
+|------|-----:|
+| `a`  | **1** |
+
+---
+```
+open, and not closed: <b>**no**</b>
+"""
+
+
+class Model:
+    """A script that says what the test tells it, when the test tells it."""
+
+    def __init__(self) -> None:
+        self._steps: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def __call__(self, exchange: Exchange) -> None:
+        await exchange.send(head_of(200, [("content-type", "text/event-stream"), ("transfer-encoding", "chunked")]))
+        while step := await self._steps.get():
+            await exchange.send(b"".join(chunks_of(event(step))))
+        if step is None:
+            await exchange.send(b"".join(chunks_of(b"data: [DONE]\n\n")) + b"0\r\n\r\n")
+        else:
+            exchange.abort()
+
+    def say(self, text: str) -> None:
+        self._steps.put_nowait(text)
+
+    def end(self) -> None:
+        self._steps.put_nowait(None)
+
+    def break_off(self) -> None:
+        self._steps.put_nowait("")
+
+
+def event(text: str) -> bytes:
+    return b"data: " + json.dumps({"response": text}).encode() + b"\n\n"
+
+
+def words(*pieces: str) -> Any:
+    return reply(b"".join(map(event, pieces)) + b"data: [DONE]\n\n")
+
+
+def asked(exchange: Exchange) -> list[tuple[str, str]]:
+    """What the model was sent, without the system message."""
+    return [(m["role"], m["content"]) for m in json.loads(exchange.body)["messages"] if m["role"] != "system"]
+
+
+class Page:
+    """The browser from within a coroutine: the loop goes on while chromedriver is waited for."""
+
+    def __init__(self, driver: Browser) -> None:
+        self.driver = driver
+        self.expected = ""  # in the console's lines that are no fault
+
+    async def open(self, url: str) -> None:
+        await asyncio.to_thread(self.driver.open, url)
+        await self.until("return !!customElements.get('cf-chat')")
+
+    async def run(self, script: str, *arguments: object) -> Any:
+        return await asyncio.to_thread(self.driver.run, NAMES + script, *arguments)
+
+    async def until(self, script: str, *arguments: object) -> Any:
+        return await asyncio.to_thread(self.driver.until, NAMES + script, *arguments)
+
+    async def keys(self, text: str) -> None:
+        await asyncio.to_thread(self.driver.keys, text)
+
+    async def say(self, text: str) -> None:
+        """Type it, and press Enter."""
+        await self.run("chat.focus()")
+        await self.keys(text + ENTER)
+
+    async def said(self, *texts: str) -> None:
+        """Until these are the replies, and no other is running."""
+        await self.until("return $('.stop').hidden && JSON.stringify(replies()) == arguments[0]", dumps(texts))
+
+    async def command(self, name: str, **parameters: object) -> Any:
+        return await asyncio.to_thread(lambda: self.driver.command(name, **parameters))
+
+
+def dumps(texts: tuple[str, ...]) -> str:
+    return json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as started:
+        started.command("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
+        yield started
+
+
+@pytest.fixture
+def page(driver: Browser) -> Iterator[Page]:
+    driver.size(1000, 700)
+    driver.prefer("light")
+    driver.open("about:blank")
+    driver.log()
+    opened = Page(driver)
+    yield opened
+    assert driver.run("return window.reports") == []
+    told = [line for line in driver.log() if not opened.expected or opened.expected not in line]
+    assert told == []
+
+
+@asynccontextmanager
+async def chatting(page: Page, *scripts: Any, **more: Any) -> AsyncIterator[StandIn]:
+    """The page of a house whose model follows the scripts, open."""
+    async with StandIn(scripts) as standin, house(standin, **more) as cfchat:
+        await page.open(f"http://127.0.0.1:{cfchat.port}/")
+        yield standin
+
+
+# --- a conversation -----------------------------------------------------------------------------
+
+
+async def test_a_reply_grows_while_it_runs(page: Page) -> None:
+    model = Model()
+    async with chatting(page, model, words("And you?")) as standin:
+        await page.say("Hello")
+        await page.until("return $('.waiting') && !$('.stop').hidden && $('.send').hidden")
+        for piece, shown in (("Good", "Good"), (" **mor", "Good mor"), ("ning**\n\n- a", "Good morning\n\na")):
+            model.say(piece)
+            await page.until("return replies()[0] == arguments[0]", shown)
+        assert await page.run("return $('.log').ariaBusy") == "true"
+        model.end()
+        await page.said("Good morning\n\na")
+        await page.say("Fine")
+        await page.said("Good morning\n\na", "And you?")
+        assert await page.run("return $('.input').value") == ""
+        fired = await page.run("return fired")
+        deltas = [detail["text"] for name, detail in fired[: fired.index(["done", fired[-1][1]])] if name == "delta"]
+        assert "".join(deltas).startswith("Good **morning**\n\n- a")
+        assert fired[-1] == ["done", {"text": "And you?", "stopped": False}]
+    said = [("user", "Hello"), ("assistant", "Good **morning**\n\n- a"), ("user", "Fine")]
+    assert asked(standin.requests[1]) == said
+    assert await page.run("return chat.messages.length") == 4
+
+
+@pytest.mark.parametrize("how", ["press('.stop')", "keys", "chat.stop()", "chat.clear()", "chat.remove()"])
+async def test_stop_closes_the_call_to_the_model(page: Page, how: str) -> None:
+    model = Model()
+    async with chatting(page, model, words("Again")) as standin:
+        await page.say("Hello")
+        model.say("Not yet fin")
+        await page.until("return replies()[0] == 'Not yet fin'")
+        await (page.keys(ESCAPE) if how == "keys" else page.run(how))
+        await standin.wait_closed_by_peer()
+        if how == "chat.remove()":
+            return
+        if how == "chat.clear()":
+            assert await page.run("return [replies().length, chat.messages.length]") == [0, 0]
+            return
+        await page.said("Not yet fin")
+        assert "stopped" in await page.run("return $('.notice').innerText")
+        assert await page.run("return fired.at(-1)") == ["done", {"text": "Not yet fin", "stopped": True}]
+        await page.say("Go on")
+        await page.said("Not yet fin", "Again")
+    assert asked(standin.requests[1]) == [("user", "Hello"), ("assistant", "Not yet fin"), ("user", "Go on")]
+
+
+async def test_an_interruption_is_marked_and_can_be_tried_again(page: Page) -> None:
+    page.expected = "net::ERR_INCOMPLETE_CHUNKED_ENCODING"
+    model = Model()
+    async with chatting(page, model, words("Whole")) as standin:
+        await page.say("Hello")
+        model.say("Half a wo")
+        await page.until("return replies()[0] == 'Half a wo'")
+        model.break_off()
+        await page.until("return $('.notice.error')")
+        await page.said("Half a wo")
+        assert "broke off" in await page.run("return $('.notice').innerText")
+        error = await page.run("return fired.at(-1)")
+        assert (error[0], error[1]["text"], error[1]["status"]) == ("error", "Half a wo", 0)
+        await page.run("press('.retry')")
+        await page.said("Half a wo", "Whole")
+        assert await page.run("return $$('.retry').length") == 0
+    assert asked(standin.requests[1]) == [("user", "Hello")]
+    assert await page.run("return chat.messages.map((message) => message.content)") == ["Hello", "Whole"]
+
+
+async def test_an_error_before_the_first_byte(page: Page) -> None:
+    page.expected = "status of 502"
+    refused = json_error(401, 10000, "Authentication error")
+    async with chatting(page, refused, words("Well")) as standin:
+        await page.say("Hello")
+        shown = await page.until("return $('.notice.error')?.innerText")
+        error = await page.run("return fired.at(-1)")
+        assert (error[0], error[1]["status"], error[1]["code"]) == ("error", 502, "upstream_auth")
+        assert error[1]["message"] in shown and "10000" not in shown
+        await page.run("press('.retry')")
+        await page.until("return replies().at(-1) == 'Well'")
+    assert asked(standin.requests[1]) == [("user", "Hello")]
+
+
+async def test_retry_after_is_respected(page: Page) -> None:
+    page.expected = "status of 429"
+    guard = Guard(Settings(rate=Rate(1, 60)))
+    async with chatting(page, words("One"), guard=guard):
+        await page.say("Hello")
+        await page.said("One")
+        await page.say("Hello")
+        await page.until("return $('.retry')?.disabled && /Try again in \\d+ s/.test($('.retry').innerText)")
+        assert 0 < (await page.run("return fired.at(-1)"))[1]["retryAfter"] <= 60
+
+
+@asynccontextmanager
+async def elsewhere(page: Page, port: int, attributes: str = "") -> AsyncIterator[None]:
+    """A page of another origin, open, with nothing but the two lines of the README."""
+    html = (
+        "<!doctype html><html lang=en><link rel=icon href=data:,><title>Elsewhere</title>"
+        f'<script type=module src="http://127.0.0.1:{port}/cfchat.js"></script><cf-chat {attributes}></cf-chat>'
+    )
+    script = reply(html.encode(), framing="length", fields=[("content-type", "text/html")])
+    async with StandIn([script], repeat=True, certificate=None) as server:
+        await page.open(f"http://localhost:{server.port}/")
+        yield
+
+
+async def test_from_another_origin_with_a_key(page: Page) -> None:
+    """The module and the chat come from another origin; the preflight answers what is asked for."""
+    guard = Guard(Settings(keys=parse_keys("page 0123456789abcdef")))
+    async with StandIn([words("From afar")]) as standin, house(standin, guard=guard) as cfchat:
+        async with elsewhere(page, cfchat.port):
+            await page.run(
+                "chat.headers = { Authorization: 'Bearer 0123456789abcdef',"
+                " 'X-Stainless-Lang': 'js', 'X-Stainless-Retry-Count': '0' }"
+            )
+            await page.say("Hello")
+            await page.said("From afar")
+        assert any("OPTIONS /api/chatbot 204" in line for line in cfchat.log)
+
+
+async def test_nobody_there(page: Page) -> None:
+    page.expected = "net::ERR_CONNECTION_REFUSED"
+    async with StandIn([]) as gone:
+        pass
+    endpoint = f'endpoint="http://127.0.0.1:{gone.port}/api/chatbot"'
+    async with StandIn([]) as standin, house(standin) as cfchat, elsewhere(page, cfchat.port, endpoint):
+        await page.say("Hello")
+        assert "cannot be reached" in await page.until("return $('.notice.error')?.innerText")
+
+
+# --- what is said -------------------------------------------------------------------------------
+
+
+async def test_markup_stays_text(page: Page) -> None:
+    text = (
+        "<script>reports.push('script')</script><img src=x onerror=\"reports.push('img')\"> &lt;\n"
+        "[a](javascript:reports.push(1)) [b](data:text/html,x) [c](/relative) [d](JaVaScRiPt:x) [e](mailto:a@b.example)"
+        "\n![picture](https://example.com/p.png) [f](https://example.com/) **<b>bold</b>**\n"
+        "```html\n<script>reports.push('code')</script>\n```\n"
+    )
+    async with chatting(page, words(text)):
+        await page.say("<b>Hello</b>")
+        await page.until("return fired.at(-1)?.[0] == 'done'")
+        shown = await page.run("return replies()[0]")
+        assert "<script>reports.push('script')</script><img src=x" in shown and "&lt;" in shown
+        assert "<script>reports.push('code')</script>" in shown
+        assert await page.run("return $('.user-bubble').innerText") == "<b>Hello</b>"
+        assert await page.run("return $$('.thread :is(script, img, b, iframe, [onerror], [style])').length") == 0
+        anchors = await page.run("return $$('.thread a').map((it) => [it.href, it.rel, it.target])")
+    safe = ("noopener noreferrer nofollow", "_blank")
+    addresses = ("mailto:a@b.example", "https://example.com/p.png", "https://example.com/")
+    assert anchors == [[address, *safe] for address in addresses]
+
+
+STREAM = """
+const [text, cuts] = arguments, frames = new MessageChannel(), waiting = [], spoken = [];
+frames.port1.onmessage = () => waiting.shift()();
+window.requestAnimationFrame = (work) => (waiting.push(work), frames.port2.postMessage(0));
+const hear = (changes) => changes.forEach((it) => it.addedNodes.forEach((node) => spoken.push(node.textContent)));
+const ear = new MutationObserver(hear);
+ear.observe($("[aria-live]"), { childList: true });
+const bytes = new TextEncoder().encode(text), places = [0, ...cuts, bytes.length];
+window.fetch = async () => new Response(new ReadableStream({
+  async start(sink) {
+    for (let i = 1; i < places.length; i++) {
+      sink.enqueue(bytes.slice(places[i - 1], places[i]));
+      await new Promise(requestAnimationFrame);
+    }
+    sink.close();
+  },
+}));
+chat.clear();
+return chat.send("x").then(() => {
+  hear(ear.takeRecords());
+  return [$(".reply-bubble").innerHTML, spoken.join(" ").replaceAll(/\\s+/g, " ")];
+});
+"""
+
+
+async def test_any_cut_gives_the_same_document(page: Page) -> None:
+    """By letters, by lines, and at places of little sense, inside of characters too."""
+    text = SAMPLE + "çedilla 世界 \U0001f600 end"
+    size = len(text.encode())
+    async with chatting(page):
+        whole, spoken = await page.run(STREAM, text, [])
+        for step in (1, 3, 7, 64):
+            assert await page.run(STREAM, text, list(range(step, size, step))) == [whole, spoken]
+    for tag in (
+        '<h4 dir="auto" class="level-1">Streams</h4>',
+        "<strong>bold</strong>, <em>emphasis</em>, <code>code</code>",
+        '<a href="https://example.com/a_(b)?c=d"',
+        '<a href="https://example.com/x"',
+        "2 * 3 * 4, snake_case, a lone ** and",
+        '<ol start="1"><li dir="auto">First<ul><li dir="auto">nested <strong>one</strong></li>',
+        'return f"{x}`"</span>',
+        '<li dir="auto">Third</li></ol><blockquote>',
+        "Quoted\ntwice</p><p",
+        "<td><strong>1</strong></td>",
+        "<hr>",
+        "not closed: &lt;b&gt;**no**&lt;/b&gt;",
+    ):
+        assert tag in whole, tag
+    assert whole.count("<ol") == 1 and whole.count("<pre") == 2
+    assert "First nested one nested two Second" in spoken and "return f" not in spoken
+
+
+async def test_a_long_reply_leaves_the_page_responsive(page: Page) -> None:
+    """10,000 tokens, some of them as one paragraph and one block of code: no task takes 50 ms."""
+    prose = ["A sentence with **bold** words and `code` in it. "] * 80 + ["\n\n- item"] * 200
+    code = ["\n\n```python\n", *(f"value_{line} = compute({line}) + 1  # line\n" for line in range(800)), "```\n\n"]
+    tokens = [piece[at : at + 4] for piece in prose + code for at in range(0, len(piece), 4)]
+    tokens += ["word "] * (10_000 - len(tokens))
+    assert len(tokens) == 10_000
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(head_of(200, [("content-type", "text/event-stream"), ("connection", "close")]))
+        for at in range(0, len(tokens), 50):
+            await exchange.send(b"".join(map(event, tokens[at : at + 50])))
+            await asyncio.sleep(0.01)  # a fast model: 5,000 tokens a second
+        await exchange.send(b"data: [DONE]\n\n")
+        exchange.close()
+
+    async with chatting(page, *[script] * 5):
+        # Where other programs want the processors too, a task of the page may wait for one: the best of five counts.
+        for _ in range(5):
+            begun = await page.run("chat.clear(); fired.length = 0; return performance.now()")
+            await page.say("Tell me all")
+            await page.until("return fired.at(-1)?.[0] == 'done'")
+            assert await page.run("return chat.messages[1].content.length") == sum(map(len, tokens))
+            # The browser calls a task long from 50 ms on.
+            ran = "return tasks.filter((task) => task.startTime > arguments[0]).map((task) => task.duration)"
+            if not (long := await page.run(ran, begun)):
+                break
+        assert long == []
+
+
+# --- the reader ---------------------------------------------------------------------------------
+
+
+async def test_keyboard_only(page: Page) -> None:
+    page.expected = "net::ERR_INCOMPLETE_CHUNKED_ENCODING"
+    model = Model()
+    async with chatting(page, words("One"), model, words("Three")) as standin:
+        for place in ("new-chat", "log", "input"):
+            await page.keys(TAB)
+            assert place in await page.run("return focused().className")
+        for keys in ("a", SHIFT + ENTER, "b"):
+            await page.keys(keys)
+        assert await page.run("return $('.input').value") == "a\nb"
+        await page.keys(TAB)
+        assert await page.run("return focused() == $('.send')")
+        await page.keys(SPACE)
+        await page.said("One")
+        assert await page.run("return focused() == $('.input')"), "the button that went gave the focus back"
+        await page.keys("c" + ENTER)
+        await standin.wait_requests(2)
+        model.say("Two")
+        await page.until("return replies()[1] == 'Two'")
+        await page.keys("typing on" + ENTER)  # nothing is sent while a reply runs
+        model.break_off()
+        await page.until("return $('.retry')")
+        assert await page.run("return [$('.input').value, focused() == $('.input')]") == ["typing on", True]
+        for _ in ("copy", "retry"):
+            await page.keys(SHIFT + TAB)
+        assert await page.run("return focused() == $('.retry')")
+        await page.keys(ENTER)
+        await page.said("One", "Two", "Three")
+        assert await page.run("return focused() == $('.input')")
+    assert asked(standin.requests[0]) == [("user", "a\nb")]
+
+
+async def test_enter_that_ends_a_composition_sends_nothing(page: Page) -> None:
+    async with chatting(page) as standin:
+        await page.run("chat.focus()")
+        await page.command("Input.imeSetComposition", text="に", selectionStart=1, selectionEnd=1)
+        enter = "new KeyboardEvent('keydown', { key: 'Enter', bubbles: true, ...arguments[0] })"
+        for how in ({"isComposing": True}, {"keyCode": 229}):
+            await page.run(f"$('.input').dispatchEvent({enter})", how)
+        assert await page.run("return [$('.input').value, replies().length]") == ["に", 0]
+    assert standin.requests == []
+
+
+async def test_sentences_are_announced_whole(page: Page) -> None:
+    spoken = "return $$('[aria-live=polite] p').map((it) => it.textContent)"
+    model = Model()
+    async with chatting(page, model):
+        await page.say("Hello")
+        model.say("One sentence. And ano")
+        await page.until("return replies()[0] == 'One sentence. And ano'")
+        assert await page.run(spoken) == ["One sentence."]
+        model.say("ther one!")
+        await page.until("return replies()[0].endsWith('!')")
+        assert await page.run(spoken) == ["One sentence."]
+        model.end()
+        await page.said("One sentence. And another one!")
+        assert await page.run(spoken) == ["One sentence.", "And another one!"]
+
+
+async def test_scroll_follows_only_a_reader_at_the_end(page: Page) -> None:
+    model, place = Model(), "const log = $('.log'), left = () => log.scrollHeight - log.clientHeight - log.scrollTop;"
+    async with chatting(page, model):
+        await page.say("Hello")
+        model.say("line\n\n" * 40)
+        await page.until(place + "return log.scrollTop > 100 && left() < 2")
+        await page.run(place + "log.scrollTop = 30")
+        await page.until("return !$('.latest').hidden")
+        model.say("line\n\n" * 40 + "last")
+        await page.until("return replies()[0].endsWith('last')")
+        assert await page.run("return $('.log').scrollTop") == 30
+        await page.run("press('.latest')")
+        await page.until(place + "return left() < 2 && $('.latest').hidden")
+        model.end()
+        await page.until(place + "return $('.tools') && left() < 2")
+
+
+async def test_copy_gives_what_the_model_wrote(page: Page) -> None:
+    text = "Some **bold**:\n```sh\nls\n\n  cd\n```"
+    async with chatting(page, words(text)):
+        await page.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+        await page.say("Hello")
+        await page.until("return $('.tools')")
+        read = "return navigator.clipboard.readText()"
+        await page.run("press('.tools .copy')")
+        await page.until("return $('.tools .copy').innerText == 'Copied'")
+        assert await page.run(read) == text
+        await page.run("press('.code .copy')")
+        await page.until("return $('.code .copy').innerText == 'Copied'")
+        assert await page.run(read) == "ls\n\n  cd"
+
+
+async def test_nothing_is_left_of_an_element_that_is_removed(page: Page) -> None:
+    async def listeners() -> list[str]:
+        found = await page.command("Runtime.evaluate", expression="window.kept.shadowRoot")
+        of = {"objectId": found["result"]["objectId"], "depth": -1, "pierce": True}
+        return [it["type"] for it in (await page.command("DOMDebugger.getEventListeners", **of))["listeners"]]
+
+    model = Model()
+    async with chatting(page, model, words("Back")) as standin:
+        await page.run("window.kept = chat")
+        before = await listeners()
+        assert {"click", "keydown", "submit", "input", "scroll"} <= set(before)
+        await page.say("Hello")
+        model.say("Half")
+        await page.until("return replies()[0] == 'Half'")
+        await page.run("kept.remove()")
+        await standin.wait_closed_by_peer()
+        assert await listeners() == []
+        await page.run("document.querySelector('main').append(kept)")
+        assert sorted(await listeners()) == sorted(before)
+        await page.say("Again")
+        await page.said("Half", "Back")
+
+
+async def test_storage_of_a_session(page: Page) -> None:
+    async with chatting(page, words("**Kept**"), words("Too")) as standin:
+        await page.say("Hello")
+        await page.said("Kept")
+        await page.run("location.reload()")
+        await page.until("return chat?.shadowRoot && replies().length")
+        await page.say("Still there?")
+        await page.said("Kept", "Too")
+        await page.run("press('.new-chat')")
+        assert await page.run("return focused() == $('.input')")
+        await page.run("location.reload()")
+        await page.until("return chat?.shadowRoot && $('.empty')")
+    assert asked(standin.requests[1])[:2] == [("user", "Hello"), ("assistant", "**Kept**")]
+
+
+async def test_words_of_the_page(page: Page) -> None:
+    async with chatting(page):
+        await page.run(
+            "chat.labels = { send: 'Senden', newChat: 'Neu' }; chat.title = 'Fragen'; chat.placeholder = 1;"
+            "chat.setAttribute('greeting', 'Guten Tag'); chat.setAttribute('placeholder', 'Schreiben')"
+        )
+        assert await page.run(
+            "return [$('.send').textContent, $('.stop').textContent, $('.new-chat').innerText, $('.title').innerText,"
+            " $('.greeting').innerText, $('.input').placeholder, $('.chat').title]"
+        ) == ["Senden", "Stop", "Neu", "Fragen", "Guten Tag", "Schreiben", ""]
+
+
+# --- looks --------------------------------------------------------------------------------------
+
+
+async def test_dark(page: Page) -> None:
+    colours = "return [$('.chat'), document.documentElement].map((it) => getComputedStyle(it).backgroundColor)"
+    async with chatting(page):
+        light = await page.run(colours)
+        await asyncio.to_thread(page.driver.prefer, "dark")
+        dark = await page.run(colours)
+        await page.run("chat.style.colorScheme = 'light'")
+        assert light == ["rgb(255, 255, 255)"] * 2 and dark == ["rgb(22, 24, 28)"] * 2
+        assert (await page.run(colours))[0] == light[0]
+
+
+async def test_narrow(page: Page) -> None:
+    """320 pixels: nothing is wider, and each target is at least 24 (WCAG 2.2, 2.5.8)."""
+    wide = "w" * 300 + " https://example.com/" + "x" * 200 + "\n\n| " + "a | " * 40 + "\n\n```\n" + "y" * 300 + "\n"
+    await asyncio.to_thread(page.driver.size, 320, 560)
+    async with chatting(page, words(SAMPLE + "\n```\n\n" + wide)):
+        await page.say("z" * 200)
+        await page.until("return $('.tools')")
+        assert await page.run("return [document.scrollingElement, $('.log')].map((it) => it.scrollWidth)") == [320, 320]
+        scrolled = "return $$('pre, .table').map((it) => ((it.scrollLeft = 9), it.scrollLeft))"
+        assert await page.run(scrolled) == [0, 0, 9, 9, 9]
+        shown = "return $$('button').filter((it) => it.offsetParent)"
+        sizes = await page.run(shown + ".map((it) => [it.className, it.offsetWidth, it.offsetHeight])")
+        assert len(sizes) > 4 and all(width >= 24 and height >= 24 for _, width, height in sizes), sizes
+
+
+async def test_right_to_left(page: Page) -> None:
+    async with chatting(page, words("مرحبا")):
+        await page.run("document.documentElement.dir = 'rtl'")
+        await page.say("שלום")
+        await page.said("مرحبا")
+        right = "return ['.send', '.user-bubble'].map((what) => $(what).getBoundingClientRect().right)"
+        assert max(await page.run(right)) < 500
+        assert await page.run("return getComputedStyle($('.reply-bubble p')).direction") == "rtl"
+
+
+# --- axe ----------------------------------------------------------------------------------------
+
+AXE = "axe-core@4.14.1"
+FAULTS = """
+if (!window.axe) (0, eval)(arguments[0]);
+const told = (node) => node.html + node.failureSummary;
+return axe.run().then(({ violations }) => violations.map((it) => [it.id, it.nodes.map(told)]));
+"""
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core, from npm, in a folder that is thrown away."""
+    npm, folder = shutil.which("npm"), tmp_path_factory.mktemp("axe")
+    command = [npm or "npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), AXE]
+    if not (npm and any(subprocess.run(command, timeout=120, check=False).returncode == 0 for _ in range(3))):
+        assert "CI" not in os.environ, f"{AXE} cannot be installed"
+        pytest.skip(f"{AXE} cannot be installed: npm or the network is missing")
+    return (folder / "node_modules/axe-core/axe.min.js").read_text("utf-8")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_no_fault(page: Page, axe: str, scheme: str) -> None:
+    """Empty, while a reply runs, when it is over, refused, cut, and told to wait."""
+    page.expected = "Failed to load resource"
+    guard, model, half = Guard(Settings(rate=Rate(4, 3600))), Model(), Model()
+    await asyncio.to_thread(page.driver.prefer, scheme)
+    scripts = (model, words("Well."), json_error(401, 10000, "x"), half)
+    async with chatting(page, *scripts, guard=guard):
+        assert await page.run(FAULTS, axe) == []
+        await page.say("Hello")
+        await page.until("return $('.waiting')")
+        assert await page.run(FAULTS, axe) == []
+        model.say(SAMPLE)
+        await page.until("return replies()[0].includes('not closed')")
+        assert await page.run(FAULTS, axe) == []
+        model.end()
+        await page.until("return $('.tools')")
+        assert await page.run(FAULTS, axe) == []
+        for number, text in enumerate(("Next", "Refused", "Cut", "Wait")):
+            await page.say(text)
+            if text == "Cut":
+                half.say("Half")
+                half.break_off()
+            await page.until("return $('.stop').hidden && $$('.user-message').length == arguments[0]", number + 2)
+            assert await page.run(FAULTS, axe) == []
