@@ -14,7 +14,7 @@ from cfchat.config import Config, load_config
 from cfchat.errors import BodyTooLarge, CfchatError, Incomplete, RequestTimeout
 from cfchat.guard import Proxies
 from cfchat.hooks import Hooks
-from cfchat.observe import Exchange, log_exchange
+from cfchat.observe import Exchange
 from cfchat.server import Request, Response, new_id
 from cfchat.wire.http11 import Fields, RequestHead
 
@@ -137,7 +137,7 @@ class _Exchange:
                 task.cancel()
             if self._beside:
                 await asyncio.wait(self._beside)
-            log_exchange(entry)
+            self._rooms.app.note(entry)
 
     def _request(self) -> Request:
         scope = self._scope
