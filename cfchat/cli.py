@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -187,6 +188,7 @@ async def serve(config: Config, demo: bool) -> None:
         with stalls_told(serving.rooms.pulse):
             _say_hello(serving, demo, config)
             _warn_if_open(serving.host, config)
+            _allow_files(config.server.connections)
             _reload_keys_on_hangup(serving.rooms.guard, config.keys_file)
             await _until_signalled(serving.server)
 
@@ -214,6 +216,16 @@ def _warn_if_open(host: str, config: Config) -> None:
             "everybody who can reach %s may ask, and you pay: set --rate-limit and --daily-tokens, or --api-keys-file",
             host,
         )
+
+
+def _allow_files(connections: int) -> None:
+    """Take all the file descriptors that this process may have; each reply needs two."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed != most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if most != resource.RLIM_INFINITY and most < 2 * connections:
+        told = "only %d files may be open, enough for about %d replies at once: raise `ulimit -n`, or lower %s"
+        log.warning(told, most, max(0, most - 20) // 2, "--max-streams and --max-connections")
 
 
 def _reload_keys_on_hangup(guard: Guard, path: str | None) -> None:
