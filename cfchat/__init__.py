@@ -12,6 +12,7 @@ from cfchat.errors import CfchatError
 
 if TYPE_CHECKING:
     from cfchat.api import Serving, chat, serve, stream_chat
+    from cfchat.asgi3 import asgi
     from cfchat.config import Config, load_config
     from cfchat.conversation import Conversation, Message, Options
     from cfchat.hooks import Hooks, Reply
@@ -30,6 +31,7 @@ __all__ = [
     "Request",
     "Serving",
     "__version__",
+    "asgi",
     "chat",
     "load_config",
     "serve",
@@ -39,6 +41,7 @@ __all__ = [
 # Imported when they are first asked for, so that what needs one name does not pay for all.
 _ROOMS = {
     "api": ("Serving", "chat", "serve", "stream_chat"),
+    "asgi3": ("asgi",),
     "config": ("Config", "load_config"),
     "conversation": ("Conversation", "Message", "Options"),
     "hooks": ("Hooks", "Reply"),

@@ -6,21 +6,26 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from cfchat.app import App, limits_of
 from cfchat.config import Config, load_config
 from cfchat.conversation import Conversation, Options, parse_messages, parse_options, with_system
-from cfchat.errors import CfchatError, ConfigError
+from cfchat.errors import CfchatError, ConfigError, UpstreamError
 from cfchat.guard import Guard, Proxies
 from cfchat.hooks import Hooks
+from cfchat.metrics import Metrics
+from cfchat.observe import log_exchange
 from cfchat.page import pages
+from cfchat.pulse import Pulse
 from cfchat.server import Response, Server
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.connection import Origin, make_ssl_context
 from cfchat.upstream.secret import Secret
+from cfchat.watch import METRICS, probes, table
 
 log = logging.getLogger("cfchat")
 
@@ -28,14 +33,17 @@ log = logging.getLogger("cfchat")
 # --- to be asked by others ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rooms:
-    """All of cfchat but a server."""
+    """All of cfchat but a server; `server` is the one before it, where that is ours. `admin` is for operators."""
 
     config: Config
     upstream: Upstream
     guard: Guard
     app: App
+    pulse: Pulse
+    server: Server | None = None
+    admin: Server | None = None
 
     @property
     def demo(self) -> bool:
@@ -46,22 +54,58 @@ class Rooms:
         """Who is asked first."""
         return self.upstream.settings.models[0]
 
+    def fault(self) -> str:
+        """Why nobody should be sent here; nothing where all is well."""
+        if self.server is not None and self.server.draining:
+            return "draining"
+        return "" if self.upstream.reachable else "the model's server cannot be reached"
+
+    def measured(self) -> str:
+        """The metrics as text."""
+        metrics, pool = self.app.metrics, self.upstream.pool.state
+        for state, number in zip(("running", "waiting"), self.app.streams, strict=True):
+            metrics.streams.set(number, state)
+        metrics.clients.set(0 if self.server is None else self.server.connections)
+        metrics.pool.set(pool.lent_out, "lent")
+        metrics.pool.set(pool.idle, "idle")
+        metrics.ready.set(not self.fault())
+        return metrics.text()
+
     async def start(self) -> None:
-        """Begin the upkeep of connections; the demo needs none."""
+        """Begin the upkeep of connections, which the demo needs not, and what operators look at. Raises ConfigError."""
+        if self.config.admin is not None:
+            handlers = probes(self.fault, self.measured, open_to_all=True)
+            note = partial(log_exchange, level=logging.DEBUG)
+            self.admin = Server(table(handlers), _refuse, note=note)
+            log.info("admin: http://%s:%d/metrics, /healthz, /readyz", *await _listen(self.admin, *self.config.admin))
+        self.pulse.start()
         if not self.demo:
             await self.upstream.start()
+
+    async def aclose(self) -> None:
+        self.pulse.stop()
+        if self.admin is not None:
+            await self.admin.drain(1.0)
+        await self.app.aclose()
 
 
 @asynccontextmanager
 async def open_rooms(config: Config, hooks: Hooks = Hooks()) -> AsyncIterator[Rooms]:
     """The rooms joined, without upkeep; with the block ends whatever they have begun. Raises OSError."""
-    async with open_upstream(config) as upstream, AsyncExitStack() as stack:
+    metrics = Metrics()
+    async with open_upstream(config, lambda error: metrics.upstream_errors.add(1, error.code)) as upstream:
         demo, model = config.upstream is None, upstream.settings.models[0]
         offered = replace(config.app, model=model, models=(model, *config.app.aliases.values())) if demo else config.app
+        asked = probes(lambda: rooms.fault(), lambda: rooms.measured(), open_to_all=False)
+        handlers = {path: handler for path, handler in asked.items() if path != METRICS or config.admin is None}
+        shown = {**(pages(model, demo) if config.page else {}), **handlers}
         guard = Guard(config.guard)
-        app = App(upstream, offered, guard, pages(model, demo) if config.page else {}, hooks)
-        stack.push_async_callback(app.aclose)
-        yield Rooms(config, upstream, guard, app)
+        app = App(upstream, offered, guard, shown, hooks, metrics)
+        rooms = Rooms(config, upstream, guard, app, Pulse(metrics.lag.observe))
+        try:
+            yield rooms
+        finally:
+            await rooms.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +154,11 @@ async def serve(config: Config | None = None, hooks: Hooks = Hooks()) -> AsyncIt
     """
     config = config or load_config()
     async with open_rooms(config, hooks) as rooms:
-        server = Server(rooms.app.handle, rooms.app.refuse, config.server, Proxies(config.trusted_proxies))
-        host, port = await _listen(server, config)
-        await rooms.start()
+        app, peers = rooms.app, Proxies(config.trusted_proxies)
+        server = rooms.server = Server(app.handle, app.refuse, config.server, peers, app.note)
+        host, port = await _listen(server, config.host, config.port)
         try:
+            await rooms.start()
             yield Serving(host, port, server, rooms)
         except BaseException:
             await server.abort()
@@ -121,12 +166,12 @@ async def serve(config: Config | None = None, hooks: Hooks = Hooks()) -> AsyncIt
         await server.drain()
 
 
-async def _listen(server: Server, config: Config) -> tuple[str, int]:
+async def _listen(server: Server, host: str, port: int) -> tuple[str, int]:
     try:
-        return await server.start(config.host, config.port)
+        return await server.start(host, port)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise ConfigError(f"cannot listen on {config.host} port {config.port}: {reason}") from error
+        raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from error
 
 
 # --- to ask ---------------------------------------------------------------------------------------
@@ -196,11 +241,16 @@ def _conversation(messages: str | Iterable[Mapping[str, object]], config: Config
 
 
 @asynccontextmanager
-async def open_upstream(config: Config) -> AsyncIterator[Upstream]:
-    """The way to Cloudflare, or to the stand-in model, which lives as long as the block. Raises OSError."""
+async def open_upstream(
+    config: Config, failed: Callable[[UpstreamError], None] = lambda error: None
+) -> AsyncIterator[Upstream]:
+    """The way to Cloudflare, or to the stand-in model, which lives as long as the block. Raises OSError.
+
+    `failed` gets the error of every try.
+    """
     async with AsyncExitStack() as stack:
         settings = config.upstream or await _start_demo(stack)
-        upstream = Upstream(settings, make_context(settings.origin))
+        upstream = Upstream(settings, make_context(settings.origin), failed=failed)
         stack.push_async_callback(upstream.aclose)
         yield upstream
 
@@ -214,11 +264,13 @@ async def _start_demo(stack: AsyncExitStack) -> Settings:
     """Start the stand-in model on loopback; it is called through the same code as Cloudflare."""
     from cfchat import demo
 
-    def refuse(error: CfchatError, request_id: str) -> Response:
-        return Response(error.status, (), str(error).encode())
-
-    server = Server(demo.Demo().handle, refuse)
+    server = Server(demo.Demo().handle, _refuse)
     host, port = await server.start("127.0.0.1", 0)
     stack.push_async_callback(server.drain, 1.0)
     log.info("demo: the stand-in model listens on http://%s:%d; nothing is sent to Cloudflare", host, port)
     return Settings(Origin(host, port, False, "/client/v4"), demo.ACCOUNT, Secret(demo.TOKEN), models=(demo.MODEL,))
+
+
+def _refuse(error: CfchatError, request_id: str) -> Response:
+    """For machines that are not chat clients."""
+    return Response(error.status, [("Content-Type", "text/plain"), *error.fields], error.message.encode() + b"\n")

@@ -38,6 +38,8 @@ from cfchat.errors import (
 )
 from cfchat.guard import Asker, Guard, is_preflight, preflight_fields
 from cfchat.hooks import Hooks, Reply, label_of, run
+from cfchat.metrics import Metrics
+from cfchat.observe import Exchange, log_exchange, traced
 from cfchat.replies import openai
 from cfchat.replies.form import Form, Meta, described
 from cfchat.replies.negotiation import negotiate
@@ -46,6 +48,7 @@ from cfchat.server import Handler, Request, Response
 from cfchat.upstream import cloudflare
 from cfchat.upstream.answer import Answer
 from cfchat.upstream.client import Upstream
+from cfchat.watch import PROBES
 
 log = logging.getLogger("cfchat.app")
 
@@ -89,7 +92,9 @@ class App:
         guard: Guard | None = None,
         pages: Mapping[str, Handler] = MappingProxyType({}),
         hooks: Hooks = Hooks(),
+        metrics: Metrics | None = None,
     ) -> None:
+        self.metrics = metrics or Metrics()
         self.guard = guard or Guard()
         self._upstream = upstream
         self._settings = settings
@@ -113,21 +118,44 @@ class App:
 
     async def handle(self, request: Request) -> Response:
         """Find the route and run it. Raises Incomplete where the client left in the middle of its request."""
+        request.notes |= traced(request.fields.get("traceparent"))
         try:
             response = await self._route(request)
         except Incomplete:
             raise
         except CfchatError as error:
-            response = _refusal(error, request.id)
+            response = self._refusal(error, request.id)
         # On errors, too: without them a page cannot read why.
         response.fields = [*response.fields, *self.guard.origins.fields(request.fields)]
         return response
 
     def refuse(self, error: CfchatError, request_id: str) -> Response:
         """Words an error for a request whose fields are not known."""
-        response = _refusal(error, request_id)
+        response = self._refusal(error, request_id)
         response.fields = [*response.fields, *self.guard.origins.fields(None)]
         return response
+
+    def note(self, entry: Exchange) -> None:
+        """Count a request that is over, and log it; what asks every few seconds is no news."""
+        self.metrics.requests.add(1, self._name_of(entry.path), str(entry.status))
+        log_exchange(entry, logging.DEBUG if entry.path in PROBES and entry.status < 400 else logging.INFO)
+
+    @property
+    def streams(self) -> tuple[int, int]:
+        """Replies that run, and those that wait for their turn."""
+        return self._streams.running, self._streams.waiting
+
+    def _name_of(self, path: str) -> str:
+        """The route of a path, so that there are no more of them than routes."""
+        if path in self._routes:
+            return path
+        named = (f"{before}*{behind}" for before, behind in self._named_routes if _between(path, before, behind))
+        return next(named, "other")
+
+    def _refusal(self, error: CfchatError, request_id: str) -> Response:
+        if not isinstance(error, UpstreamError):
+            self.metrics.rejected.add(1, error.code)
+        return _refusal(error, request_id)
 
     async def _route(self, request: Request) -> Response:
         if request.method not in HTTPMethod.__members__ or request.method == "CONNECT":
@@ -152,7 +180,7 @@ class App:
         named = (
             route
             for (before, behind), route in self._named_routes.items()
-            if path.startswith(before) and path.endswith(behind) and len(path) > len(before) + len(behind)
+            if _between(path, before, behind)
         )
         return self._routes.get(path) or next(named, None)
 
@@ -202,7 +230,7 @@ class App:
             stack.callback(self._streams.leave)
             if self._hooks.before_call is not None:
                 conversation = await run(self._hooks.before_call(conversation, request), "before_call", request.id)
-            bill = _Bill(conversation)
+            bill, asked = _Bill(conversation), time.monotonic()
             try:
                 answer = await self._ask(stack, conversation, request)
             except asyncio.CancelledError:
@@ -219,8 +247,10 @@ class App:
             ]
             if answer.left_out:
                 fields.append(("X-Messages-Left-Out", str(answer.left_out)))
+            bill.began = time.monotonic()
+            self.metrics.first_token.observe(bill.began - asked)
             stack.callback(self._settle, request, asker, answer.model, bill)
-            pieces = _pieces(answer, form, Meta(request.id, int(time.time()), answer.model), bill)
+            pieces = self._pieces(answer, form, Meta(request.id, int(time.time()), answer.model), bill)
             if form.whole:
                 return Response(200, fields, b"".join([piece async for piece in pieces]))
             return Response(200, fields, pieces, stack.pop_all().aclose, form.fail, form.heartbeat)
@@ -234,7 +264,9 @@ class App:
             )
         except UpstreamError as error:
             notes |= {"tries": error.tries, "model": error.model, "code": error.code}
+            self.metrics.tries.add(error.tries)
             raise
+        self.metrics.tries.add(answer.tries)
         notes |= {"tries": answer.tries, "model": answer.model}
         return answer
 
@@ -242,12 +274,37 @@ class App:
         """Count what a reply that is over has cost, however it ended."""
         for name in self.guard.spend(asker, bill.tokens, time.time()):
             log.warning("80 %% of today's tokens are used up: %s", name)
+        self._measure(bill)
         if self._hooks.after_reply is not None:
             reply = Reply(request.id, asker.label, request.client, model, *bill.counts, bill.estimated, bill.whole)
             # In a task of its own: a client that leaves with its reply must not end it.
             task = asyncio.get_running_loop().create_task(_told_only(self._hooks.after_reply(reply), request.id))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
+
+    def _measure(self, bill: _Bill) -> None:
+        metrics, (asked, said) = self.metrics, bill.counts
+        metrics.tokens.add(asked, "prompt")
+        metrics.tokens.add(said, "completion")
+        if bill.began is not None:
+            metrics.replies.add(1, "whole" if bill.whole else "broken")
+            if bill.whole and said > 1:
+                metrics.per_token.observe((time.monotonic() - bill.began) / (said - 1))
+
+    async def _pieces(self, answer: Answer, form: Form, meta: Meta, bill: _Bill) -> AsyncGenerator[bytes, None]:
+        """The reply as it goes out; what comes before the first words goes with them."""
+        start = form.start(meta)
+        try:
+            async with aclosing(answer.batches()) as batches:
+                async for batch in batches:
+                    bill.add(batch)
+                    yield start + form.encode(batch)
+                    start = b""
+        except UpstreamError as error:
+            self.metrics.upstream_errors.add(1, error.code)
+            raise
+        bill.whole = True
+        yield form.finish()
 
     async def aclose(self) -> None:
         """Wait for what is done after replies."""
@@ -267,6 +324,10 @@ class App:
         if name not in self._names:
             raise ModelNotFound("There is no such model here. GET /v1/models lists those there are.", param="model")
         return Response(200, _JSON, openai.encode_model(name))
+
+
+def _between(path: str, before: str, behind: str) -> bool:
+    return path.startswith(before) and path.endswith(behind) and len(path) > len(before) + len(behind)
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -306,6 +367,7 @@ class _Bill:
         self._said = 0
         self._usage: Mapping[str, object] = {}
         self.whole = False
+        self.began: float | None = None  # when the first words came
 
     def add(self, batch: Sequence[Delta]) -> None:
         self._said += sum(len(delta.text) for delta in batch)
@@ -335,39 +397,29 @@ class _Streams:
     def __init__(self, settings: Settings) -> None:
         self._free = asyncio.Semaphore(settings.max_streams)
         self._settings = settings
-        self._waiting = 0
+        self.running, self.waiting = 0, 0
 
     async def enter(self) -> None:
         """Raises Overloaded where too many wait already, or the turn does not come in time."""
-        if self._free.locked() and self._waiting >= self._settings.max_queue:
+        if self._free.locked() and self.waiting >= self._settings.max_queue:
             raise _too_many()
-        self._waiting += 1
+        self.waiting += 1
         try:
             async with asyncio.timeout(self._settings.queue_timeout):
                 await self._free.acquire()
         except TimeoutError:
             raise _too_many() from None
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
+        self.running += 1
 
     def leave(self) -> None:
+        self.running -= 1
         self._free.release()
 
 
 def _too_many() -> Overloaded:
     return Overloaded("Too many conversations at once. Please try again in a moment.", retry_after=1)
-
-
-async def _pieces(answer: Answer, form: Form, meta: Meta, bill: _Bill) -> AsyncGenerator[bytes, None]:
-    """The reply as it goes out; what comes before the first words goes with them."""
-    start = form.start(meta)
-    async with aclosing(answer.batches()) as batches:
-        async for batch in batches:
-            bill.add(batch)
-            yield start + form.encode(batch)
-            start = b""
-    bill.whole = True
-    yield form.finish()
 
 
 def _options(request: Request, methods: list[str]) -> Response:

@@ -22,6 +22,7 @@ from cfchat.conversation import Conversation, Delta, Message, with_system
 from cfchat.errors import ConfigError, UpstreamError
 from cfchat.guard import Guard
 from cfchat.observe import set_up_logging
+from cfchat.pulse import stalls_told
 from cfchat.server import Server
 from cfchat.upstream.client import Settings
 from cfchat.upstream.cloudflare import Model
@@ -138,7 +139,7 @@ def _run(flags: Mapping[str, Any]) -> int:
     if demo and command in ("check", "models"):
         raise ConfigError(NO_DEMO)
     config = load(flags, os.environ, demo=demo)
-    set_up_logging(_log_level(command, config, flags))
+    set_up_logging(_log_level(command, config, flags), config.log_format)
     if command == "ask":
         return asyncio.run(ask(config, _question(flags["question"])))
     if command == "check":
@@ -183,10 +184,11 @@ def _say_error(error: UpstreamError, settings: Settings) -> None:
 async def serve(config: Config, demo: bool) -> None:
     """Serve until a signal comes. Raises ConfigError where the address cannot be listened on."""
     async with api.serve(config) as serving:
-        _say_hello(serving, demo, config)
-        _warn_if_open(serving.host, config)
-        _reload_keys_on_hangup(serving.rooms.guard, config.keys_file)
-        await _until_signalled(serving.server)
+        with stalls_told(serving.rooms.pulse):
+            _say_hello(serving, demo, config)
+            _warn_if_open(serving.host, config)
+            _reload_keys_on_hangup(serving.rooms.guard, config.keys_file)
+            await _until_signalled(serving.server)
 
 
 def _say_hello(serving: api.Serving, demo: bool, config: Config) -> None:

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
-from cfchat import app, guard, server
+from cfchat import app, guard, observe, server
 from cfchat.conversation import DROP, MERGE, REJECT, Options
 from cfchat.errors import ConfigError
 from cfchat.guard import Network
@@ -54,7 +54,9 @@ class Config:
     trusted_proxies: tuple[Network, ...] = ()
     server: server.Limits = field(default_factory=server.Limits)
     page: bool = True
+    admin: tuple[str, int] | None = None
     log_level: str = "info"
+    log_format: str = observe.TEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +277,19 @@ def _level(text: str) -> str:
     return text
 
 
+def _log_format(text: str) -> str:
+    if text not in (observe.TEXT, observe.JSON):
+        raise ValueError("must be text or json")
+    return text
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"\[[0-9A-Fa-f:.%]+\]|[^:\[\]\s]+", host):
+        raise ValueError("must be an address and a port, such as 127.0.0.1:9090 or [::1]:9090")
+    return host.strip("[]"), _port(port)
+
+
 def _text(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty")
@@ -334,6 +349,8 @@ SETTINGS = (
     Setting("max-connections", "N", _SERVER.connections, _count, "most client connections at once"),
     Setting("max-connections-each", "N", _SERVER.connections_each, _count, "most of them from one address"),
     Setting("no-page", "", False, _switch, "no chat page at /, and no /cfchat.js"),
+    Setting("admin", "HOST:PORT", None, _address, "where /healthz, /readyz, /metrics are served, too", unset="nowhere"),
+    Setting("log-format", "FORM", observe.TEXT, _log_format, "form of log lines: text, or json, one object a line"),
     Setting("log-level", "LEVEL", "info", _level, "least serious log lines to print: " + ", ".join(LEVELS)),
 )
 
@@ -578,7 +595,9 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             drain=v.drain_timeout,
         ),
         page=not v.no_page,
+        admin=v.admin,
         log_level=v.log_level,
+        log_format=v.log_format,
     )
 
 

@@ -131,8 +131,7 @@ class Direct:
 
 
 class Server:
-    """Serves `handler` until drained. `refuse(error, request_id)` words every error as a Response.
-"""
+    """Serves `handler` until drained. `refuse(error, request_id)` words every error; `note` gets what is over."""
 
     def __init__(
         self,
@@ -140,12 +139,15 @@ class Server:
         refuse: Refusal,
         limits: Limits = Limits(),
         peers: Peers = Direct(),
+        note: Callable[[Exchange], None] = log_exchange,
     ) -> None:
         self.handler = handler
+        self.note = note
         self.refuse = refuse
         self.peers = peers
         self.limits = limits
         self.draining = False
+        self.address = ("", 0)  # listened on
         self._connections: dict[asyncio.Task[None], _Connection] = {}
         self._counted: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
@@ -155,8 +157,8 @@ class Server:
         """Listen; returns the address listened on (port 0 becomes a real one). Raises OSError."""
         self._server = await asyncio.start_server(self._accept, host, port, limit=READ_SIZE, backlog=1024)
         self._files = _FilesRunOut.watched(asyncio.get_running_loop())
-        address = self._server.sockets[0].getsockname()
-        return address[0], address[1]
+        self.address = self._server.sockets[0].getsockname()[:2]
+        return self.address
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A plain function: a coroutine would be wrapped in a task that asyncio owns, and not we.
@@ -184,6 +186,10 @@ class Server:
         self._counted[name] -= 1
         if not self._counted[name]:
             del self._counted[name]
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
 
     async def drain(self, seconds: float | None = None) -> None:
         """Stop accepting, let replies under way finish for `seconds`, then end what is left."""
@@ -292,7 +298,7 @@ class _Connection:
         if head is None:
             return False
         client = self._server.peers.client(self.peer, head.fields)
-        request = Request(head, client, _new_id(), lambda limit: self._read_body(head, limit))
+        request = Request(head, client, new_id(), lambda limit: self._read_body(head, limit))
         entry = Exchange(request.id, client, head.method, head.path, request.notes)
         try:
             keep = await self._reply(head, request, entry)
@@ -302,7 +308,7 @@ class _Connection:
             entry.fault = "client gone" if gone else "ended by this server"
             raise
         finally:
-            log_exchange(entry)
+            self._server.note(entry)
         await self._stop_watching()
         await asyncio.sleep(0)  # requests sent ahead would be answered all in one turn of the loop
         return keep
@@ -338,12 +344,12 @@ class _Connection:
 
     async def _refuse(self, error: CfchatError) -> None:
         """Answer what never became a request. Nothing behind it is ever answered."""
-        entry = Exchange(_new_id(), self.peer, "-", "-", {})
+        entry = Exchange(new_id(), self.peer, "-", "-", {})
         try:
             await self._send(None, self._server.refuse(error, entry.id), entry, keep=False)
             await self._linger()
         finally:
-            log_exchange(entry)
+            self._server.note(entry)
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -602,7 +608,7 @@ class _FilesRunOut:
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-def _new_id() -> str:
+def new_id() -> str:
     return os.urandom(8).hex()
 
 

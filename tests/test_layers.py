@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FACE = (
     *("CfchatError", "Config", "Conversation", "Hooks", "Message", "Options", "Reply", "Request", "Serving"),
-    *("__version__", "chat", "load_config", "serve", "stream_chat"),
+    *("__version__", "asgi", "chat", "load_config", "serve", "stream_chat"),
 )
 
 # Who comes after all the earlier rows. Rooms of one row know nothing of each other.
@@ -22,12 +22,14 @@ ROWS = (
     {"conversation"},
     {"completions"},
     {"upstream", "replies"},
-    {"guard", "observe"},
+    {"metrics"},
+    {"guard", "observe", "pulse"},
     {"server"},  # may log by observe
-    {"page", "hooks"},
+    {"page", "hooks", "watch"},
     {"app"},
     {"config", "demo", "check"},
     {"api"},
+    {"asgi3"},
     {"cli"},
     {"__init__", "__main__"},
 )
@@ -37,6 +39,9 @@ STRANGERS = {
     "guard": {"conversation", "completions", "upstream", "replies"},
     "observe": {"conversation", "completions", "upstream", "replies"},
     "server": {"conversation", "completions", "upstream", "replies", "guard"},
+    "metrics": {"wire", "conversation", "completions", "upstream", "replies"},
+    "pulse": {"wire", "conversation", "completions", "upstream", "replies"},
+    "watch": {"conversation", "completions", "upstream", "replies", "guard", "observe"},
     "hooks": {"completions", "upstream", "replies", "guard", "observe"},
     "page": {"wire", "conversation", "completions", "upstream", "replies", "guard", "observe"},
 }
@@ -48,7 +53,7 @@ WIRE: dict[str, set[str]] = {
     "sse": set(),
     "__init__": {"grammar", "buffer", "bodies", "http11", "sse"},
 }
-PURE = ("errors", "wire", "conversation", "completions", "replies") + tuple(
+PURE = ("errors", "wire", "conversation", "completions", "replies", "metrics") + tuple(
     f"upstream.{module}" for module in ("cloudflare", "deltas", "faults", "retry", "circuits")
 )
 IMPURE_MODULES = {"asyncio", "socket", "ssl", "os", "time", "random", "logging"}

@@ -23,6 +23,8 @@ from cfchat.upstream.secret import Secret
 log = logging.getLogger("cfchat.upstream")
 
 DAY = 86400.0
+# So many connections in a row that failed, the last of them so many seconds ago at most: out of reach.
+FAILURES, OF_LATE = 3, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Upstream:
         *,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
+        failed: Callable[[UpstreamError], None] = lambda error: None,
     ) -> None:
         self.settings = self._settings = settings
         self._clock = clock
@@ -69,8 +72,25 @@ class Upstream:
         self._api = Api(settings.origin, settings.account, settings.token, settings.gateway)
         self._circuits = circuits.Circuits(settings.circuits)
         self._upkeep: list[asyncio.Task[None]] = []
-        origin, seconds, proxy = settings.origin, settings.deadlines.connect, settings.proxy
-        self._pool = pool.Pool(lambda: connect(origin, context, seconds, proxy), settings.pool, clock)
+        self._context = context
+        self._failed = failed  # gets the error of every try
+        self._failures, self._lost = 0, 0.0
+        self.pool = self._pool = pool.Pool(self._connect, settings.pool, clock)
+
+    @property
+    def reachable(self) -> bool:
+        """False while no connection can be made."""
+        return self._failures < FAILURES or self._clock() - self._lost > OF_LATE
+
+    async def _connect(self) -> Connection:
+        settings = self._settings
+        try:
+            made = await connect(settings.origin, self._context, settings.deadlines.connect, settings.proxy)
+        except UpstreamError:
+            self._failures, self._lost = self._failures + 1, self._clock()
+            raise
+        self._failures = 0
+        return made
 
     async def start(self) -> None:
         """Begin the upkeep: connections kept warm, and a look at the list of models now and once a day."""
@@ -155,6 +175,7 @@ class Upstream:
                     *(*what, attempt + 1, policy.attempts, model, following.wait),
                 )
             else:
+                self._failures = 0
                 self._circuits.succeeded(model)
                 answer.tries = attempt
                 return answer, lent
@@ -175,6 +196,7 @@ class Upstream:
         return sorted(others, key=lambda model: model in asked)
 
     def _note_failure(self, model: str, error: UpstreamError, tag: str) -> None:
+        self._failed(error)
         if isinstance(error, UpstreamModelGone):
             if self._circuits.gone(model) and len(self._settings.models) > 1:
                 log.warning("%s model %s is gone (code %s): left out from now on", tag, model, error.origin_code)
