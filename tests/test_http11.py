@@ -621,6 +621,19 @@ def test_no_request_line_can_be_injected(method: str, target: str) -> None:
         encode_request_head(method, target, [])
 
 
+@pytest.mark.parametrize("code", range(256))
+def test_a_target_is_visible_ascii_without_a_fragment(code: int) -> None:
+    target = "/" + chr(code)
+    data = f"GET {target} HTTP/1.1\r\nHost: h\r\n\r\n".encode("latin-1")
+    if 0x21 <= code <= 0x7E and target != "/#":
+        assert encode_request_head("GET", target, [("Host", "h")]) == data
+        assert run(RequestReader(), [data], eof=True)[1] == "closed"
+    else:
+        with pytest.raises(ValueError):
+            encode_request_head("GET", target, [])
+        assert run(RequestReader(), [data], eof=True)[1] is ProtocolError
+
+
 @pytest.mark.parametrize("status", [-1, 0, 99, 600, 1000])
 def test_a_status_has_three_digits(status: int) -> None:
     with pytest.raises(ValueError, match=r"^the status is not between 100 and 599$"):

@@ -111,10 +111,16 @@ class Page:
     def __init__(self, driver: Browser) -> None:
         self.driver = driver
         self.expected = ""  # in the console's lines that are no fault
+        self.reports: list[str] = []  # what the page itself saw go wrong
 
     async def open(self, url: str) -> None:
         await asyncio.to_thread(self.driver.open, url)
         await self.until("return !!customElements.get('cf-chat')")
+
+    async def leave(self) -> None:
+        """While its server is still there: what the browser wants of it later, a favicon for one, would fail."""
+        self.reports += await self.run("return window.reports")
+        await asyncio.to_thread(self.driver.open, "about:blank")
 
     async def run(self, script: str, *arguments: object) -> Any:
         return await asyncio.to_thread(self.driver.run, NAMES + script, *arguments)
@@ -157,7 +163,7 @@ def page(driver: Browser) -> Iterator[Page]:
     driver.log()
     opened = Page(driver)
     yield opened
-    assert driver.run("return window.reports") == []
+    assert opened.reports == []
     told = [line for line in driver.log() if not opened.expected or opened.expected not in line]
     assert told == []
 
@@ -168,6 +174,7 @@ async def chatting(page: Page, *scripts: Any, **more: Any) -> AsyncIterator[Stan
     async with StandIn(scripts) as standin, house(standin, **more) as cfchat:
         await page.open(f"http://127.0.0.1:{cfchat.port}/")
         yield standin
+        await page.leave()
 
 
 # --- a conversation -----------------------------------------------------------------------------
@@ -191,9 +198,9 @@ async def test_a_reply_grows_while_it_runs(page: Page) -> None:
         deltas = [detail["text"] for name, detail in fired[: fired.index(["done", fired[-1][1]])] if name == "delta"]
         assert "".join(deltas).startswith("Good **morning**\n\n- a")
         assert fired[-1] == ["done", {"text": "And you?", "stopped": False}]
+        assert await page.run("return chat.messages.length") == 4
     said = [("user", "Hello"), ("assistant", "Good **morning**\n\n- a"), ("user", "Fine")]
     assert asked(standin.requests[1]) == said
-    assert await page.run("return chat.messages.length") == 4
 
 
 @pytest.mark.parametrize("how", ["press('.stop')", "keys", "chat.stop()", "chat.clear()", "chat.remove()"])
@@ -205,10 +212,8 @@ async def test_stop_closes_the_call_to_the_model(page: Page, how: str) -> None:
         await page.until("return replies()[0] == 'Not yet fin'")
         await (page.keys(ESCAPE) if how == "keys" else page.run(how))
         await standin.wait_closed_by_peer()
-        if how == "chat.remove()":
-            return
-        if how == "chat.clear()":
-            assert await page.run("return [replies().length, chat.messages.length]") == [0, 0]
+        if how in ("chat.clear()", "chat.remove()"):
+            assert await page.run("return [root && replies().length, chat?.messages.length]") in ([0, 0], [None, None])
             return
         await page.said("Not yet fin")
         assert "stopped" in await page.run("return $('.notice').innerText")
@@ -234,8 +239,8 @@ async def test_an_interruption_is_marked_and_can_be_tried_again(page: Page) -> N
         await page.run("press('.retry')")
         await page.said("Half a wo", "Whole")
         assert await page.run("return $$('.retry').length") == 0
+        assert await page.run("return chat.messages.map((message) => message.content)") == ["Hello", "Whole"]
     assert asked(standin.requests[1]) == [("user", "Hello")]
-    assert await page.run("return chat.messages.map((message) => message.content)") == ["Hello", "Whole"]
 
 
 async def test_an_error_before_the_first_byte(page: Page) -> None:
@@ -274,6 +279,7 @@ async def elsewhere(page: Page, port: int, attributes: str = "") -> AsyncIterato
     async with StandIn([script], repeat=True, certificate=None) as server:
         await page.open(f"http://localhost:{server.port}/")
         yield
+        await page.leave()
 
 
 async def test_from_another_origin_with_a_key(page: Page) -> None:
@@ -392,18 +398,20 @@ async def test_a_long_reply_leaves_the_page_responsive(page: Page) -> None:
         await exchange.send(b"data: [DONE]\n\n")
         exchange.close()
 
-    async with chatting(page, *[script] * 5):
-        # Where other programs want the processors too, a task of the page may wait for one: the best of five counts.
-        for _ in range(5):
+    async with chatting(page, script, script, script):
+        longest = []
+        for _ in range(3):
             begun = await page.run("chat.clear(); fired.length = 0; return performance.now()")
             await page.say("Tell me all")
             await page.until("return fired.at(-1)?.[0] == 'done'")
             assert await page.run("return chat.messages[1].content.length") == sum(map(len, tokens))
-            # The browser calls a task long from 50 ms on.
+            # The browser tells of none below 50 ms.
             ran = "return tasks.filter((task) => task.startTime > arguments[0]).map((task) => task.duration)"
-            if not (long := await page.run(ran, begun)):
-                break
-        assert long == []
+            longest.append(max(await page.run(ran, begun), default=0))
+            # Where more programs run than there are processors, the longest task is the one that waited for its turn.
+            if min(longest) < 50 * max(1, os.getloadavg()[0] / (os.cpu_count() or 1)):
+                return
+    pytest.fail(f"the longest task of each run, in milliseconds: {longest}")
 
 
 # --- the reader ---------------------------------------------------------------------------------
