@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import os
-import resource
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -220,6 +219,8 @@ def _warn_if_open(host: str, config: Config) -> None:
 
 def _allow_files(connections: int) -> None:
     """Take all the file descriptors that this process may have; each reply needs two."""
+    import resource  # which Windows lacks, where `ask` and `check` work
+
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed != most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
