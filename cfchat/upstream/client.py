@@ -103,7 +103,7 @@ class Upstream:
         try:
             yield answer
         finally:
-            await self._end(answer, lent)
+            self._end(answer, lent)
 
     async def catalogue(self) -> list[cloudflare.Model]:
         """The text models that the account's list names; free of charge. Raises an UpstreamError."""
@@ -198,7 +198,7 @@ class Upstream:
             try:
                 await answer.begin(request)
             except BaseException:
-                await self._end(answer, lent)
+                self._end(answer, lent)
                 raise
             return answer, lent
 
@@ -218,12 +218,10 @@ class Upstream:
             return conversation, 0
         return chat.trim(conversation, window - max_tokens)
 
-    async def _end(self, answer: Answer, lent: Connection) -> None:
-        try:
-            await answer.aclose()
-        finally:
-            lent.rest()
-            self._pool.give_back(lent, reusable=lent.usable)
+    def _end(self, answer: Answer, lent: Connection) -> None:
+        answer.close()
+        lent.rest()
+        self._pool.give_back(lent, reusable=lent.usable)
 
     # --- upkeep --------------------------------------------------------------------------------------
 

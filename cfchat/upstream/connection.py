@@ -8,10 +8,9 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import SupportsIndex
 
 from cfchat.errors import (
     Incomplete,
@@ -22,6 +21,7 @@ from cfchat.errors import (
     UpstreamTimeout,
 )
 from cfchat.upstream.proxy import Proxy, open_tunnel
+from cfchat.upstream.stream import Stream
 from cfchat.wire.http11 import (
     NEED_DATA,
     Data,
@@ -31,7 +31,6 @@ from cfchat.wire.http11 import (
     ResponseReader,
 )
 
-READ_SIZE = 64 * 1024
 RESPONSE_LIMITS = ReadLimits(head=64 * 1024, body=None)
 # Between one address of a host and the next (RFC 8305 §5), in seconds.
 NEXT_ADDRESS = 0.25
@@ -137,27 +136,11 @@ class Deadline:
             self._watch(min(self._when, self._bound))
 
 
-class _Reader(asyncio.StreamReader):
-    """Remembers whether the peer said anything, its end included, while nobody had asked."""
-
-    idle = False
-    disturbed = False
-
-    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
-        self.disturbed |= self.idle
-        super().feed_data(data)
-
-    def feed_eof(self) -> None:
-        self.disturbed |= self.idle
-        super().feed_eof()
-
-
 class Connection:
     """An HTTP/1.1 connection of the client's role. One exchange at a time: `send`, `head`, `next_event`."""
 
-    def __init__(self, reader: _Reader, transport: asyncio.Transport) -> None:
-        self._reader = reader
-        self._transport = transport
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
         self._wire = ResponseReader(RESPONSE_LIMITS)
         self._exchanges = 0
         self._answered = False
@@ -167,22 +150,21 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Still open, and the last message, if there was one, read to its end with nothing behind it."""
-        still_open = not self._reader.disturbed and not self._transport.is_closing()
+        still_open = not self._stream.disturbed and not self._stream.closing
         return still_open and (self._wire.reusable or not self._exchanges)
 
     @property
     def peer(self) -> str:
         """Address and port of the other end, which is the proxy's where there is one; empty once it is lost."""
-        host, port, *_ = self._transport.get_extra_info("peername") or ("", "")
-        if not host:
+        if self._stream.peername is None:
             return ""
+        host, port, *_ = self._stream.peername
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
     def tls_version(self) -> str | None:
         """`TLSv1.3` for one; None for plain TCP."""
-        tls = self._transport.get_extra_info("ssl_object")
-        return None if tls is None else tls.version()
+        return self._stream.tls_version
 
     def send(self, request: bytes) -> None:
         """Send a whole request. It is not waited for: a reply may come before the last byte is out."""
@@ -190,8 +172,8 @@ class Connection:
             self._wire.start_next("POST")
         self._exchanges += 1
         self._answered = False
-        self._reader.idle = False
-        self._transport.write(request)
+        self._stream.idle = False
+        self._stream.write(request)
 
     async def head(self) -> ResponseHead:
         """The final head of the reply. Raises UpstreamStale, and whatever `next_event` raises."""
@@ -222,7 +204,7 @@ class Connection:
 
     async def _read(self) -> bytes:
         try:
-            data = await self._reader.read(READ_SIZE)
+            data = await self._stream.read()
         except OSError as error:
             if not self.deadline.expired:
                 kind = UpstreamInterrupted if self._answered else UpstreamStale
@@ -235,22 +217,23 @@ class Connection:
     def rest(self) -> None:
         """Between two exchanges: whatever comes now makes the connection unusable."""
         self.deadline.cancel()
-        self._reader.idle = True
+        self._stream.idle = True
 
     def close(self) -> None:
         self.deadline.cancel()
         # abort, not close: a reply nobody waits for must stop costing tokens now, and a TLS
         # close_notify handshake would wait for the peer.
-        self._transport.abort()
+        self._stream.abort()
 
 
 def make_ssl_context(cafile: str | None = None) -> ssl.SSLContext:
-    """Certificates and names verified, TLS 1.2 or newer, ALPN http/1.1.
+    """Certificates and names verified, TLS 1.2 or newer, nothing negotiated twice, ALPN http/1.1.
 
     `cafile` is a PEM file of authorities to trust in place of the system's. Raises OSError.
     """
     context = ssl.create_default_context(cafile=cafile)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     return context
 
@@ -290,49 +273,35 @@ class _Way:
         first = proxy or origin
         there = f"{first.host}:{first.port}"
         self.step = f"connection to {there}"
-        reader, transport = await _open(first.host, first.port)
+        stream = await _open(first.host, first.port)
         try:
             if proxy is not None:
                 if proxy.tls:
-                    reader, transport = await self._start_tls(transport, context, proxy.host, there)
+                    await self._start_tls(stream, context, proxy.host, there)
                 self.step = f"answer from the proxy {there}"
-                await open_tunnel(proxy, origin.host, origin.port, reader, transport)
+                await open_tunnel(proxy, origin.host, origin.port, stream)
             if context is not None:
-                reader, transport = await self._start_tls(transport, context, origin.host, origin.authority)
+                await self._start_tls(stream, context, origin.host, origin.authority)
         except BaseException:
-            transport.abort()
+            stream.abort()
             raise
-        return Connection(reader, transport)
+        return Connection(stream)
 
-    async def _start_tls(
-        self, below: asyncio.Transport, context: ssl.SSLContext | None, name: str, there: str
-    ) -> tuple[_Reader, asyncio.Transport]:
-        """TLS over a connection. Its reader is a new one: what came unprotected must never be read as what TLS gave."""
+    async def _start_tls(self, stream: Stream, context: ssl.SSLContext | None, name: str, there: str) -> None:
         self.step = f"{HANDSHAKE} with {there}"
         assert context is not None
-        loop = asyncio.get_running_loop()
-        reader, protocol = _receiver(loop)
-        transport = await loop.start_tls(below, protocol, context, server_hostname=name)
-        assert transport is not None
-        protocol.connection_made(transport)
-        return reader, transport
+        await stream.start_tls(context, name)
 
 
-def _receiver(loop: asyncio.AbstractEventLoop) -> tuple[_Reader, asyncio.StreamReaderProtocol]:
-    reader = _Reader(limit=READ_SIZE, loop=loop)
-    return reader, asyncio.StreamReaderProtocol(reader, loop=loop)
-
-
-async def _open(host: str, port: int) -> tuple[_Reader, asyncio.Transport]:
-    loop = asyncio.get_running_loop()
-    reader, protocol = _receiver(loop)
+async def _open(host: str, port: int) -> Stream:
+    stream = Stream()
     try:
-        transport, _ = await loop.create_connection(
-            lambda: protocol, host, port, happy_eyeballs_delay=NEXT_ADDRESS, interleave=1
+        await asyncio.get_running_loop().create_connection(
+            lambda: stream, host, port, happy_eyeballs_delay=NEXT_ADDRESS, interleave=1
         )
     except OSError as error:
         raise _of_one_kind(error) from error.__cause__
-    return reader, transport
+    return stream
 
 
 def _of_one_kind(error: OSError) -> OSError:

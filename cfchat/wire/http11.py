@@ -283,6 +283,8 @@ HeadT = TypeVar("HeadT", RequestHead, ResponseHead)
 class _Reader(Generic[HeadT]):
     """What is common to both roles. A role says how a head is made, how it is framed, and what comes after."""
 
+    _alone = False  # whether nothing can follow a message before it is answered
+
     def __init__(self, limits: ReadLimits) -> None:
         self._limits = limits
         self._buffer = ReceiveBuffer()
@@ -372,7 +374,7 @@ class _Reader(Generic[HeadT]):
     def _decoder_for(self, minor: int, fields: Fields, otherwise: Decoder) -> Decoder:
         limits = self._limits
         if _is_chunked(minor, fields):
-            return ChunkedDecoder(limits.chunk_line, limits.chunk_extensions_total, limits.body)
+            return ChunkedDecoder(limits.chunk_line, limits.chunk_extensions_total, limits.body, self._alone)
         length = _content_length(fields)
         return otherwise if length is None else LengthDecoder(length, limits.body)
 
@@ -469,6 +471,8 @@ class RequestReader(_Reader[RequestHead]):
 
 class ResponseReader(_Reader[ResponseHead]):
     """Reads the response to one request; `start_next` makes it read that to the next one."""
+
+    _alone = True
 
     def __init__(self, limits: ReadLimits = ReadLimits(), request_method: str = "POST") -> None:
         super().__init__(limits)

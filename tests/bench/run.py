@@ -27,7 +27,7 @@ from typing import IO
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from contenders.environments import CONTENDERS, FLOOR, Contender, prepare
+from environments import CONTENDERS, FLOOR, Contender, prepare
 from load import Result, Task, cpu_of, resident
 
 CA = HERE.parent / "certs" / "ca.pem"

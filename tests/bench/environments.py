@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "contenders"
 FLOOR = "floor-parse"
 STARLETTE = ("starlette==1.10.0", "uvicorn==0.54.0", "httpx==0.28.1", "uvloop==0.23.0", "httptools==0.9.0")
 AIOHTTP = ("aiohttp==3.14.5", "uvloop==0.23.0")
