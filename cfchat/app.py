@@ -11,13 +11,17 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from math import ceil
+from types import MappingProxyType
+from urllib.parse import unquote
 
 from cfchat import chat
+from cfchat.completions import parse_completion
 from cfchat.errors import (
     CfchatError,
     Incomplete,
     LengthRequired,
     MethodNotAllowed,
+    ModelNotFound,
     NotFound,
     Overloaded,
     UnknownMethod,
@@ -25,13 +29,21 @@ from cfchat.errors import (
     UpstreamError,
 )
 from cfchat.guard import Asker, Guard, is_preflight, preflight_fields
-from cfchat.replies import text
+from cfchat.replies import openai
+from cfchat.replies.form import Form, Meta, described
+from cfchat.replies.negotiation import negotiate
+from cfchat.replies.ui_message import UIMessage
 from cfchat.server import Handler, Request, Response
 from cfchat.upstream import cloudflare
 from cfchat.upstream.answer import Answer
 from cfchat.upstream.client import Upstream
 
 log = logging.getLogger("cfchat.app")
+
+Route = Mapping[str, Handler]  # by method
+
+_MODELS = "/v1/models/"
+_JSON = (("Content-Type", "application/json"), ("Cache-Control", "no-cache"))
 
 # Forms are what other sites may send without a preflight, and never a conversation.
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -41,8 +53,8 @@ FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 class Settings:
     """What a conversation may be, and how many may run at once. `max_body` is in bytes.
 
-    A client may name one of `models`, and options up to `caps`; `model` is asked where it names none. Beyond
-    `max_streams` so many as `max_queue` wait for their turn, `queue_timeout` seconds at most.
+    A client may name one of `models`, by one of `aliases`, too, and options up to `caps`; `model` is asked where it
+    names none. Beyond `max_streams` so many as `max_queue` wait for their turn, `queue_timeout` seconds at most.
     """
 
     system_prompt: str = "You are a friendly assistant"
@@ -54,24 +66,45 @@ class Settings:
     queue_timeout: float = 5.0
     model: str = cloudflare.DEFAULT_MODEL
     models: tuple[str, ...] = (cloudflare.DEFAULT_MODEL,)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     caps: Mapping[str, float] = field(default_factory=lambda: {"max_tokens": 4096})
 
 
 class App:
-    """`handle` answers a request; `refuse` words an error. Both fit cfchat.server.Server."""
+    """`handle` answers a request; `refuse` words an error. Both fit cfchat.server.Server. `pages` are by path."""
 
-    def __init__(self, upstream: Upstream, settings: Settings = Settings(), guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        settings: Settings = Settings(),
+        guard: Guard | None = None,
+        pages: Mapping[str, Handler] = MappingProxyType({}),
+    ) -> None:
         self.guard = guard or Guard()
         self._upstream = upstream
         self._settings = settings
         self._limits = chat.Limits(
             messages=settings.max_messages,
             models=settings.models,
+            aliases=settings.aliases,
             ranges=lambda model: cloudflare.ranges(model or settings.model),
             caps=settings.caps,
+            takes=lambda model, name: cloudflare.takes(model or settings.model, name),
         )
         self._streams = _Streams(settings)
-        self._routes: dict[str, dict[str, Handler]] = {"/api/chatbot": {"POST": self._chatbot}}
+        self._names = tuple(dict.fromkeys((*settings.models, *settings.aliases)))
+        self._routes: dict[str, Route] = {
+            "/api/chatbot": {"POST": self._chatbot},
+            "/api/chat": {"POST": self._ui_chat},
+            "/v1/chat/completions": {"POST": self._completions},
+            "/v1/models": {"GET": self._models},
+            **{path: {"GET": page} for path, page in pages.items()},
+        }
+        # Those with a name in them, by what stands before it and behind it.
+        self._named_routes: dict[tuple[str, str], Route] = {
+            ("/api/chat/", "/stream"): {"GET": self._resume},
+            (_MODELS, ""): {"GET": self._model},
+        }
 
     async def handle(self, request: Request) -> Response:
         """Find the route and run it. Raises Incomplete where the client left in the middle of its request."""
@@ -94,11 +127,13 @@ class App:
     async def _route(self, request: Request) -> Response:
         if request.method not in HTTPMethod.__members__ or request.method == "CONNECT":
             raise UnknownMethod("This method is not implemented.")
-        route = self._routes.get(request.path)
+        route = self._find(request.path)
         if route is None:
             if request.method == "OPTIONS" and request.path == "*":
                 return Response(204, [("Allow", "GET, HEAD, POST, OPTIONS")])
             raise NotFound("There is nothing at this path. The chat is at POST /api/chatbot.")
+        if "GET" in route:
+            route = {**route, "HEAD": route["GET"]}  # the server leaves the body out
         methods = [*route, "OPTIONS"]
         if request.method == "OPTIONS":
             return _options(request, methods)
@@ -108,30 +143,72 @@ class App:
             raise MethodNotAllowed(f"This path takes {allow}.", fields=[("Allow", allow)])
         return await handler(request)
 
+    def _find(self, path: str) -> Route | None:
+        named = (
+            route
+            for (before, behind), route in self._named_routes.items()
+            if path.startswith(before) and path.endswith(behind) and len(path) > len(before) + len(behind)
+        )
+        return self._routes.get(path) or next(named, None)
+
+    # --- chat ----------------------------------------------------------------------------------------
+
     async def _chatbot(self, request: Request) -> Response:
+        form = negotiate(request.fields.get("accept"))
+        asker, body = await self._read(request)
+        return await self._answer(request, asker, chat.parse_conversation(body, self._limits), form)
+
+    async def _ui_chat(self, request: Request) -> Response:
+        """The AI SDK sends its two transports the same request: only the path can tell."""
+        asker, body = await self._read(request)
+        return await self._answer(request, asker, chat.parse_conversation(body, self._limits), UIMessage())
+
+    async def _resume(self, request: Request) -> Response:
+        """No reply outlives its request, so there is never one to resume."""
+        return Response(204)
+
+    async def _completions(self, request: Request) -> Response:
+        asker, body = await self._read(request)
+        asked = parse_completion(body, self._limits)
+        form = openai.Chunks(asked.include_usage) if asked.stream else openai.Completion()
+        return await self._answer(request, asker, asked.conversation, form)
+
+    async def _read(self, request: Request) -> tuple[Asker, bytes]:
+        """Let the client in, and read what it sends."""
         asker = self.guard.admit(request.fields, request.client, time.monotonic(), time.time())
         if asker.label:
             request.notes["key"] = asker.label
         _check_body_fields(request)
-        body = await request.read_body(self._settings.max_body)
-        conversation = chat.parse_conversation(body, self._limits)
+        return asker, await request.read_body(self._settings.max_body)
+
+    async def _answer(
+        self, request: Request, asker: Asker, conversation: chat.Conversation, form: Form
+    ) -> Response:
         conversation = chat.with_system(conversation, self._settings.system_prompt, self._settings.client_system)
         async with AsyncExitStack() as stack:
             await self._streams.enter()
             stack.callback(self._streams.leave)
-            answer = await self._ask(stack, conversation, request)
+            bill = _Bill(conversation)
+            try:
+                answer = await self._ask(stack, conversation, request)
+            except asyncio.CancelledError:
+                self._count(asker, bill)  # whoever leaves before the first word has asked, and that is paid for
+                raise
             fields = [
-                ("Content-Type", text.CONTENT_TYPE),
+                ("Content-Type", form.content_type),
                 ("Cache-Control", "no-cache"),
                 ("X-Accel-Buffering", "no"),
                 ("X-Model", answer.model),
+                *form.fields,
                 *asker.fields,
             ]
             if answer.left_out:
                 fields.append(("X-Messages-Left-Out", str(answer.left_out)))
-            bill = _Bill(conversation)
             stack.callback(self._count, asker, bill)
-            return Response(200, fields, _text(answer, bill), stack.pop_all().aclose)
+            pieces = _pieces(answer, form, Meta(request.id, int(time.time()), answer.model), bill)
+            if form.whole:
+                return Response(200, fields, b"".join([piece async for piece in pieces]))
+            return Response(200, fields, pieces, stack.pop_all().aclose, form.fail, form.heartbeat)
         raise AssertionError("unreachable: the stack swallows nothing")
 
     async def _ask(self, stack: AsyncExitStack, conversation: chat.Conversation, request: Request) -> Answer:
@@ -150,18 +227,24 @@ class App:
         for name in self.guard.spend(asker, bill.tokens, time.time()):
             log.warning("80 %% of today's tokens are used up: %s", name)
 
+    # --- models --------------------------------------------------------------------------------------
+
+    async def _models(self, request: Request) -> Response:
+        self.guard.identify(request.fields)
+        return Response(200, _JSON, openai.encode_models(self._names))
+
+    async def _model(self, request: Request) -> Response:
+        """The name may be escaped or not: OpenAI's SDKs escape its slashes."""
+        self.guard.identify(request.fields)
+        name = unquote(request.path.removeprefix(_MODELS))
+        if name not in self._names:
+            raise ModelNotFound("There is no such model here. GET /v1/models lists those there are.", param="model")
+        return Response(200, _JSON, openai.encode_model(name))
+
 
 def _refusal(error: CfchatError, request_id: str) -> Response:
     """The error as JSON, in the shape that OpenAI's clients know. What is for the log stays out."""
-    body = {
-        "error": {
-            "message": error.message,
-            "type": error.type,
-            "code": error.code,
-            "param": error.param,
-            "request_id": request_id,
-        }
-    }
+    body = {"error": {**described(error), "request_id": request_id}}
     fields = [("Content-Type", "application/json"), ("Cache-Control", "no-store"), *error.fields]
     if error.retry_after is not None:
         fields.append(("Retry-After", str(max(1, ceil(error.retry_after)))))
@@ -218,11 +301,15 @@ def _too_many() -> Overloaded:
     return Overloaded("Too many conversations at once. Please try again in a moment.", retry_after=1)
 
 
-async def _text(answer: Answer, bill: _Bill) -> AsyncGenerator[bytes, None]:
+async def _pieces(answer: Answer, form: Form, meta: Meta, bill: _Bill) -> AsyncGenerator[bytes, None]:
+    """The reply as it goes out; what comes before the first words goes with them."""
+    start = form.start(meta)
     async with aclosing(answer.batches()) as batches:
         async for batch in batches:
             bill.add(batch)
-            yield text.encode(batch)
+            yield start + form.encode(batch)
+            start = b""
+    yield form.finish()
 
 
 def _options(request: Request, methods: list[str]) -> Response:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import NoReturn
 
-from cfchat.errors import BadChatRequest, BadOption, InvalidJSON
+from cfchat.errors import BadChatRequest, BadOption, InvalidJSON, UnknownModel
 
 _BOM = b"\xef\xbb\xbf"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -31,10 +31,15 @@ _FILE_PARTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`role` is system, user or assistant."""
+    """`role` is system, user, assistant, or tool: then it is the result of the call `tool_call_id`.
+
+    `tool_calls` are those that an assistant made, in OpenAI's shape.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[Mapping[str, object], ...] = ()
+    tool_call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +63,35 @@ _WHOLE = frozenset({"max_tokens", "top_k", "seed"})
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
+    """What is asked. `passed` are body fields for those models alone that take them, such as `tools`."""
+
     messages: tuple[Message, ...]
     options: Options = field(default_factory=Options)
+    passed: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A piece of a call of a tool: `index` tells which, `id` and `name` come once, `arguments` are JSON that grows."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one step of a reply says. The last one of a whole reply has the finish reason."""
+    """What one step of a reply says. The last one of a whole reply has the finish reason.
+
+    Calls of tools come only where the conversation has tools.
+    """
 
     text: str = ""
     finish_reason: str | None = None
     usage: Mapping[str, object] | None = None
     reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -80,14 +102,16 @@ _ANY: Ranges = dict.fromkeys(_NUMBERS, (-1e10, 1e10))
 class Limits:
     """What a client may send: how many messages, which of `models` it may name, and which options.
 
-    `ranges` knows from what to what each option of a model goes (None: of the default model), `caps` holds the
-    operator's own upper bounds.
+    `aliases` are other names of models. `ranges` knows from what to what each option of a model goes (None: of the
+    default model), `caps` holds the operator's own upper bounds; `takes` knows which other fields a model takes.
     """
 
     messages: int = 1000
     models: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
     ranges: Callable[[str | None], Ranges] = lambda model: _ANY
     caps: Mapping[str, float] = field(default_factory=dict)
+    takes: Callable[[str | None, str], bool] = lambda model, name: True
 
 
 def parse_conversation(body: bytes, limits: Limits = Limits()) -> Conversation:
@@ -95,18 +119,9 @@ def parse_conversation(body: bytes, limits: Limits = Limits()) -> Conversation:
 
     Raises InvalidJSON, or BadChatRequest (BadOption for an option) whose `param` names the place.
     """
-    document = _parse_json(body)
-    items = document.get("messages") if isinstance(document, dict) else document
-    if not isinstance(items, list):
-        raise BadChatRequest("Send a list of messages, or an object with `messages`.", param="messages")
-    if not items:
-        raise BadChatRequest("The list of messages is empty.", param="messages")
-    if len(items) > limits.messages:
-        raise BadChatRequest(f"There are more than {limits.messages} messages.", param="messages")
-    messages = tuple(_message(item, f"messages[{index}]") for index, item in enumerate(items))
-    if all(message.role != "user" for message in messages):
-        raise BadChatRequest("At least one message must come from the user.", param="messages")
-    options = _options(document, limits) if isinstance(document, dict) else Options()
+    document = parse_json(body)
+    messages = parse_messages(document.get("messages") if isinstance(document, dict) else document, limits)
+    options = parse_options(document, limits) if isinstance(document, dict) else Options()
     return Conversation(messages, options)
 
 
@@ -123,7 +138,7 @@ def with_system(conversation: Conversation, prompt: str, own: str = MERGE) -> Co
     words = "\n\n".join(text for text in (prompt, *(own_words if own == MERGE else ())) if text)
     rest = tuple(message for message in conversation.messages if message.role != "system")
     head = (Message("system", words),) if words else ()
-    return Conversation(head + rest, conversation.options)
+    return replace(conversation, messages=head + rest)
 
 
 def with_defaults(conversation: Conversation, defaults: Options) -> Conversation:
@@ -139,7 +154,8 @@ def with_defaults(conversation: Conversation, defaults: Options) -> Conversation
 
 def estimate_tokens(message: Message) -> int:
     """About how many tokens a message is, rather more than fewer: one for three bytes of UTF-8, and eight around it."""
-    return len(message.content.encode()) // 3 + 9
+    calls = len(json.dumps(message.tool_calls)) if message.tool_calls else 0
+    return (len(message.content.encode()) + calls) // 3 + 9
 
 
 def trim(conversation: Conversation, budget: int) -> tuple[Conversation, int]:
@@ -174,7 +190,8 @@ def without_surrogates(text: str) -> str:
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
-def _parse_json(body: bytes) -> object:
+def parse_json(body: bytes) -> object:
+    """What a body of JSON holds. Raises InvalidJSON, for what json.loads would let pass, too."""
     # json.loads(bytes) would guess UTF-16 and UTF-32; RFC 8259 §8.1 knows UTF-8 only.
     try:
         text = body.removeprefix(_BOM).decode("utf-8")
@@ -196,8 +213,9 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _options(document: Mapping[str, object], limits: Limits) -> Options:
-    model = _model(document.get("model"), limits.models)
+def parse_options(document: Mapping[str, object], limits: Limits) -> Options:
+    """The options beside the messages. Raises BadOption."""
+    model = _model(document.get("model"), limits)
     ranges = limits.ranges(model)
     found: dict[str, float] = {}
     for name in _NUMBERS:
@@ -210,13 +228,16 @@ def _options(document: Mapping[str, object], limits: Limits) -> Options:
     return Options(model, **found)  # type: ignore[arg-type]
 
 
-def _model(name: object, models: Sequence[str]) -> str | None:
+def _model(name: object, limits: Limits) -> str | None:
     if name is None or name == "":
         return None
-    if isinstance(name, str) and name in models:
-        return name
+    if isinstance(name, str):
+        name = limits.aliases.get(name, name)
+        if name in limits.models:
+            return name
+    models = (*limits.models, *limits.aliases)
     known = f"These are: {', '.join(models)}." if 0 < len(models) <= 10 else "Leave `model` out."
-    raise BadOption(f"This model is not offered here. {known}", param="model")
+    raise UnknownModel(f"This model is not offered here. {known}", param="model")
 
 
 def _number(name: str, key: str, value: object, ranges: Ranges, caps: Mapping[str, float]) -> float:
@@ -236,17 +257,21 @@ def _number(name: str, key: str, value: object, ranges: Ranges, caps: Mapping[st
     return value
 
 
-def _message(item: object, place: str) -> Message:
+def parse_message(item: object, place: str) -> Message:
+    """One message. Raises BadChatRequest naming the place."""
     if not isinstance(item, dict):
         raise BadChatRequest("A message is an object with `role` and `content`.", param=place)
     role = item.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise BadChatRequest("The role must be system, user or assistant.", param=f"{place}.role")
-    return Message(_ROLES[role], without_surrogates(_content(item, place)))
+    return Message(_ROLES[role], without_surrogates(parse_content(item, place)))
 
 
-def _content(item: dict[str, object], place: str) -> str:
-    """`content`, or the AI SDK's `parts`, or deep-chat's `text`: the first of them that says something."""
+def parse_content(item: Mapping[str, object], place: str) -> str:
+    """`content`, or the AI SDK's `parts`, or deep-chat's `text`: the first of them that says something.
+
+    Raises BadChatRequest naming the place.
+    """
     key = next((key for key in ("content", "parts", "text") if item.get(key)), None)
     if key is None:  # empty, which is allowed, or not there
         key = next((key for key in ("content", "parts", "text") if item.get(key) is not None), "content")
@@ -272,3 +297,19 @@ def _part(part: object, place: str) -> str:
     if isinstance(kind, str) and kind in _FILE_PARTS:
         raise BadChatRequest("Images, audio and files are not supported: send text.", param=f"{place}.type")
     raise BadChatRequest("A part must have the type `text`.", param=f"{place}.type")
+
+
+def parse_messages(
+    items: object, limits: Limits, read: Callable[[object, str], Message] = parse_message
+) -> tuple[Message, ...]:
+    """The messages of a JSON list; `read` makes one of an item and its place. Raises BadChatRequest."""
+    if not isinstance(items, list):
+        raise BadChatRequest("Send a list of messages, or an object with `messages`.", param="messages")
+    if not items:
+        raise BadChatRequest("The list of messages is empty.", param="messages")
+    if len(items) > limits.messages:
+        raise BadChatRequest(f"There are more than {limits.messages} messages.", param="messages")
+    messages = tuple(read(item, f"messages[{index}]") for index, item in enumerate(items))
+    if all(message.role != "user" for message in messages):
+        raise BadChatRequest("At least one message must come from the user.", param="messages")
+    return messages

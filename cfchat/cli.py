@@ -14,7 +14,7 @@ import ssl
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from cfchat import __version__, chat
@@ -24,6 +24,7 @@ from cfchat.config import LOOPBACK, Config, add_flags, load, read_keys
 from cfchat.errors import CfchatError, ConfigError, UpstreamError
 from cfchat.guard import Guard, Proxies
 from cfchat.observe import set_up_logging
+from cfchat.page import pages
 from cfchat.server import Response, Server
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.cloudflare import Model
@@ -191,10 +192,12 @@ async def serve(config: Config, demo: bool) -> None:
         upstream = Upstream(settings, _context(settings.origin))
         stack.push_async_callback(upstream.aclose)
         guard = Guard(config.guard)
-        app = App(upstream, config.app, guard)
+        model = settings.models[0]
+        offered = replace(config.app, model=model, models=(model, *config.app.aliases.values())) if demo else config.app
+        app = App(upstream, offered, guard, pages(model, demo) if config.page else {})
         server = Server(app.handle, app.refuse, config.server, Proxies(config.trusted_proxies))
         host, port = await _listen(server, config)
-        _say_hello(host, port, settings.models[0], demo, config.guard.keys is not None)
+        _say_hello(host, port, model, demo, config)
         _warn_if_open(host, config)
         _reload_keys_on_hangup(guard, config.keys_file)
         if not demo:
@@ -236,14 +239,15 @@ async def _start_demo(stack: contextlib.AsyncExitStack) -> Settings:
     return Settings(Origin(host, port, False, "/client/v4"), demo.ACCOUNT, Secret(demo.TOKEN), models=(demo.MODEL,))
 
 
-def _say_hello(host: str, port: int, model: str, demo: bool, keyed: bool) -> None:
+def _say_hello(host: str, port: int, model: str, demo: bool, config: Config) -> None:
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     url = f"http://{shown}:{port}/api/chatbot"
-    key = "-H 'Authorization: Bearer YOUR-KEY' " if keyed else ""
+    key = "-H 'Authorization: Bearer YOUR-KEY' " if config.guard.keys else ""
+    page = f"page: http://{shown}:{port}/\n" if config.page else ""
     says = "DEMO: a stand-in model (ELIZA, 1966), not Cloudflare" if demo else model
     print(
         f"cfchat {__version__} listens on {url}\n"
-        f"model: {says}\n"
+        f"model: {says}\n{page}"
         f"try: curl -N {url} -H 'Content-Type: application/json' {key}"
         """-d '[{"role":"user","content":"I am unhappy"}]'\n"""
         "Ctrl-C stops it.",

@@ -45,6 +45,7 @@ class Config:
     keys_file: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
     server: server.Limits = field(default_factory=server.Limits)
+    page: bool = True
     log_level: str = "info"
 
 
@@ -120,6 +121,16 @@ def _models(text: str) -> tuple[str, ...]:
     if text == "none":
         return ()
     return tuple(dict.fromkeys(_model(name.strip()) for name in text.split(",")))
+
+
+def _aliases(text: str) -> dict[str, str]:
+    aliases: dict[str, str] = {}
+    for item in text.split(","):
+        alias, _, model = item.strip().partition("=")
+        if not re.fullmatch(r"[A-Za-z0-9@._:/-]{1,128}", alias):
+            raise ValueError("must be such as gpt-4o-mini=" + cloudflare.FALLBACK_MODELS[-1])
+        aliases[alias] = _model(model)
+    return aliases
 
 
 def _zero_or_more(text: str) -> int:
@@ -277,6 +288,7 @@ SETTINGS = (
     Setting("model", "NAME", cloudflare.DEFAULT_MODEL, _model, "model to ask"),
     Setting("fallback-models", "NAMES", None, _models, "who is asked when it fails: a,b or none", unset=_FALLBACKS),
     Setting("models", "NAMES", None, _models, "what a client may name as `model`", unset="the model and its fallbacks"),
+    Setting("alias", "ALIAS=NAME", None, _aliases, "another name for a model", repeat=True, unset="none"),
     Setting("model-options", "FILE", None, _model_fields, "TOML: further body fields for each model", unset="none"),
     Setting("system-prompt", "TEXT", _APP.system_prompt, _text, "system message put first", file=True),
     Setting("max-tokens", "N", 2048, _count, "longest reply, in tokens"),
@@ -313,6 +325,7 @@ SETTINGS = (
     Setting("queue-timeout", "S", _APP.queue_timeout, _seconds, "seconds that they may wait"),
     Setting("max-connections", "N", _SERVER.connections, _count, "most client connections at once"),
     Setting("max-connections-each", "N", _SERVER.connections_each, _count, "most of them from one address"),
+    Setting("no-page", "", False, _switch, "no chat page at /, and no /cfchat.js"),
     Setting("log-level", "LEVEL", "info", _level, "least serious log lines to print: " + ", ".join(LEVELS)),
 )
 
@@ -448,6 +461,8 @@ def _check_ca(environ: Mapping[str, str]) -> list[str]:
 def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) -> Config:
     v = SimpleNamespace(**values)
     models = _chain(v.model, v.fallback_models)
+    aliases = v.alias or {}
+    offered = models if v.models is None else v.models
     caps = {"max_tokens": max(_APP.caps["max_tokens"], v.max_tokens), **(v.caps or {})}
     upstream = None
     if credentials:
@@ -478,7 +493,8 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             queue_timeout=v.queue_timeout,
             client_system=v.client_system,
             model=v.model,
-            models=models if v.models is None else v.models,
+            models=tuple(dict.fromkeys((*offered, *aliases.values()))),
+            aliases=aliases,
             caps=caps,
         ),
         guard=guard.Settings(
@@ -496,6 +512,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             connections_each=v.max_connections_each,
             drain=v.drain_timeout,
         ),
+        page=not v.no_page,
         log_level=v.log_level,
     )
 

@@ -162,6 +162,24 @@ class BadOption(BadChatRequest):
     code = "invalid_option"
 
 
+class UnknownModel(BadOption):
+    """The client names a model that this server does not offer."""
+
+
+class ModelNotFound(RequestError):
+    """The same in OpenAI's API, whose clients tell it by this status and code."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class NotAcceptable(RequestError):
+    """RFC 9110 §15.5.7: the client takes none of the forms that a reply can have."""
+
+    status = 406
+    code = "not_acceptable"
+
+
 class Unauthorized(RequestError):
     """RFC 9110 §15.5.2: no key where one is wanted, or one that opens nothing."""
 

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from math import ceil, floor
 
 from cfchat.errors import BudgetSpent, OriginNotAllowed, RateLimited, Unauthorized
+from cfchat.wire.grammar import TOKEN_LIST
 from cfchat.wire.http11 import Fields
 
 # For how long a browser may remember a preflight's answer, in seconds.
@@ -62,21 +63,21 @@ def is_preflight(fields: Fields) -> bool:
 
 
 def preflight_fields(fields: Fields, methods: Sequence[str]) -> list[tuple[str, str]]:
-    """The answer to a preflight. What is asked for is echoed: `*` does not cover `Authorization`."""
+    """The answer to a preflight. Names that are asked for are echoed: `*` does not cover `Authorization`."""
     answer = [
         ("Access-Control-Allow-Methods", ", ".join(methods)),
         ("Access-Control-Max-Age", str(PREFLIGHT_MAX_AGE)),
         ("Vary", "Access-Control-Request-Headers"),
     ]
-    asked = fields.get("access-control-request-headers")
-    if asked:
+    asked = fields.get("access-control-request-headers", "")
+    if TOKEN_LIST.fullmatch(asked.encode("latin-1")):
         answer.append(("Access-Control-Allow-Headers", asked))
     return answer
 
 
 # --- API keys ------------------------------------------------------------------------------------
 
-_BEARER = re.compile(r"[Bb]earer +([A-Za-z0-9._~+/-]+=*)")
+_BEARER = re.compile(r"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)")
 _KEY_LINE = re.compile(r"([A-Za-z0-9._-]{1,64})[ \t]+([A-Za-z0-9._~+/-]{16,256}=*)")
 
 
@@ -174,7 +175,7 @@ class Buckets:
         left = floor((rate.seconds - until_full) * rate.requests / rate.seconds + 1e-6)
         return [
             ("RateLimit-Policy", f'"requests";q={rate.requests};w={rate.seconds}'),
-            ("RateLimit", f'"requests";r={max(0, left)};t={ceil(until_full)}'),
+            ("RateLimit", f'"requests";r={max(0, left)};t={ceil(until_full - 1e-6)}'),
         ]
 
 
@@ -341,8 +342,7 @@ class Guard:
 
         Raises OriginNotAllowed, Unauthorized, RateLimited, BudgetSpent.
         """
-        self.origins.check(fields)
-        label = "" if self.keys is None else self.keys.label(fields.get("authorization"))
+        label = self.identify(fields)
         name = f"key {label}" if label else network_of(address)
         told = [] if self._buckets is None else self._buckets.take(name, now)
         if self._budget is not None:
@@ -350,6 +350,11 @@ class Guard:
         if self._each is not None:
             self._each.check(name, epoch)
         return Asker(label, name, told)
+
+    def identify(self, fields: Fields) -> str:
+        """The label of the key of a request that costs nothing. Raises OriginNotAllowed, Unauthorized."""
+        self.origins.check(fields)
+        return "" if self.keys is None else self.keys.label(fields.get("authorization"))
 
     def spend(self, asker: Asker, tokens: int, epoch: float) -> list[str]:
         """Count the tokens of a reply; whose budget is at 80 % with it."""

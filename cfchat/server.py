@@ -52,6 +52,7 @@ class Limits:
     write: float = 30.0
     keep_alive: float = 75.0
     drain: float = 30.0
+    heartbeat: float = 15.0  # of silence in a reply that has one
     linger: float = 2.0
     linger_bytes: int = 4 << 20
 
@@ -60,14 +61,17 @@ class Limits:
 class Response:
     """What a handler answers. `body` is bytes, or an async generator of bytes that is sent as it comes.
 
-    A generator that raises cuts the reply: its last chunk is never sent. `aclose` is awaited when the
-    reply is over, however it ended, even if the body was never begun.
+    A generator that raises cuts the reply: its last chunk is never sent, unless `fail` has words to end it with.
+    `heartbeat` is sent between its pieces where none has come for a while. `aclose` is awaited when the reply is
+    over, however it ended, even if the body was never begun.
     """
 
     status: int
     fields: Sequence[tuple[str, str]] = ()
     body: bytes | AsyncGenerator[bytes, None] = b""
     aclose: Callable[[], Awaitable[None]] | None = None
+    fail: Callable[[CfchatError], bytes] = lambda error: b""
+    heartbeat: bytes = b""
 
 
 class Request:
@@ -150,9 +154,14 @@ class Server:
         peer = writer.get_extra_info("peername")
         connection = _Connection(self, reader, writer, peer[0] if peer else "")
         name = self.peers.counted(connection.peer)
-        if len(self._connections) >= self.limits.connections:
+        here, there = len(self._connections), 0 if name is None else self._counted[name]
+        if here >= 2 * self.limits.connections or there >= 2 * self.limits.connections_each:
+            # Those who are told so are still connections, for a while: beyond as many again nobody is told.
+            connection.reset()
+            return
+        if here >= self.limits.connections:
             connection.refusal = Overloaded("Too many connections. Please try again later.", retry_after=1)
-        elif name is not None and self._counted[name] >= self.limits.connections_each:
+        elif there >= self.limits.connections_each:
             connection.refusal = Overloaded("Too many connections from your address.", retry_after=1)
         task = asyncio.get_running_loop().create_task(connection.run())
         connection.task = task
@@ -206,39 +215,59 @@ class _Connection:
         self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str
     ) -> None:
         self._server = server
-        self._limits = server.limits
+        self.limits = server.limits
         self._reader = reader
         self._writer = writer
         self._transport = writer.transport
         self._wire = RequestReader(server.limits.read)
         self._watcher: asyncio.Task[None] | None = None
         self._idle = False
-        self._gone = False
         self.peer = peer
+        self.gone = False  # the client is
 
     def end_if_idle(self) -> None:
         if self._idle:
             self._transport.close()
+
+    def reset(self) -> None:
+        """End with RST: FIN would make a close-delimited reply look whole (RFC 9112 §8)."""
+        plug = self._transport.get_extra_info("socket")
+        if plug is not None:
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
 
     async def run(self) -> None:
         try:
             if self.refusal is not None:
                 await self._refuse(self.refusal)
             else:
-                while await self._exchange():
-                    pass
+                while await self._exchange():  # noqa: ASYNC110
+                    # Requests sent ahead would all be answered in one turn of the loop.
+                    await asyncio.sleep(0)
         except (_ClientGone, OSError):
             self._transport.abort()
         except asyncio.CancelledError:
             self._transport.abort()
-            if not self._gone or self.task.uncancel():
+            if not self.gone or self.task.uncancel():
                 raise
         except Exception:
             log.exception("connection from %s failed", self.peer)
             self._transport.abort()
         finally:
             await self._stop_watching()
-            self._transport.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        """Let what is written go out, but not for ever."""
+        self._transport.close()
+        try:
+            async with asyncio.timeout(self.limits.write):
+                await self._writer.wait_closed()
+        except (TimeoutError, OSError):
+            self._transport.abort()
+        except asyncio.CancelledError:
+            self._transport.abort()
+            raise
 
     # --- one exchange -------------------------------------------------------------------------
 
@@ -257,7 +286,7 @@ class _Connection:
         try:
             keep = await self._reply(head, request, entry)
         except BaseException as error:
-            gone = self._gone or isinstance(error, (_ClientGone, OSError))
+            gone = self.gone or isinstance(error, (_ClientGone, OSError))
             entry.status = 499 if gone else entry.status or 503
             entry.fault = "client gone" if gone else "ended by this server"
             raise
@@ -269,9 +298,11 @@ class _Connection:
     async def _reply(self, head: RequestHead, request: Request, entry: Exchange) -> bool:
         response = await self._handle(head, request)
         try:
+            if self._wire.body_pending and not head.has_body:
+                self._wire.next_event()  # the end of a body that is not there, so nobody need have read it
             keep = head.keep_alive and not self._wire.body_pending and not self._server.draining
             whole = await self._send(head, response, entry, keep)
-            if self._wire.body_pending:
+            if self._wire.body_pending or (not keep and self._wire.buffered):
                 await self._linger()
             return keep and whole
         finally:
@@ -306,16 +337,18 @@ class _Connection:
 
     async def _read_head(self) -> RequestHead | None:
         """The next request's head; None where the client left, or never began."""
-        self._idle = not self._wire.buffered
-        if self._idle and self._server.draining:
-            return None
         try:
-            async with asyncio.timeout(self._limits.keep_alive if self._idle else self._limits.head) as deadline:
-                while (event := self._wire.next_event()) is NEED_DATA:
+            event = self._wire.next_event()
+            self._idle = event is NEED_DATA and not self._wire.begun
+            if self._idle and self._server.draining:
+                return None
+            async with asyncio.timeout(self.limits.keep_alive if self._idle else self.limits.head) as deadline:
+                while event is NEED_DATA:
                     await self._receive()
-                    if self._idle and self._wire.buffered:
+                    event = self._wire.next_event()
+                    if self._idle and self._wire.begun:
                         self._idle = False
-                        deadline.reschedule(asyncio.get_running_loop().time() + self._limits.head)
+                        deadline.reschedule(asyncio.get_running_loop().time() + self.limits.head)
         except TimeoutError:
             if self._idle:
                 return None
@@ -333,7 +366,7 @@ class _Connection:
         pieces: list[bytes] = []
         expects, size = head.expects_continue, 0
         try:
-            async with asyncio.timeout(self._limits.body):
+            async with asyncio.timeout(self.limits.body):
                 while type(event := self._wire.next_event()) is not EndOfMessage:
                     if type(event) is Data:
                         size += len(event.data)
@@ -345,6 +378,7 @@ class _Connection:
                         self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     expects = False
                     await self._receive()
+                    await asyncio.sleep(0)  # what has come already is read without a wait: take turns here, too
         except TimeoutError:
             raise RequestTimeout("The request's body did not arrive in time.") from None
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
@@ -364,7 +398,7 @@ class _Connection:
                 self._wire.receive_data(data)
                 if self._wire.buffered > READ_AHEAD:
                     return
-        self._gone = True
+        self.gone = True
         self.task.cancel()
 
     async def _stop_watching(self) -> None:
@@ -383,57 +417,24 @@ class _Connection:
         fields.append(("X-Content-Type-Options", "nosniff"))
         bare = head is not None and head.method == "HEAD"
         if isinstance(body, bytes):
-            if response.status != 204:
+            if response.status not in (204, 304):  # a 304 could only tell the length of what it leaves out
                 fields.append(("Content-Length", str(len(body))))
-            self._write(self._encode_head(response.status, fields, keep, head) + (b"" if bare else body))
+            self.write(self._encode_head(response.status, fields, keep, head) + (b"" if bare else body))
             entry.began()
             entry.sent += 0 if bare else len(body)
-            await self._flush()
+            await self.flush()
             return True
         chunked = head is None or head.minor >= 1
         if chunked:
             fields.append(("Transfer-Encoding", "chunked"))
-        prefix = self._encode_head(response.status, fields, keep and chunked, head)
+        prefix = self._encode_head(response.status, fields, keep and (chunked or bare), head)
+        stream = _Stream(self, response, entry, prefix, chunked)
         async with aclosing(body):
-            return await self._send_stream(prefix, body, entry, chunked) and chunked
+            if bare:
+                self.write(prefix)
+                return True
+            return await stream.send(body) and chunked
 
-    async def _send_stream(
-        self, prefix: bytes, body: AsyncGenerator[bytes, None], entry: Exchange, chunked: bool
-    ) -> bool:
-        try:
-            async for piece in body:
-                if not piece:
-                    continue
-                if not entry.sent:
-                    entry.began()
-                entry.sent += len(piece)
-                self._write(prefix + (encode_chunk(piece) if chunked else piece))
-                prefix = b""
-                await self._flush()
-        except CfchatError as error:
-            return self._cut(entry, str(error), chunked)
-        except (OSError, _ClientGone):
-            raise
-        except Exception:
-            log.exception("%s reply failed", entry.id)
-            return self._cut(entry, "internal error", chunked)
-        self._write(prefix + (LAST_CHUNK if chunked else b""))
-        await self._flush()
-        return True
-
-    def _cut(self, entry: Exchange, fault: str, chunked: bool) -> bool:
-        """After the head only a missing end can say that something went wrong."""
-        entry.fault = f"interrupted: {fault}"
-        if not chunked:
-            self._reset()
-        return False
-
-    def _reset(self) -> None:
-        """End with RST: FIN would make a close-delimited reply look whole (RFC 9112 §8)."""
-        plug = self._transport.get_extra_info("socket")
-        if plug is not None:
-            plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._transport.abort()
 
     def _encode_head(
         self, status: int, fields: list[tuple[str, str]], keep: bool, head: RequestHead | None
@@ -444,30 +445,111 @@ class _Connection:
             fields.append(("Connection", "keep-alive"))
         return encode_response_head(status, fields)
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         if self._transport.is_closing():
             raise _ClientGone
         self._writer.write(data)
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
         """Backpressure: wait while the client has too much unread, but not for ever."""
         if self._transport.get_write_buffer_size() < WRITE_AHEAD:
             return
         try:
-            async with asyncio.timeout(self._limits.write):
+            async with asyncio.timeout(self.limits.write):
                 await self._writer.drain()
         except TimeoutError:
             raise _ClientGone from None
 
     async def _linger(self) -> None:
         """Let the client read its refusal before the kernel's RST destroys it (RFC 9112 §9.6)."""
-        left = self._limits.linger_bytes
+        await self._stop_watching()
+        left = self.limits.linger_bytes
         with suppress(TimeoutError, OSError):
             if self._writer.can_write_eof():
                 self._writer.write_eof()
-            async with asyncio.timeout(self._limits.linger):
+            async with asyncio.timeout(self.limits.linger):
                 while left > 0 and (data := await self._reader.read(READ_SIZE)):
                     left -= len(data)
+
+
+class _Stream:
+    """A reply that goes out as it comes."""
+
+    def __init__(
+        self, connection: _Connection, response: Response, entry: Exchange, prefix: bytes, chunked: bool
+    ) -> None:
+        self._connection = connection
+        self._response = response
+        self._entry = entry
+        self._prefix = prefix
+        self._chunked = chunked
+        self._loop = asyncio.get_running_loop()
+        self._written = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def send(self, body: AsyncGenerator[bytes, None]) -> bool:
+        """Write all of it; whether it is whole."""
+        try:
+            async for piece in body:
+                if piece:
+                    self._write(piece)
+                    await self._connection.flush()
+        except CfchatError as error:
+            return self._fail(error)
+        except asyncio.CancelledError:
+            if not self._connection.gone:
+                self._fail(Overloaded("This server is stopping."))
+            raise
+        except (OSError, _ClientGone):
+            raise
+        except Exception:
+            log.exception("%s reply failed", self._entry.id)
+            return self._fail(CfchatError("Something went wrong in this server."))
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+        self._end()
+        await self._connection.flush()
+        return True
+
+    def _write(self, piece: bytes) -> None:
+        entry = self._entry
+        if not entry.sent:
+            entry.began()
+            if self._response.heartbeat:
+                self._beat_after(self._connection.limits.heartbeat)
+        entry.sent += len(piece)
+        self._written = self._loop.time()
+        self._connection.write(self._prefix + (encode_chunk(piece) if self._chunked else piece))
+        self._prefix = b""
+
+    def _end(self) -> None:
+        self._connection.write(self._prefix + (LAST_CHUNK if self._chunked else b""))
+
+    def _fail(self, error: CfchatError) -> bool:
+        """After the head only the form's own words, or a missing end, can say that something went wrong."""
+        self._entry.fault = f"interrupted: {error}"
+        words = self._response.fail(error)
+        if words:
+            self._write(words)
+            self._end()
+            return True
+        if not self._chunked:
+            self._connection.reset()
+        return False
+
+    def _beat_after(self, seconds: float) -> None:
+        self._timer = self._loop.call_later(seconds, self._beat)
+
+    def _beat(self) -> None:
+        """One timer a reply, never moved: it looks for how long nothing was written."""
+        pause = self._connection.limits.heartbeat
+        silent = self._loop.time() - self._written
+        if silent >= pause:
+            with suppress(_ClientGone):
+                self._write(self._response.heartbeat)
+            silent = 0.0
+        self._beat_after(pause - silent)
 
 
 def _tell_once_of_too_many_files(loop: asyncio.AbstractEventLoop) -> None:

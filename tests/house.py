@@ -17,6 +17,7 @@ from standin import StandIn
 from cfchat.app import App
 from cfchat.app import Settings as AppSettings
 from cfchat.guard import Guard
+from cfchat.page import pages
 from cfchat.server import Direct, Limits, Peers, Server
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.connection import Origin, make_ssl_context
@@ -85,6 +86,7 @@ async def house(
     clock: Callable[[], float] = time.monotonic,
     guard: Guard | None = None,
     peers: Peers = Direct(),
+    page: bool = True,
 ) -> AsyncIterator[House]:
     """A house whose backoff is nought, all else as in real life."""
     url = urlsplit(standin.base_url)
@@ -95,7 +97,7 @@ async def house(
     logger.addHandler(lines)
     logger.setLevel(logging.DEBUG)
     upstream = Upstream(settings, make_ssl_context(standin.ca_file), clock=clock, chance=lambda: 0.0)
-    rooms = App(upstream, app, guard)
+    rooms = App(upstream, app, guard, pages(settings.models[0], demo=False) if page else {})
     server = Server(rooms.handle, rooms.refuse, limits, peers)
     try:
         _, port = await server.start("127.0.0.1", 0)

@@ -54,6 +54,17 @@ async def test_a_preflight_needs_no_key() -> None:
     assert (answer.status, answer.fields["access-control-allow-headers"]) == (204, "authorization")
 
 
+@pytest.mark.parametrize("asked", ["<script>", "a b", 'x"', "a,", "a;b", "\xe9"])
+async def test_what_no_browser_asks_for_is_not_echoed(asked: str) -> None:
+    ask = (
+        "OPTIONS /api/chatbot HTTP/1.1\r\nHost: x\r\nConnection: close\r\nOrigin: https://a.example\r\n"
+        f"Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: {asked}\r\n\r\n"
+    )
+    async with StandIn([]) as standin, house(standin) as cfchat:
+        answer = parse(await cfchat.send(ask.encode("latin-1")))
+    assert answer.status == 204 and "access-control-allow-headers" not in answer.fields
+
+
 async def test_origins_that_are_named_and_others() -> None:
     guard = Guard(Settings(origins=Origins(("https://a.example",))))
     async with StandIn([WORDS, WORDS]) as standin, house(standin, guard=guard) as cfchat:
@@ -104,6 +115,17 @@ async def test_a_reply_that_breaks_off_is_counted_too() -> None:
     script = half(b'data: {"response":"Hel"}\n\n')
     async with StandIn([script]) as standin, house(standin, guard=guard) as cfchat:
         assert not (await cfchat.post()).whole
+        assert (await cfchat.post()).error["code"] == "daily_tokens_spent"
+
+
+async def test_who_leaves_before_the_first_word_has_asked_all_the_same() -> None:
+    guard = Guard(Settings(daily_tokens_each=1))
+    async with StandIn([silence()]) as standin, house(standin, guard=guard) as cfchat:
+        _, writer = await cfchat.connect()
+        writer.write(request(BODY))
+        await standin.wait_requests()
+        writer.close()
+        await cfchat.logged(" 499 ")
         assert (await cfchat.post()).error["code"] == "daily_tokens_spent"
 
 

@@ -77,6 +77,7 @@ def test_demo_answers_and_says_that_it_is_one() -> None:
     assert answer.status == 200
     assert len(texts) > 3, "the text comes in several pieces"
     assert b"unhappy" in b"".join(texts)
+    assert f"page: http://127.0.0.1:{port}/\n" in banner
     assert "DEMO" in banner and "curl -N http://127.0.0.1:" in banner
     assert "demo" in log and "POST /api/chatbot 200" in log
     assert "unhappy" not in log

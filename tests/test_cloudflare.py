@@ -193,3 +193,39 @@ def test_only_protocol_errors_come_of_any_list(body: bytes) -> None:
         assert all(type(model) is Model for model in read_models(body))
     except UpstreamProtocolError as error:
         assert error.detail
+
+
+# --- what only some models take ------------------------------------------------------------------
+
+SCHEMA = {"type": "object"}
+WANTED = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
+
+
+def passed_on(model: str, **passed: object) -> dict[str, object]:
+    conversation = Conversation(CONVERSATION.messages, passed=passed)
+    body: dict[str, object] = json.loads(encode_request(conversation, model, 64))
+    return body
+
+
+def test_what_is_passed_goes_to_the_models_that_take_it() -> None:
+    passed = {"tools": [{"type": "function"}], "stop": ["x"], "tool_choice": "required", "parallel_tool_calls": False}
+    assert passed.items() <= passed_on(GEMMA, **passed).items()
+    assert passed_on(LLAMA, **passed) == passed_on(LLAMA, tools=passed["tools"])
+    assert cloudflare.takes(None, "stop") and not cloudflare.takes(LLAMA, "stop")
+
+
+def test_a_json_reply_is_not_streamed_and_has_the_schema_as_the_model_wants_it() -> None:
+    newer, classic = passed_on(GEMMA, response_format=WANTED), passed_on(LLAMA, response_format=WANTED)
+    assert (newer["stream"], newer["response_format"]) == (False, WANTED)
+    assert (classic["stream"], classic["response_format"]) == (False, {"type": "json_schema", "json_schema": SCHEMA})
+    assert passed_on(LLAMA, response_format={"type": "json_object"})["response_format"] == {"type": "json_object"}
+    assert passed_on(GEMMA)["stream"] is True
+
+
+def test_a_call_and_its_result_go_with_the_messages() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turn = Conversation((Message("assistant", "", (call,)), Message("tool", "rain", tool_call_id="c")))
+    assert json.loads(encode_request(turn, GEMMA, 64))["messages"] == [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "rain", "tool_call_id": "c"},
+    ]

@@ -302,3 +302,15 @@ def test_who_may_ask(tmp_path: Path) -> None:
 def test_who_may_ask_said_wrongly(flag: str, value: str, words: str) -> None:
     (line,) = faults({flag: value}, ENVIRON)
     assert line.startswith("--" + flag.replace("_", "-")) and words in line
+
+
+def test_aliases_are_offered_with_their_models() -> None:
+    config = load({"alias": ["gpt-4o-mini=@cf/a/b", "gpt-4o=@cf/c/d,x=@cf/a/b"], "models": "@cf/a/b"}, ENVIRON)
+    assert config.app.aliases == {"gpt-4o-mini": "@cf/a/b", "gpt-4o": "@cf/c/d", "x": "@cf/a/b"}
+    assert config.app.models == ("@cf/a/b", "@cf/c/d")
+
+
+@pytest.mark.parametrize("alias", ["gpt-4o", "=@cf/a/b", "gpt-4o=gpt-4", "a b=@cf/a/b"])
+def test_an_alias_that_makes_no_sense(alias: str) -> None:
+    (line,) = faults({"alias": alias}, ENVIRON)
+    assert line.startswith("--alias must be")

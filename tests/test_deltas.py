@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import ERRORS, REPLIES, STREAMS, load, stream_bytes
 
-from cfchat.chat import Delta
+from cfchat.chat import Delta, ToolCall
 from cfchat.errors import (
     ContextLengthExceeded,
     UpstreamAuthError,
@@ -27,7 +27,7 @@ from cfchat.errors import (
     UpstreamRateLimited,
     UpstreamUnavailable,
 )
-from cfchat.replies import text as text_wire
+from cfchat.replies.text import Text
 from cfchat.upstream.deltas import ReplyReader, read_json_reply
 from cfchat.wire.sse import Event, SSEParser
 
@@ -72,7 +72,7 @@ def events(*replies: object) -> list[Event]:
 
 def check(outcome: Outcome, expected: dict[str, Any]) -> None:
     assert outcome.text == expected["text"]
-    assert text_wire.encode(outcome.deltas).decode() == expected["text"]
+    assert Text().encode(outcome.deltas or [Delta()]).decode() == expected["text"]
     assert outcome.reasoning == expected.get("reasoning", "")
     if expected["finish"] == "interrupted":
         assert type(outcome.error) is UpstreamInterrupted
@@ -107,7 +107,7 @@ def test_recorded_streams_at_any_cut(name: str) -> None:
 def test_recorded_streams_without_text_were_seen_to_have_none(name: str) -> None:
     parser, reader = SSEParser(), ReplyReader(2048)
     reader.read(parser.feed(stream_bytes(name)))
-    assert not reader.text_seen
+    assert not reader.answered
 
 
 def test_a_recorded_json_reply() -> None:
@@ -125,7 +125,7 @@ def test_both_dialects_in_one_reply() -> None:
         "c",
     ]
     assert reader.close(Event(" [DONE] ")) == [Delta(finish_reason="length")]
-    assert reader.text_seen
+    assert reader.answered
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_torn_pairs_are_joined_in_reasoning_too() -> None:
     reader = ReplyReader(9)
     assert [delta.reasoning for delta in reader.read(events(*halves, "[DONE]"))] == ["😀"]
     assert reader.close(None) == [Delta(finish_reason="stop", reasoning="\ufffd")]
-    assert not reader.text_seen
+    assert not reader.answered
 
 
 @given(st.lists(st.text(st.characters() | st.sampled_from("\ud83d\ude00"), max_size=4)))
@@ -250,7 +250,7 @@ def test_an_empty_reply_says_why(replies: list[object], words: str) -> None:
     reader = ReplyReader(9)
     reader.read(events(*replies))
     reader.close(None)
-    assert not reader.text_seen
+    assert not reader.answered
     assert words in reader.empty_error().message
 
 
@@ -351,7 +351,7 @@ def said(texts: Sequence[str], thinks_first: bool = False) -> tuple[str, str]:
     reader = ReplyReader(2048, thinks_first)
     deltas = [delta for text in texts for delta in reader.read(events({"response": text}))]
     deltas += reader.read(events("[DONE]")) + reader.close(None)
-    assert reader.text_seen == any(delta.text for delta in deltas)
+    assert reader.answered == any(delta.text for delta in deltas)
     return "".join(delta.text for delta in deltas), "".join(delta.reasoning for delta in deltas)
 
 
@@ -439,3 +439,62 @@ def test_only_upstream_errors_come_of_any_body(body: bytes) -> None:
         fit_to_send(read_json_reply(body, 9))
     except UpstreamError as error:
         assert error.detail.isprintable()
+
+
+# --- calls of tools ------------------------------------------------------------------------------
+
+
+def calls(name: str, tools: bool = True) -> list[ToolCall]:
+    reader = ReplyReader(2048, tools=tools)
+    deltas = reader.read(SSEParser().feed(stream_bytes(name)))
+    return [call for delta in deltas for call in delta.tool_calls]
+
+
+def test_recorded_calls_piece_by_piece() -> None:
+    assert calls("openai_tool_call") == [
+        ToolCall(0, "chatcmpl-tool-1", "get_weather", ""),
+        ToolCall(0, "", "", '{"city":"Paris"}'),
+    ]
+
+
+def test_recorded_calls_of_the_classic_dialect() -> None:
+    """A whole one, and then one in pieces at the same place, and whose end says nothing."""
+    assert calls("classic_tool_calls") == [
+        ToolCall(0, "", "get_weather", '{"location":"London"}'),
+        ToolCall(1, "chatcmpl-tool-1", "calculator", ""),
+        ToolCall(1, "", "", '{"a": 1'),
+        ToolCall(1, "", "", ', "b": 2}'),
+    ]
+
+
+@pytest.mark.parametrize("name", ["openai_tool_call", "classic_tool_calls"])
+def test_calls_are_told_only_where_there_are_tools(name: str) -> None:
+    assert calls(name, tools=False) == []
+
+
+def test_a_reply_of_calls_alone_is_no_empty_one() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    message = {"content": None, "tool_calls": [call]}
+    body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
+    first, last = read_json_reply(body, 9, tools=True)
+    assert first.tool_calls == (ToolCall(0, "c", "f", "{}"),)
+    assert last.finish_reason == "tool_calls"
+    with pytest.raises(UpstreamEmpty):
+        read_json_reply(body, 9)
+
+
+def test_whole_calls_without_an_index_are_numbered() -> None:
+    reader = ReplyReader(9, tools=True)
+    two = {"tool_calls": [{"name": "f", "arguments": {"a": [1]}}, {"name": "g"}]}
+    (delta,) = reader.read(events(two))
+    assert delta.tool_calls == (ToolCall(0, "", "f", '{"a":[1]}'), ToolCall(1, "", "g", ""))
+    assert reader.read(events("[DONE]")) == []
+    assert reader.close(None)[-1].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [7, {"a": 1}, [None], ["x"], [{}], [{"index": "1"}], [{"function": 3}], [{"function": {"name": 5}}]],
+)
+def test_odd_calls_are_none(odd: object) -> None:
+    assert ReplyReader(9, tools=True).read(events({"response": "a", "tool_calls": odd})) == [Delta("a")]

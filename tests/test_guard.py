@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ipaddress import ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cfchat.errors import BudgetSpent, OriginNotAllowed, RateLimited, Unauthorized
@@ -87,7 +87,7 @@ def test_a_key_has_a_label() -> None:
     keys = parse_keys(f"# mine\n\nlaptop {KEY}\nphone\t{OTHER}  # hers\n")
     assert len(keys) == 2
     assert keys.label(f"Bearer {KEY}") == "laptop"
-    assert keys.label(f"bearer  {OTHER}") == "phone"
+    assert keys.label(f"bearer  {OTHER}") == keys.label(f"BEARER {OTHER}") == "phone"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,12 @@ def test_what_is_left_is_told() -> None:
         buckets.take("a", 5.0)
     assert caught.value.retry_after == pytest.approx(15.0)
     assert dict(caught.value.fields)["RateLimit"] == '"requests";r=0;t=55'
+
+
+@given(st.floats(0, 1e8))
+@example(32210.049064303148)
+def test_no_second_is_made_of_what_floats_lose(now: float) -> None:
+    assert ("RateLimit", '"requests";r=1;t=1800') in Buckets(Rate(2, 3600)).take("a", now)
 
 
 def test_the_table_is_bounded_and_forgets_who_asked_longest_ago() -> None:

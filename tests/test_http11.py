@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -275,6 +276,10 @@ def plain(event: RequestHead | ResponseHead | Data | EndOfMessage) -> tuple[Any,
             return ("end", list(trailers))
 
 
+# What a client is told.
+SENTENCE = re.compile(r"[A-Z].*[a-z]\.")
+
+
 def pump(reader: Reader, events: list[Any]) -> Verdict:
     """Read all events there are; data that follows data is joined to it."""
     while True:
@@ -282,6 +287,7 @@ def pump(reader: Reader, events: list[Any]) -> Verdict:
             event = reader.next_event()
         except ProtocolError as error:
             assert reader.buffered == 0
+            assert SENTENCE.fullmatch(error.message)
             return type(error)
         if event is NEED_DATA or event is CLOSED:
             return "more" if event is NEED_DATA else "closed"
@@ -617,11 +623,24 @@ def test_no_request_line_can_be_injected(method: str, target: str) -> None:
 
 @pytest.mark.parametrize("status", [-1, 0, 99, 600, 1000])
 def test_a_status_has_three_digits(status: int) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"^the status is not between 100 and 599$"):
         encode_response_head(status, [])
 
 
+def test_what_is_wrong_is_named_and_not_shown() -> None:
+    for method, target, fields, told in (
+        ("se cret", "/", [], "a method is malformed"),
+        ("GET", "/se cret", [], "a target is malformed"),
+        ("GET", "/", [("se cret", "a")], "a field name is malformed"),
+        ("GET", "/", [("a", "sec\nret")], "a field value is malformed"),
+        ("GET", "/", [("a", "secr\u20act")], "a field value is not Latin-1"),
+    ):
+        with pytest.raises(ValueError, match=f"^{told}$"):
+            encode_request_head(method, target, fields)
+
+
 def test_a_status_without_a_name_has_no_reason() -> None:
+    assert encode_response_head(100, []) == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert encode_response_head(599, []) == b"HTTP/1.1 599 \r\n\r\n"
     assert encode_response_head(200, [("A", "b")]) == b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n"
 
@@ -738,6 +757,44 @@ def test_chunks_over_the_limit_are_refused_by_their_line() -> None:
         reader.next_event()
 
 
+def test_trailers_have_limits_of_their_own() -> None:
+    for limits, verdict in (
+        (ReadLimits(fields=3), "closed"),
+        (ReadLimits(fields=2), HeadTooLarge),
+        (ReadLimits(trailers=17), "closed"),
+        (ReadLimits(trailers=16), HeadTooLarge),
+    ):
+        data = b"POST / HTTP/1.1\r\nHost:\r\nTransfer-Encoding:chunked\r\n\r\n0\r\na:b\r\nc:d\r\ne:f\r\n\r\n"
+        assert run(RequestReader(limits), [data], eof=True)[1] == verdict
+
+
+@pytest.mark.parametrize(
+    ("fields", "follows"),
+    [
+        ([], False),
+        ([("content-length", "0")], False),
+        ([("content-length", "000")], False),
+        ([("content-length", "10")], True),
+        ([("content-length", "01")], True),
+        ([("transfer-encoding", "chunked")], True),
+    ],
+)
+def test_whether_a_body_follows(fields: list[tuple[str, str]], follows: bool) -> None:
+    assert RequestHead("POST", "/", 1, Fields(fields)).has_body is follows
+
+
+def test_when_a_request_has_begun() -> None:
+    reader = RequestReader()
+    seen = []
+    for byte in b"\r\n\r\nGET / HTTP/1.1\r\nHost:\r\nContent-Length:1\r\n\r\nx":
+        reader.receive_data(bytes([byte]))
+        while reader.next_event() is not NEED_DATA:
+            pass
+        seen.append(reader.begun)
+    # Half an empty line could still be anything; the last byte ends the request.
+    assert seen == [True, False, True, False] + [True] * (len(seen) - 5) + [False]
+
+
 def test_limits_are_what_still_passes() -> None:
     data = b"PUT / HTTP/1.1\r\nHost:h\r\na:b\r\nContent-Length:3\r\n\r\nabc"
     limits = ReadLimits(line=14, head=33, fields=3, body=3)
@@ -815,6 +872,7 @@ def test_fields() -> None:
     assert fields.get("A") == "1, 2" and fields.get_all("a") == ["1", "2"]
     assert fields.get("c") is None and fields.get("c", "d") == "d" and fields.get_all("c") == []
     assert "B" in fields and "c" not in fields and 1 not in fields and len(fields) == 3
+    assert fields != list(fields) and repr(Fields([("A", "x"), ("b", "y")])) == "Fields(a, b)"
     assert fields == Fields(fields) and hash(fields) == hash(Fields(fields)) and fields != Fields()
     assert "secret" not in repr(RequestHead("GET", "/", 1, fields))
 
@@ -874,6 +932,27 @@ def test_every_status_below_200_is_passed_over() -> None:
     reader.receive_data(b"HTTP/1.1 199 X\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     head = reader.next_event()
     assert isinstance(head, ResponseHead) and head.status == 200
+
+
+def test_a_response_is_reusable_at_its_end_and_not_before() -> None:
+    reader = ResponseReader()
+    reader.receive_data(OK + b"Content-Length: 1\r\n\r\n")
+    assert isinstance(head := reader.next_event(), ResponseHead) and head.reason == "OK"
+    assert not reader.reusable
+    reader.receive_data(b"a")
+    assert pump(reader, []) == "ended" and reader.reusable
+    reader.start_next("HEAD")
+    reader.receive_data(b"HTTP/1.1 599\r\nContent-Length: 1\r\n\r\n")
+    assert isinstance(head := reader.next_event(), ResponseHead) and head.reason == ""
+    assert type(reader.next_event()) is EndOfMessage and reader.reusable
+
+
+@pytest.mark.parametrize("fields", [b"", b"Content-Length: 4\r\n", b"Transfer-Encoding: chunked\r\n"])
+def test_every_framing_of_a_response_has_a_limit(fields: bytes) -> None:
+    body = b"4\r\nabcd\r\n0\r\n\r\n" if b"chunked" in fields else b"abcd"
+    for limit, verdict in ((3, BodyTooLarge), (4, "ended")):
+        reader = ResponseReader(ReadLimits(body=limit))
+        assert run(reader, [OK + fields + b"\r\n" + body], eof=True)[1] == verdict
 
 
 def test_one_response_after_the_other() -> None:

@@ -17,9 +17,11 @@ ROWS = (
     {"errors"},
     {"wire"},
     {"chat"},
+    {"completions"},
     {"upstream", "replies"},
     {"guard", "observe"},
     {"server"},  # may log by observe
+    {"page"},
     {"app"},
     {"config", "demo", "check"},
     {"api"},
@@ -27,9 +29,12 @@ ROWS = (
     {"__init__", "__main__"},
 )
 STRANGERS = {
-    "guard": {"chat", "upstream", "replies"},
-    "observe": {"chat", "upstream", "replies"},
-    "server": {"chat", "upstream", "replies", "guard"},
+    "upstream": {"completions"},
+    "replies": {"completions"},
+    "guard": {"chat", "completions", "upstream", "replies"},
+    "observe": {"chat", "completions", "upstream", "replies"},
+    "server": {"chat", "completions", "upstream", "replies", "guard"},
+    "page": {"wire", "chat", "completions", "upstream", "replies", "guard", "observe"},
 }
 WIRE: dict[str, set[str]] = {
     "grammar": set(),
@@ -39,7 +44,7 @@ WIRE: dict[str, set[str]] = {
     "sse": set(),
     "__init__": {"grammar", "buffer", "bodies", "http11", "sse"},
 }
-PURE = ("errors", "wire", "chat", "replies") + tuple(
+PURE = ("errors", "wire", "chat", "completions", "replies") + tuple(
     f"upstream.{module}" for module in ("cloudflare", "deltas", "faults", "retry", "circuits")
 )
 IMPURE_MODULES = {"asyncio", "socket", "ssl", "os", "time", "random", "logging"}
@@ -141,6 +146,7 @@ def test_the_public_face_is_pinned() -> None:
         ("cfchat.server", "from cfchat.guard import Guard"),
         ("cfchat.guard", "from cfchat.server import Limits"),
         ("cfchat.observe", "import cfchat.upstream.client"),
+        ("cfchat.page", "from cfchat.upstream import cloudflare"),
         ("cfchat.app", "from cfchat.config import Config"),
         ("cfchat.config", "from cfchat.demo import Demo"),
         ("cfchat.demo", "import cfchat.cli"),

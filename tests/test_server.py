@@ -12,7 +12,7 @@ import pytest
 from client import parse, until
 
 from cfchat.errors import CfchatError, UpstreamInterrupted
-from cfchat.server import Direct, Limits, Peers, Request, Response, Server
+from cfchat.server import READ_AHEAD, READ_SIZE, Direct, Limits, Peers, Request, Response, Server
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -337,3 +337,159 @@ async def test_a_short_reply_goes_out_to_a_client_that_has_closed_its_half() -> 
         writer.write_eof()
         assert (await reader.read()).endswith(b"\r\n\r\nhi")
         writer.close()
+
+
+async def deaf(request: Request) -> Response:
+    """Answers without a look at the body."""
+    return Response(200, (), b"deaf")
+
+
+@pytest.mark.parametrize("ask", [GET, GET.replace(b"\r\n\r\n", b"\r\nContent-Length: 00\r\n\r\n")])
+async def test_where_there_is_no_body_nobody_need_read_it(ask: bytes) -> None:
+    async with serving(deaf) as (_, port):
+        received = await talk(port, ask + ask + LAST)
+    assert codes(received) == [200, 200, 200]
+    assert received.count(b"Connection: close") == 1
+
+
+async def test_an_empty_line_behind_a_request_begins_no_other() -> None:
+    async with serving(deaf, Limits(head=0.02, keep_alive=0.1)) as (_, port):
+        assert codes(await talk(port, GET + b"\r\n")) == [200]
+        assert codes(await talk(port, GET, b"\r\n")) == [200]
+        assert codes(await talk(port, GET + b"\r\nG")) == [200, 408]
+
+
+async def test_nothing_follows_the_head_of_a_stream_that_head_asks_for() -> None:
+    closed: list[str] = []
+
+    async def words() -> AsyncGenerator[bytes, None]:
+        yield b"never asked for"
+
+    async def close() -> None:
+        closed.append("yes")
+
+    async def handler(request: Request) -> Response:
+        return Response(200, (), words(), close)
+
+    async with serving(handler) as (_, port):
+        received = await talk(port, GET.replace(b"GET", b"HEAD") + LAST.replace(b"GET", b"HEAD"))
+    assert codes(received) == [200, 200] and received.count(b"Transfer-Encoding: chunked\r\n") == 2
+    assert received.endswith(b"\r\n\r\n") and b"never" not in received and closed == ["yes", "yes"]
+
+
+@pytest.mark.parametrize("ask", [GET, LAST])
+async def test_the_end_of_a_reply_that_nobody_reads_is_dropped(ask: bytes) -> None:
+    """Less is unread than makes a stream wait: the connection must not stay open for it, nor uncounted."""
+    transports: list[asyncio.WriteTransport] = []
+
+    async def handler(request: Request) -> Response:
+        transport = next(iter(server._connections.values()))._transport
+        transports.append(transport)
+
+        async def words() -> AsyncGenerator[bytes, None]:
+            while not transport.get_write_buffer_size():
+                yield b"x" * 16384
+
+        return Response(200, (), words())
+
+    async with serving(handler, Limits(write=0.05, keep_alive=0.05)) as (server, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        writer.write(ask)
+        await until(lambda: bool(transports) and transports[0].get_extra_info("socket").fileno() < 0)
+        await until(lambda: not server._connections)
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("limits", [Limits(connections=1, linger=60), Limits(connections_each=1, linger=60)])
+async def test_those_who_are_told_that_there_are_too_many_are_not_too_many(limits: Limits) -> None:
+    async with serving(limits=limits) as (server, port):
+        held = await asyncio.open_connection("127.0.0.1", port)
+        told = await asyncio.open_connection("127.0.0.1", port)
+        assert (await told[0].read()).startswith(b"HTTP/1.1 503 ")  # and it stays, for its 60 seconds
+        with pytest.raises(ConnectionResetError):
+            await talk(port)
+        assert len(server._connections) == 2
+        for _, writer in (held, told):
+            writer.close()
+        await until(lambda: not server._connections)
+        assert codes(await talk(port, LAST)) == [200]
+
+
+async def test_a_last_reply_reaches_a_client_that_goes_on_sending() -> None:
+    async with serving() as (_, port):
+        assert codes(await talk(port, LAST + b"x" * 3_000_000)) == [200]
+
+
+async def test_what_is_sent_ahead_waits_its_turn_however_much_it_is() -> None:
+    go = asyncio.Event()
+
+    async def words() -> AsyncGenerator[bytes, None]:
+        yield b"first"
+        await go.wait()
+
+    async def handler(request: Request) -> Response:
+        body = await request.read_body()
+        return Response(200, (), body or words())
+
+    ahead = b"".join(
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n" + b"%050000d" % number for number in range(20)
+    )
+    async with serving(handler) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET)
+        assert (await reader.readuntil(b"first\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.write(ahead + LAST)
+        (connection,) = server._connections.values()
+        await until(lambda: connection._wire.buffered > READ_AHEAD)
+        go.set()
+        for number in range(20):
+            assert (await reader.readuntil(b"%050000d" % number)).count(b"HTTP/1.1 200 ") == 1
+        assert codes(await reader.read()) == [200]
+        writer.close()
+        assert connection._wire.buffered < 2 * READ_AHEAD + READ_SIZE
+
+
+async def test_a_client_that_sends_ahead_takes_turns_with_others() -> None:
+    asked, between = 0, [0]
+
+    async def handler(request: Request) -> Response:
+        nonlocal asked
+        asked += 1
+        return Response(200, (), b"")
+
+    async def turns() -> None:
+        while True:
+            before = asked
+            await asyncio.sleep(0)
+            between.append(asked - before)
+
+    async with serving(handler) as (_, port):
+        turning = asyncio.create_task(turns())
+        assert len(codes(await talk(port, GET * 99 + LAST))) == 100
+        turning.cancel()
+    assert max(between) == 1
+
+
+async def test_a_body_is_read_in_turns_with_others() -> None:
+    turns, taken = 0, []
+
+    async def handler(request: Request) -> Response:
+        (connection,) = server._connections.values()
+        await until(lambda: bool(connection._reader._paused))  # type: ignore[attr-defined]
+        before = turns
+        await request.read_body()
+        taken.append(turns - before)
+        return Response(200)
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with serving(handler) as (server, port):
+        counting = asyncio.create_task(count())
+        head = LAST.replace(b"\r\n\r\n", b"\r\nContent-Length: %d\r\n\r\n" % (3 * READ_SIZE))
+        assert codes(await talk(port, head, b"x" * 3 * READ_SIZE)) == [200]
+        counting.cancel()
+    assert taken[0] >= 3

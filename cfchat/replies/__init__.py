@@ -1,1 +1,1 @@
-"""How a reply looks on the wire to the front end, one file each."""
+"""How a reply looks on the wire to the front end, one file each; `form` says what they have in common."""

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cfchat.chat import Delta
-
-# The label that the seed system's front ends know; the bytes are not an event stream.
-CONTENT_TYPE = "text/event-stream"
+from cfchat.replies.form import Form, text_of
 
 
-def encode(deltas: Sequence[Delta]) -> bytes:
-    """The text of a batch; empty where it holds none. A piece never ends inside a character."""
-    return "".join([delta.text for delta in deltas]).encode()
+class Text(Form):
+    """The bytes are no event stream, but that is the label that the seed system's front ends know.
+
+    An error in the text would be read aloud as the model's words, so a reply that breaks is cut.
+    """
+
+    def __init__(self, content_type: str = "text/event-stream") -> None:
+        self.content_type = content_type
+
+    def encode(self, deltas: Sequence[Delta]) -> bytes:
+        """The text."""
+        return text_of(deltas).encode()

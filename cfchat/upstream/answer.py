@@ -35,22 +35,23 @@ class Deadlines:
 class Answer:
     """One reply. `model` said it, after `tries` requests, without `left_out` messages that did not fit."""
 
-    def __init__(self, lent: Connection, model: str, max_tokens: int, deadlines: Deadlines, tag: str) -> None:
+    def __init__(
+        self, lent: Connection, model: str, max_tokens: int, deadlines: Deadlines, tag: str, tools: bool = False
+    ) -> None:
         self.model = model
         self.tries = 1
         self.left_out = 0
         self._connection = lent
         self._deadlines = deadlines
         self._tag = tag
-        self._max_tokens = max_tokens
-        self._thinks_first = cloudflare.thinks_first(model)
-        self._reply = deltas.ReplyReader(max_tokens, self._thinks_first)
+        self._shape = (max_tokens, cloudflare.thinks_first(model), tools)
+        self._reply = deltas.ReplyReader(*self._shape)
         self._events = EventReader(self._reply)
         self._first: list[Delta] = []
         self._over = False
 
     async def begin(self, request: bytes) -> None:
-        """Send the request and read up to the first text: what fails here can be tried again."""
+        """Send the request and read up to the first text or call: what fails here can be tried again."""
         deadline = self._connection.deadline
         deadline.bound(self._deadlines.whole_reply, connection.WHOLE_REPLY)
         deadline.move(self._deadlines.first_delta, connection.FIRST_TOKEN)
@@ -61,7 +62,7 @@ class Answer:
                 return
             while batch := await self._read():
                 self._first += batch
-                if any(delta.text for delta in batch):
+                if any(delta.text or delta.tool_calls for delta in batch):
                     return
                 # It thinks, and asking again would only make it think anew.
                 deadline.move(self._deadlines.between_deltas, connection.NEXT_TOKEN)
@@ -97,7 +98,7 @@ class Answer:
         if head.fields.get("content-type", "").lower().startswith("application/json"):
             body = await whole_body(self._connection)
             self._over = True
-            self._first = deltas.read_json_reply(body, self._max_tokens, self._thinks_first)
+            self._first = deltas.read_json_reply(body, *self._shape)
 
     async def _read(self) -> list[Delta]:
         """The next batch; empty at the end."""

@@ -165,7 +165,10 @@ class Upstream:
         """Whom to ask: the model that the conversation names, then the default and its fallbacks."""
         named = conversation.options.model
         models = dict.fromkeys((named, *self._settings.models) if named else self._settings.models)
-        return self._circuits.order(tuple(models), now)
+        first, *fallbacks = models
+        # A reply without the tools that were asked for is no help. The first one was asked for by name, or by default.
+        able = [model for model in fallbacks if all(cloudflare.takes(model, name) for name in conversation.passed)]
+        return self._circuits.order((first, *able), now)
 
     def _others(self, conversation: Conversation, asked: list[str]) -> list[str]:
         """Who else may answer; those not asked yet before those that were."""
@@ -193,7 +196,7 @@ class Upstream:
         request = self._api.run(model, body, self._api.affinity(conversation, client), tag)
 
         async def ask(lent: Connection) -> tuple[Answer, Connection]:
-            answer = Answer(lent, model, max_tokens, settings.deadlines, tag)
+            answer = Answer(lent, model, max_tokens, settings.deadlines, tag, "tools" in conversation.passed)
             answer.left_out = left_out
             try:
                 await answer.begin(request)

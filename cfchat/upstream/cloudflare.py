@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cfchat.chat import Conversation, Options, without_surrogates
+from cfchat.chat import Conversation, Message, Options, without_surrogates
 from cfchat.errors import UpstreamProtocolError
 
 # --- models --------------------------------------------------------------------------------------
@@ -65,6 +65,8 @@ _WIDEST: _Ranges = {**_NEWER, "temperature": (0, 5)}
 _CLASSIC_NAMES = re.compile(r"@cf/(meta|mistralai|mistral|deepseek-ai)/.*|@cf/qwen/(qwq|qwen1|qwen2).*|@hf/.*")
 # These make it run into a timeout (cloudflare/langchain-cloudflare#30).
 _NOT_TAKEN: Mapping[str, frozenset[str]] = {_GLM: frozenset({"top_k", "repetition_penalty"})}
+# Of what OpenAI's API knows, these are in the classic schema, too.
+_CLASSIC_PASSED = frozenset({"tools", "response_format"})
 _THINKS_FIRST = re.compile(r"@cf/deepseek-ai/deepseek-r1-distill.*|@cf/qwen/qwq.*")
 
 
@@ -78,6 +80,11 @@ def ranges(model: str | None) -> Mapping[str, tuple[float, float]]:
     known = _CLASSIC if _CLASSIC_NAMES.fullmatch(model) else _NEWER
     without = _NOT_TAKEN.get(model, frozenset())
     return {name: known[name] for name in known if name not in without} if without else known
+
+
+def takes(model: str | None, name: str) -> bool:
+    """Whether the model takes this body field, one of those that are passed on as they are; the widest for None."""
+    return model is None or name in _CLASSIC_PASSED or not _CLASSIC_NAMES.fullmatch(model)
 
 
 def window(model: str) -> int | None:
@@ -137,9 +144,11 @@ def encode_request(
     """
     body: dict[str, object] = dict(MODEL_FIELDS.get(model, {}) if extra is None else extra)
     body |= _options(conversation.options, model)
+    body |= _passed(conversation.passed, model)
     body |= {
-        "messages": [{"role": message.role, "content": message.content} for message in conversation.messages],
-        "stream": True,
+        "messages": [_message(message) for message in conversation.messages],
+        # JSON mode cannot be streamed (developers.cloudflare.com/workers-ai/features/json-mode).
+        "stream": "response_format" not in body,
         "max_tokens": max_tokens,
     }
     if reject_if_busy:
@@ -157,6 +166,24 @@ def _options(options: Options, model: str) -> dict[str, object]:
         for name, (low, high) in ranges(model).items()
         if asked[name] is not None
     }
+
+
+def _passed(passed: Mapping[str, object], model: str) -> dict[str, object]:
+    """What this model takes of it. The classic schema wants the schema of a JSON reply bare."""
+    fields = {name: value for name, value in passed.items() if takes(model, name)}
+    wanted: Any = fields.get("response_format")
+    if wanted and wanted["type"] == "json_schema" and _CLASSIC_NAMES.fullmatch(model):
+        fields["response_format"] = {"type": "json_schema", "json_schema": wanted["json_schema"]["schema"]}
+    return fields
+
+
+def _message(message: Message) -> dict[str, object]:
+    told: dict[str, object] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        told["tool_calls"] = message.tool_calls
+    if message.tool_call_id:
+        told["tool_call_id"] = message.tool_call_id
+    return told
 
 
 # --- the list of models --------------------------------------------------------------------------

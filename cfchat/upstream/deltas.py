@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, NoReturn
 
-from cfchat.chat import Delta
+from cfchat.chat import Delta, ToolCall, without_surrogates
 from cfchat.errors import UpstreamEmpty, UpstreamError, UpstreamInterrupted, UpstreamProtocolError
 from cfchat.upstream.faults import error_in_event, error_in_reply, finish_error
 from cfchat.wire.sse import Event
@@ -194,6 +194,39 @@ def _started(text: str, tag: str) -> int:
     return next((size for size in range(len(tag) - 1, 0, -1) if text.endswith(tag[:size])), 0)
 
 
+class _ToolCalls:
+    """The calls of a reply, numbered: whole ones, as in the classic dialect, or piece by piece with an index."""
+
+    def __init__(self) -> None:
+        self._begun = 0
+        self._last: dict[object, tuple[int, str]] = {}  # by their index: the number and id of the call that grows there
+
+    def read(self, items: object) -> Iterator[ToolCall]:
+        for item in items if type(items) is list else ():
+            if type(item) is not dict:
+                continue
+            function = item.get("function")
+            named: dict[str, Any] = function if type(function) is dict else item
+            call_id, name, arguments = _text_of(item.get("id")), _text_of(named.get("name")), named.get("arguments")
+            if arguments is not None and type(arguments) is not str:
+                arguments = json.dumps(arguments, separators=(",", ":"))
+            if call_id or name or arguments:
+                yield ToolCall(self._number(item.get("index"), call_id, name), call_id, name, _text_of(arguments))
+
+    def _number(self, index: object, call_id: str, name: str) -> int:
+        index = index if type(index) is int else None
+        number, grown = self._last.get(index, (-1, ""))
+        if number < 0 or (call_id and call_id != grown) or (index is None and name):
+            number, grown = self._begun, call_id
+            self._begun += 1
+            self._last[index] = number, grown
+        return number
+
+
+def _text_of(value: object) -> str:
+    return without_surrogates(value) if type(value) is str else ""
+
+
 # --- one streamed reply --------------------------------------------------------------------------
 
 # As Cloudflare's own client maps them; all others count as "stop".
@@ -208,14 +241,15 @@ _NO_BLANK_AFTER = frozenset(" \t\n\r\f\v([{<\"'`«„“‘‚")
 
 
 class ReplyReader:
-    """The state of one streamed reply: events in, deltas out.
+    """The state of one streamed reply: events in, deltas out. Calls of tools are told only where it has `tools`.
 
-    `done` means that nothing more is to be read: [DONE] was seen, or an error that close() raises.
+    `done` means that nothing more is to be read: [DONE] was seen, or an error that close() raises; `answered`, that
+    there was text or a call.
     """
 
-    def __init__(self, max_tokens: int, thinks_first: bool = False) -> None:
+    def __init__(self, max_tokens: int, thinks_first: bool = False, tools: bool = False) -> None:
         self.done = False
-        self.text_seen = False
+        self.answered = False
         self.passed_over = 0
         self.finish_reason: str | None = None
         self._max_tokens = max_tokens
@@ -228,6 +262,7 @@ class ReplyReader:
         self._last = ""  # the last character of the text so far
         self._thought = False
         self._called_tools = False
+        self._calls = _ToolCalls() if tools else None
         self._error: UpstreamError | None = None
 
     @property
@@ -248,12 +283,12 @@ class ReplyReader:
         said = self._shape(reply)
         return said is not None and said.text == words and not (said.finish or said.reasoning or said.tool_calls)
 
-    def say(self, words: str) -> Delta:
+    def say(self, words: str) -> Delta | None:
         """The delta of events that say these words together, and repeat a usage that was read. For `answering`."""
         self._last = words[-1]
         words = self._text.join(words)
-        self.text_seen |= bool(words)
-        return Delta(words)
+        self.answered |= bool(words)
+        return Delta(words) if words else None
 
     def read(self, events: Sequence[Event]) -> list[Delta]:
         """The deltas of these events.
@@ -341,9 +376,15 @@ class ReplyReader:
             if self._thoughts is not None:
                 words, in_text = self._sort(self._thoughts, words)
                 thought += in_text
-            self.text_seen |= bool(words)
-        self._called_tools |= bool(said.tool_calls)
-        return Delta(words, reasoning=thought) if words or thought else None
+            self.answered |= bool(words)
+        calls = self._call(said.tool_calls) if said.tool_calls else ()
+        return Delta(words, reasoning=thought, tool_calls=calls) if words or thought or calls else None
+
+    def _call(self, items: object) -> tuple[ToolCall, ...]:
+        self._called_tools = True
+        calls = () if self._calls is None else tuple(self._calls.read(items))
+        self.answered |= bool(calls)
+        return calls
 
     def _think(self, thought: object) -> str:
         self._thought = True
@@ -388,12 +429,14 @@ class ReplyReader:
             # The classic dialect has no finish reason.
             spent = _count(self._usage or {}, "completion_tokens", "output_tokens")
             self.finish_reason = "length" if spent >= self._max_tokens else "stop"
+        if self.finish_reason == "stop" and self._calls is not None and self._called_tools:
+            self.finish_reason = "tool_calls"
         words, thought = self._text.flush(), self._reasoning.flush()
         if self._thoughts is not None:
             in_text = self._thoughts.split(words)
             held = self._thoughts.flush()
             words, thought = in_text[0] + held[0], thought + in_text[1] + held[1]
-        self.text_seen |= bool(words)
+        self.answered |= bool(words)
         return Delta(words, self.finish_reason, self.usage, thought)
 
     def _fail(self, error: UpstreamError) -> None:
@@ -401,20 +444,22 @@ class ReplyReader:
         self.done = True
 
 
-def read_json_reply(body: bytes, max_tokens: int, thinks_first: bool = False) -> list[Delta]:
+def read_json_reply(
+    body: bytes, max_tokens: int, thinks_first: bool = False, tools: bool = False
+) -> list[Delta]:
     """The deltas of a reply that was not streamed although it was asked for so.
 
     Raises the UpstreamError that it reports under its 200, UpstreamProtocolError where it has none of the
     known shapes, and UpstreamEmpty.
     """
-    reader = ReplyReader(max_tokens, thinks_first)
+    reader = ReplyReader(max_tokens, thinks_first, tools)
     reader._shape = _said_in_whole
     deltas = reader.read([Event(body.decode("utf-8", "replace").removeprefix("\ufeff"))])
     if reader.passed_over:
         raise UpstreamProtocolError("The model's server sent nonsense.", detail=f"reply {body[:300]!r}")
     reader.done = True
     deltas += reader.close(None)
-    if not reader.text_seen:
+    if not reader.answered:
         raise reader.empty_error()
     return deltas
 

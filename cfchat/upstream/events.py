@@ -47,7 +47,9 @@ class EventReader:
                 words, data = self._likeness.read(data)
                 if words:
                     self._tried = 0
-                    deltas.append(self._reply.say(words))
+                    delta = self._reply.say(words)
+                    if delta is not None:
+                        deltas.append(delta)
                     break
             end = data.find(b"\n\n") + 2
             if end < 2 or self._tried >= _TRIED:

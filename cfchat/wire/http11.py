@@ -137,6 +137,11 @@ class RequestHead:
         return _persists(self.minor, self.fields)
 
     @property
+    def has_body(self) -> bool:
+        """A body follows, though a chunked one may be empty (RFC 9112 §6)."""
+        return "transfer-encoding" in self.fields or bool(self.fields.get("content-length", "").strip("0"))
+
+    @property
     def expects_continue(self) -> bool:
         """The client waits for `100 Continue` (RFC 9110 §10.1.1: one of 1.0 never does)."""
         return self.minor >= 1 and "100-continue" in _members(self.fields, "expect")
@@ -428,6 +433,11 @@ class RequestReader(_Reader[RequestHead]):
 
     def __init__(self, limits: ReadLimits = ReadLimits()) -> None:
         super().__init__(limits)
+
+    @property
+    def begun(self) -> bool:
+        """Some of a request has come that is not complete; empty lines before it are none of it."""
+        return self._begun or len(self._buffer) > 0
 
     @property
     def body_pending(self) -> bool:

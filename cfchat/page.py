@@ -1,0 +1,72 @@
+"""The chat page and the <cf-chat> module: static files, read once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from cfchat.server import Handler, Request, Response
+
+# What may come to the page is its own; nothing inline, nowhere to send a form, in nobody's frame.
+CLOSED = (
+    "Content-Security-Policy",
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+)
+OPEN = ("Cross-Origin-Resource-Policy", "cross-origin")
+HTML = "text/html; charset=utf-8"
+FILES = {
+    "/": ("index.html", HTML),
+    "/cfchat.js": ("cfchat.js", "text/javascript; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/favicon.svg": ("favicon.svg", "image/svg+xml"),
+}
+NOTE = "Answers come from <bdi>$model</bdi> and can be wrong."
+DEMO_NOTE = (
+    "This is a demo: ELIZA, a program of 1966, answers, not a real model. For one, start cfchat with "
+    "<bdi>CLOUDFLARE_ACCOUNT_ID</bdi> and <bdi>CLOUDFLARE_API_TOKEN</bdi> set, and without <bdi>--demo</bdi>."
+)
+
+
+def pages(model: str, demo: bool) -> Mapping[str, Handler]:
+    """A handler for each path of the page, which says that `model` answers, or that it is the demo.
+
+    The files are read here, wherever the package is, in a zip for one. Raises OSError where one is missing.
+    """
+    note = Template(DEMO_NOTE if demo else NOTE).substitute(model=escape(model))
+    return {path: _handler(_read(name, note), content_type) for path, (name, content_type) in FILES.items()}
+
+
+def _read(name: str, note: str) -> bytes:
+    body = files("cfchat").joinpath("web", name).read_bytes()
+    return Template(body.decode()).substitute(note=note).encode() if name.endswith(".html") else body
+
+
+def _handler(body: bytes, content_type: str) -> Handler:
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    fields = [
+        ("ETag", tag),
+        # Kept, but asked for anew each time: no name has a version in it, and a 304 costs one round trip.
+        ("Cache-Control", "no-cache"),
+        ("Referrer-Policy", "no-referrer"),
+        # The page is in nobody's frame; the module is for every page, whatever that one embeds (COEP).
+        CLOSED if content_type == HTML else OPEN,
+    ]
+
+    async def handle(request: Request) -> Response:
+        if is_known(tag, request.fields.get("if-none-match")):
+            return Response(304, fields)
+        return Response(200, [("Content-Type", content_type), *fields], body)
+
+    return handle
+
+
+def is_known(tag: str, known: str | None) -> bool:
+    """Whether an If-None-Match names the tag: weak comparison, `*` is any (RFC 9110 §13.1.2)."""
+    if known is None:
+        return False
+    # Our tags have no comma in them: a stranger's that has one is cut, and still not ours.
+    return known.strip() == "*" or tag in (item.strip().removeprefix("W/") for item in known.split(","))
