@@ -282,7 +282,10 @@ class _Streams:
 
     async def enter(self) -> None:
         """Raises Overloaded where too many wait already, or the turn does not come in time."""
-        if self._free.locked() and self._waiting >= self._settings.max_queue:
+        if not self._free.locked():
+            await self._free.acquire()  # without a wait
+            return
+        if self._waiting >= self._settings.max_queue:
             raise _too_many()
         self._waiting += 1
         try:

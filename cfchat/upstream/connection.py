@@ -104,6 +104,10 @@ class Deadline:
         """Whoever waits now, it is not for the upstream."""
         self._when = inf
 
+    def rest(self) -> None:
+        """Nothing is waited for. The timer stays, for it costs less to let it ring than to make another."""
+        self._when = self._bound = inf
+
     def cancel(self) -> None:
         self._when = self._bound = inf
         if self._timer is not None:
@@ -216,7 +220,7 @@ class Connection:
 
     def rest(self) -> None:
         """Between two exchanges: whatever comes now makes the connection unusable."""
-        self.deadline.cancel()
+        self.deadline.rest()
         self._stream.idle = True
 
     def close(self) -> None:

@@ -112,6 +112,8 @@ class ChunkedDecoder:
         """See Decoder. Takes all the chunks that are there."""
         if self._error:
             raise self._error
+        if not len(buffer):
+            return b""
         pieces: list[bytes] = []
         try:
             while self._in_chunk and self._advance(buffer, pieces):

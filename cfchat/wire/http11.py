@@ -16,7 +16,7 @@ import enum
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Final, Generic, TypeVar, overload
 
@@ -554,8 +554,10 @@ class ResponseReader(_Reader[ResponseHead]):
 # --- writing -----------------------------------------------------------------------------------------
 
 
-def encode_request_head(method: str, target: str, fields: Iterable[tuple[str, str]]) -> bytes:
-    """A request head of HTTP/1.1.
+def encode_request_head(
+    method: str, target: str, fields: Iterable[tuple[str, str]], encoded: bytes = b""
+) -> bytes:
+    """A request head of HTTP/1.1. `encoded` are fields that `encode_fields` made once for many.
 
     Raises:
         ValueError: the method, the target, a name or a value is not what the grammar allows.
@@ -564,7 +566,12 @@ def encode_request_head(method: str, target: str, fields: Iterable[tuple[str, st
         _checked(grammar.TOKEN, method, "method"),
         _checked(grammar.TARGET, target, "target"),
     )
-    return line + _encode_fields(fields)
+    return line + encoded + encode_fields(fields) + b"\r\n"
+
+
+def encode_fields(fields: Iterable[tuple[str, str]]) -> bytes:
+    """The lines of these fields. Raises ValueError as `encode_request_head` does."""
+    return b"".join([_encode_field(name, value) for name, value in fields])
 
 
 def encode_response_head(status: int, fields: Iterable[tuple[str, str]]) -> bytes:
@@ -575,19 +582,19 @@ def encode_response_head(status: int, fields: Iterable[tuple[str, str]]) -> byte
     """
     if not 100 <= status <= 599:
         raise ValueError("the status is not between 100 and 599")
-    return b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"")) + _encode_fields(fields)
+    lines = [_encode_known_field(name, value) for name, value in fields]
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, _REASONS.get(status, b""), b"".join(lines))
 
 
 _REASONS = {int(status): status.phrase.encode("ascii") for status in HTTPStatus}
 
 
-def _encode_fields(fields: Iterable[tuple[str, str]]) -> bytes:
-    lines = [
-        b"%b: %b\r\n"
-        % (_checked(grammar.TOKEN, name, "field name"), _checked(grammar.FIELD_VALUE, value, "field value"))
-        for name, value in fields
-    ]
-    return b"".join(lines) + b"\r\n"
+def _encode_field(name: str, value: str) -> bytes:
+    return b"%b: %b\r\n" % (_checked(grammar.TOKEN, name, "field name"), _checked(grammar.FIELD_VALUE, value, "field value"))
+
+
+# Most fields of a response are those of the last one, too. (Not of requests: a token should be in one place only.)
+_encode_known_field = lru_cache(maxsize=256)(_encode_field)
 
 
 def _checked(pattern: grammar.Pattern, text: str, what: str) -> bytes:
