@@ -24,8 +24,6 @@ class Likeness:
         self._middle = middle.encode()
         self._after = f"{after}\n\n".encode()
         self._between = self._after + self._before
-        self._escaped_end = b"\\" + (self._middle or self._after)
-        self._quotes = f"{before}{middle}{after}".count('"')
 
     def example(self, words: str, padding: str) -> str:
         """The data of an event with these words and this padding, both of letters."""
@@ -37,23 +35,33 @@ class Likeness:
         end = data.rfind(self._after) + len(self._after)
         if end < len(self._between) or not data.startswith(self._before):
             return "", data
-        alike = data[:end]
         pieces = data[len(self._before) : end - len(self._after)].split(self._between)
-        # The words have a quote only behind a single backslash, and no backslash before the quote that ends them:
-        # then each of them is one string, whatever else it holds. That its escapes are right is for the decoder to say.
-        quotes = alike.count(b'"') - alike.count(b'\\"')
-        if quotes != self._quotes * len(pieces) or b"\\\\" in alike or self._escaped_end in alike:
-            return "", data
         if self._middle:
             parts = [piece.partition(self._middle) for piece in pieces]
             padding = b"".join([part[2] for part in parts])
-            if not all([part[1] for part in parts]) or not padding.isalnum():
+            if not padding.isalnum() or not all([part[1] for part in parts]):
                 return "", data
-            pieces = [words for words, _, _ in parts]
+            pieces = [part[0] for part in parts]
+        listed = b'","'.join(pieces)
+        if not _are_strings(listed, len(pieces)):
+            return "", data
         try:
-            return "".join(json.loads((b'["' + b'","'.join(pieces) + b'"]').decode())), data[end:]
+            return "".join(json.loads(f'["{listed.decode()}"]')), data[end:]
         except ValueError:
             return "", data
+
+
+def _are_strings(listed: bytes, count: int) -> bool:
+    """Whether each of these, with `","` between them, is one string of JSON, if it is right in its escapes.
+
+    It is where it has a quote only behind a single backslash, and none at its end. Two backslashes could mean anything.
+    """
+    quotes = 2 * (count - 1)
+    if b"\\" in listed:
+        if b"\\\\" in listed or b'\\","' in listed or listed.endswith(b"\\"):
+            return False
+        quotes += listed.count(b'\\"')
+    return listed.count(b'"') == quotes
 
 
 def find(data: str) -> Likeness | None:

@@ -120,7 +120,7 @@ class ChunkedDecoder:
                 pass
             if self._alone and not self._in_chunk and not self.ended:
                 self._take_plain(buffer, pieces)
-            while self._advance(buffer, pieces):
+            while len(buffer) and self._advance(buffer, pieces):
                 pass
         except ProtocolError as error:
             if not pieces:
