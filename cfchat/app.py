@@ -263,7 +263,8 @@ class _Bill:
         self._usage: Mapping[str, object] = {}
 
     def add(self, batch: Sequence[chat.Delta]) -> None:
-        self._said += sum(len(delta.text) for delta in batch)
+        for delta in batch:
+            self._said += len(delta.text)
         self._usage = batch[-1].usage or self._usage
 
     @property

@@ -194,29 +194,24 @@ class Connection:
         """
         try:
             while (event := self._wire.next_event()) is NEED_DATA:
-                data = await self._read()
+                data = await self._stream.read()
                 if data:
                     self._answered = True
                     self._wire.receive_data(data)
+                elif self.deadline.expired:
+                    raise self.deadline.error()
                 else:
                     self._wire.receive_eof()
+        except OSError as error:
+            if self.deadline.expired:
+                raise self.deadline.error() from error
+            kind = UpstreamInterrupted if self._answered else UpstreamStale
+            raise kind("The connection to the model was lost.", detail=str(error)) from error
         except Incomplete as error:
             raise UpstreamInterrupted("The connection to the model was lost.", detail=error.message) from error
         except ProtocolError as error:
             raise UpstreamProtocolError("The model's server sent nonsense.", detail=error.message) from error
         return event
-
-    async def _read(self) -> bytes:
-        try:
-            data = await self._stream.read()
-        except OSError as error:
-            if not self.deadline.expired:
-                kind = UpstreamInterrupted if self._answered else UpstreamStale
-                raise kind("The connection to the model was lost.", detail=str(error)) from error
-            data = b""
-        if not data and self.deadline.expired:
-            raise self.deadline.error()
-        return data
 
     def rest(self) -> None:
         """Between two exchanges: whatever comes now makes the connection unusable."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 
+_decode = json.JSONDecoder().raw_decode
 # The first such string; whether it is what the model says, whoever learns must try. Padding is letters and digits.
 _WORDS = re.compile(r'"(?:response|content)"\s*:\s*"((?:[^"\\]|\\.)*+)"')
 _PADDING = re.compile(r'"p"\s*:\s*"([0-9A-Za-z]++)"')
@@ -46,9 +47,11 @@ class Likeness:
         if not _are_strings(listed, len(pieces)):
             return "", data
         try:
-            return "".join(json.loads(f'["{listed.decode()}"]')), data[end:]
+            array = f'["{listed.decode()}"]'
+            words, length = _decode(array)
         except ValueError:
             return "", data
+        return ("".join(words), data[end:]) if length == len(array) else ("", data)
 
 
 def _are_strings(listed: bytes, count: int) -> bool:
