@@ -45,6 +45,7 @@ Route = Mapping[str, Handler]  # by method
 _MODELS = "/v1/models/"
 _JSON = (("Content-Type", "application/json"), ("Cache-Control", "no-cache"))
 
+_METHODS = frozenset(HTTPMethod.__members__)
 # Forms are what other sites may send without a preflight, and never a conversation.
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
@@ -125,7 +126,7 @@ class App:
         return response
 
     async def _route(self, request: Request) -> Response:
-        if request.method not in HTTPMethod.__members__ or request.method == "CONNECT":
+        if request.method not in _METHODS or request.method == "CONNECT":
             raise UnknownMethod("This method is not implemented.")
         route = self._find(request.path)
         if route is None:

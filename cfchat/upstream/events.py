@@ -10,6 +10,8 @@ from cfchat.wire.sse import SSEParser
 
 # How many events are parsed one by one to find what the others are like: of one read, and in a row.
 _TRIED_EACH, _TRIED = 3, 8
+# Learning costs as much as some events: it is for where so many more are there, or so many have been.
+_MORE, _BEFORE = 8, 2
 # No event in so few bytes can be over its limit.
 _MOST_SKIMMED = 1 << 19
 
@@ -54,13 +56,19 @@ class EventReader:
             end = data.find(b"\n\n") + 2
             if end < 2 or self._tried >= _TRIED:
                 break
-            self._parse(data[:end], deltas)
-            data = data[end:]
-            if not data or not self._reply.answering:
+            if len(data) < _MORE * end and self._tried < _BEFORE:
+                self._tried += 1
                 break
+            last = self._parse(data[:end], deltas)
+            data = data[end:]
+            if last is None or not self._reply.answering:
+                break
+            self._tried += 1
+            self._learn(last)
         return data
 
-    def _parse(self, data: bytes, deltas: list[Delta]) -> None:
+    def _parse(self, data: bytes, deltas: list[Delta]) -> str | None:
+        """Read event by event; the data of the last."""
         try:
             events = self._parser.feed(data)
             deltas += self._reply.read(events)
@@ -68,10 +76,8 @@ class EventReader:
             # Both readers keep it in mind.
             if not deltas:
                 raise
-            return
-        if len(events) == 1 and self._tried < _TRIED and self._reply.answering:
-            self._tried += 1
-            self._learn(events[0].data)
+            return None
+        return events[-1].data if events else None
 
     def _learn(self, data: str) -> None:
         """Take an event that was read for what others are like, if another such one says its words and no more."""

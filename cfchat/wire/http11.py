@@ -55,15 +55,17 @@ class Fields:
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """All values under a name as one list (RFC 9110 §5.2), or the default."""
-        values = self._by_name.get(name.lower())
-        return default if values is None else ", ".join(values)
+        values = self._by_name.get(name) or self._by_name.get(name.lower())
+        if values is None:
+            return default
+        return values[0] if len(values) == 1 else ", ".join(values)
 
     def get_all(self, name: str) -> list[str]:
         """The values under a name, one for each line it came in."""
         return list(self._by_name.get(name.lower(), ()))
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._by_name
+        return name in self._by_name or (isinstance(name, str) and name.lower() in self._by_name)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._items)
@@ -101,6 +103,8 @@ def _members(fields: Fields, name: str) -> list[str]:
 
 def _persists(minor: int, fields: Fields) -> bool:
     """RFC 9112 §9.3."""
+    if "connection" not in fields:
+        return minor >= 1
     options = _members(fields, "connection")
     return "close" not in options and (minor >= 1 or "keep-alive" in options)
 
@@ -144,12 +148,13 @@ class RequestHead:
     @property
     def expects_continue(self) -> bool:
         """The client waits for `100 Continue` (RFC 9110 §10.1.1: one of 1.0 never does)."""
-        return self.minor >= 1 and "100-continue" in _members(self.fields, "expect")
+        return self.minor >= 1 and "expect" in self.fields and "100-continue" in _members(self.fields, "expect")
 
     @property
     def expects_something_else(self) -> bool:
         """The client expects what nobody knows (RFC 9110 §10.1.1: 417)."""
-        return self.minor >= 1 and not set(_members(self.fields, "expect")) <= {"", "100-continue"}
+        told = self.minor >= 1 and "expect" in self.fields
+        return told and not set(_members(self.fields, "expect")) <= {"", "100-continue"}
 
     def _parts(self) -> tuple[str, str]:
         target = self.target
@@ -260,6 +265,8 @@ def _is_chunked(minor: int, fields: Fields) -> bool:
         return False
     if "content-length" in fields or minor < 1:
         raise ProtocolError("Transfer-Encoding with Content-Length, or in HTTP/1.0, is refused.")
+    if value == "chunked":
+        return True
     if not grammar.TOKEN_LIST.fullmatch(value.encode("latin-1")):
         raise ProtocolError("Transfer-Encoding is malformed.")
     codings = _members(fields, "transfer-encoding")

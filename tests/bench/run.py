@@ -236,7 +236,8 @@ def profile(arena: Arena, mode: str, shape: str) -> None:
         with arena.run(command) as (child, port):
             result = measure(replace(MODES[mode], port=port, shape=shape, watch={"it": child.pid}))
         print(f"{mode}: {result.tokens:,} tokens, {cpu_per_token(result):.1f} us of CPU each under the profiler")
-        pstats.Stats(dumped).sort_stats("tottime").print_stats(45)
+        for order in ("tottime", "cumtime"):
+            pstats.Stats(dumped).sort_stats(order).print_stats(60)
 
 
 def cpu_per_token(result: Result) -> float:
