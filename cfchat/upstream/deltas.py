@@ -277,7 +277,10 @@ class ReplyReader:
 
     def says_only(self, words: str, data: str) -> bool:
         """Whether an event of this data says the words and nothing else but a usage."""
-        reply = _decode(data)
+        try:
+            reply = _decode(data)
+        except (ValueError, RecursionError):
+            return False
         if type(reply) is not dict or error_in_reply(reply) is not None:
             return False
         said = self._shape(reply)

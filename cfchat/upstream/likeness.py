@@ -47,11 +47,9 @@ class Likeness:
         if not _are_strings(listed, len(pieces)):
             return "", data
         try:
-            array = f'["{listed.decode()}"]'
-            words, length = _decode(array)
+            return "".join(_decode(f'["{listed.decode()}"]')[0]), data[end:]
         except ValueError:
             return "", data
-        return ("".join(words), data[end:]) if length == len(array) else ("", data)
 
 
 def _are_strings(listed: bytes, count: int) -> bool:
@@ -61,7 +59,7 @@ def _are_strings(listed: bytes, count: int) -> bool:
     """
     quotes = 2 * (count - 1)
     if b"\\" in listed:
-        if b"\\\\" in listed or b'\\","' in listed or listed.endswith(b"\\"):
+        if b"\\\\" in listed or b'\\","' in listed:
             return False
         quotes += listed.count(b'\\"')
     return listed.count(b'"') == quotes
