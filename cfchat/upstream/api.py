@@ -88,8 +88,6 @@ class Api:
         """One conversation meets one warm prefix cache, with no state here and no address there."""
         messages = conversation.messages
         first = next((message.content for message in messages if message.role == "user"), "")
-        digest = hmac.new(self.token.reveal().encode(), digestmod="sha256")
-        for part in (client, messages[0].content, first):
-            raw = part.encode()
-            digest.update(b"%d:" % len(raw) + raw)
-        return digest.hexdigest()[:32]
+        parts = [part.encode() for part in (client, messages[0].content, first)]
+        whole = b"".join([b"%d:%b" % (len(part), part) for part in parts])
+        return hmac.digest(self.token.reveal().encode(), whole, "sha256").hex()[:32]

@@ -85,20 +85,23 @@ class Deadline:
         self._when = self._bound = inf
         self._waits = self._bound_waits = self._late = (0.0, NEXT_TOKEN)
         self._timer: asyncio.TimerHandle | None = None
+        self._rings = inf  # when the timer does
         self.expired = False
 
     def move(self, seconds: float, wait: Wait) -> None:
         """Expire `seconds` from now, unless moved again before."""
         self._waits = seconds, wait
-        self._when = self._loop.time() + seconds
-        self._watch(self._when)
+        self._when = when = self._loop.time() + seconds
+        if when < self._rings:
+            self._watch(when)
 
     def bound(self, seconds: float, wait: Wait) -> None:
         """Expire `seconds` from now, wherever the deadline is moved to; 0 for no such bound."""
         if seconds:
             self._bound_waits = seconds, wait
             self._bound = self._loop.time() + seconds
-            self._watch(self._bound)
+            if self._bound < self._rings:
+                self._watch(self._bound)
 
     def pause(self) -> None:
         """Whoever waits now, it is not for the upstream."""
@@ -112,7 +115,7 @@ class Deadline:
         self._when = self._bound = inf
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._rings = None, inf
 
     def error(self) -> UpstreamTimeout:
         """What an expired deadline means."""
@@ -123,13 +126,12 @@ class Deadline:
 
     def _watch(self, when: float) -> None:
         if self._timer is not None:
-            if self._timer.when() <= when:
-                return
             self._timer.cancel()
+        self._rings = when
         self._timer = self._loop.call_at(when, self._fire)
 
     def _fire(self) -> None:
-        self._timer = None
+        self._timer, self._rings = None, inf
         now = self._loop.time()
         if now >= min(self._when, self._bound):
             # Remembered here: what was read before may still move the deadline.
