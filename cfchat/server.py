@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from functools import partial
 from math import inf
 from types import coroutine
@@ -678,6 +677,9 @@ def _new_id() -> str:
     return os.urandom(8).hex()
 
 
+# Never the locale's. (email.utils knows this, too, and takes as long to import as this whole module.)
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _dated: tuple[int, str] = (0, "")
 
 
@@ -686,5 +688,7 @@ def _date() -> str:
     global _dated
     now = int(time.time())
     if _dated[0] != now:
-        _dated = (now, formatdate(now, usegmt=True))
+        year, month, day, hour, minute, second, weekday, *_ = time.gmtime(now)
+        date = f"{_DAYS[weekday]}, {day:02} {_MONTHS[month - 1]} {year} {hour:02}:{minute:02}:{second:02} GMT"
+        _dated = (now, date)
     return _dated[1]
