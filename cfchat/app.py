@@ -57,6 +57,7 @@ Route = Mapping[str, Handler]  # by method
 _MODELS = "/v1/models/"
 _JSON = (("Content-Type", "application/json"), ("Cache-Control", "no-cache"))
 
+_METHODS = frozenset(HTTPMethod.__members__)
 # Forms are what other sites may send without a preflight, and never a conversation.
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
@@ -158,7 +159,7 @@ class App:
         return _refusal(error, request_id)
 
     async def _route(self, request: Request) -> Response:
-        if request.method not in HTTPMethod.__members__ or request.method == "CONNECT":
+        if request.method not in _METHODS or request.method == "CONNECT":
             raise UnknownMethod("This method is not implemented.")
         route = self._find(request.path)
         if route is None:
@@ -370,7 +371,8 @@ class _Bill:
         self.began: float | None = None  # when the first words came
 
     def add(self, batch: Sequence[Delta]) -> None:
-        self._said += sum(len(delta.text) for delta in batch)
+        for delta in batch:
+            self._said += len(delta.text)
         self._usage = batch[-1].usage or self._usage
 
     @property
@@ -401,7 +403,14 @@ class _Streams:
 
     async def enter(self) -> None:
         """Raises Overloaded where too many wait already, or the turn does not come in time."""
-        if self._free.locked() and self.waiting >= self._settings.max_queue:
+        if self._free.locked():
+            await self._wait()
+        else:
+            await self._free.acquire()  # without a wait
+        self.running += 1
+
+    async def _wait(self) -> None:
+        if self.waiting >= self._settings.max_queue:
             raise _too_many()
         self.waiting += 1
         try:
@@ -411,7 +420,6 @@ class _Streams:
             raise _too_many() from None
         finally:
             self.waiting -= 1
-        self.running += 1
 
     def leave(self) -> None:
         self.running -= 1

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import io
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from cfchat import __version__, api
@@ -65,6 +67,19 @@ _CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(1
 
 
 class _Parser(argparse.ArgumentParser):
+    """Given its flags when it is used: a command line has one command, and all flags of all take a while."""
+
+    complete: Callable[[], None] | None = None
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        self._complete()
+        return super().parse_known_args(*args, **kwargs)
+
+    def _complete(self) -> None:
+        complete, self.complete = self.complete, None
+        if complete is not None:
+            complete()
+
     def error(self, message: str) -> None:  # type: ignore[override]
         """One line, no usage text: the reason should not be the last of twenty lines."""
         self.exit(WRONG_USE, f"cfchat: {message} (see {self.prog} --help)\n")
@@ -96,19 +111,19 @@ def make_parser() -> argparse.ArgumentParser:
             # So that a flag before the command is not undone by its absence behind it.
             argument_default=argparse.SUPPRESS,
         )
-        _add_own_flags(name, command)
-        _add_shared_flags(command)
+        command.complete = partial(_add_flags, name, command)
     _add_shared_flags(parser)
     return parser
 
 
-def _add_own_flags(command: str, parser: argparse.ArgumentParser) -> None:
+def _add_flags(command: str, parser: argparse.ArgumentParser) -> None:
     if command == "ask":
         told = "what to ask; - or nothing reads it from standard input"
         parser.add_argument("question", metavar="QUESTION", nargs="*", default=[], help=told)
         parser.add_argument("--system", dest="system_prompt", metavar="TEXT", help="a shorter --system-prompt")
     elif command != "serve":
         parser.add_argument("--json", action="store_true", default=False, help="print JSON")
+    _add_shared_flags(parser)
 
 
 def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
@@ -189,6 +204,7 @@ async def serve(config: Config, demo: bool) -> None:
             _warn_if_open(serving.host, config)
             _allow_files(config.server.connections)
             _reload_keys_on_hangup(serving.rooms.guard, config.keys_file)
+            gc.freeze()  # what is here by now stays, so no collection need look at it
             await _until_signalled(serving.server)
 
 

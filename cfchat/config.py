@@ -6,12 +6,10 @@ import argparse
 import math
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from operator import attrgetter
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -189,10 +187,17 @@ def _gateway(text: str) -> str:
     return text
 
 
+def _read_text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
 def _model_fields(path: str) -> dict[str, dict[str, object]]:
     """A TOML file: a table for each model, its keys further fields of the request body."""
+    import tomllib  # rarely needed
+
     try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        tables = tomllib.loads(_read_text(path))
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -235,7 +240,7 @@ def _origins(text: str) -> tuple[str, ...]:
 def read_keys(path: str) -> guard.Keys:
     """The keys in a file. Raises ValueError with the reason."""
     try:
-        return guard.parse_keys(Path(path).read_text(encoding="utf-8"))
+        return guard.parse_keys(_read_text(path))
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -478,7 +483,7 @@ def _from_file(variable: str, environ: Mapping[str, str], faults: list[str]) -> 
     if not path:
         return None
     try:
-        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        return _read_text(path).rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         faults.append(f"{variable}: cannot read {path}: {reason}")

@@ -219,7 +219,7 @@ def parse_json(body: bytes) -> object:
     if "\0" in text[:4]:
         raise InvalidJSON("The body is not UTF-8: it looks like UTF-16 or UTF-32.")
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return _decode_json(text)
     except RecursionError:
         raise InvalidJSON("The JSON in the body is nested too deeply.") from None
     except json.JSONDecodeError as error:
@@ -230,6 +230,10 @@ def parse_json(body: bytes) -> object:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+# json.loads with arguments builds a decoder each time.
+_decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def parse_options(document: Mapping[str, object], limits: Limits) -> Options:

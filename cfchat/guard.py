@@ -10,6 +10,7 @@ import hmac
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from math import ceil, floor
 
@@ -247,6 +248,7 @@ def client_address(peer: str, fields: Fields, trusted: Sequence[Network]) -> str
     return told[0] if told and all(address == told[0] for address in told) else peer
 
 
+@lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
     """What is counted as one client: an IPv4 address, or the /64 that one IPv6 subscriber has."""
     found = _parse(address)

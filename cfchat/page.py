@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from html import escape
-from importlib.resources import files
+from pkgutil import get_data
 from string import Template
 
 from cfchat.server import Handler, Request, Response
@@ -41,7 +41,8 @@ def pages(model: str, demo: bool) -> Mapping[str, Handler]:
 
 
 def _read(name: str, note: str) -> bytes:
-    body = files("cfchat").joinpath("web", name).read_bytes()
+    body = get_data("cfchat", f"web/{name}")
+    assert body is not None
     return Template(body.decode()).substitute(note=note).encode() if name.endswith(".html") else body
 
 

@@ -11,13 +11,13 @@ import struct
 import time
 from asyncio.constants import ACCEPT_RETRY_DELAY
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from functools import partial
 from math import inf
-from typing import Any, Protocol
+from types import coroutine
+from typing import Any, Protocol, SupportsIndex
 
 from cfchat.errors import BodyTooLarge, CfchatError, ExpectationFailed, Incomplete, Overloaded, RequestTimeout
 from cfchat.observe import Exchange, log_exchange
@@ -156,14 +156,19 @@ class Server:
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; returns the address listened on (port 0 becomes a real one). Raises OSError."""
-        self._server = await asyncio.start_server(self._accept, host, port, limit=READ_SIZE, backlog=1024)
-        self._files = _FilesRunOut.watched(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._protocol, host, port, backlog=1024)
+        self._files = _FilesRunOut.watched(loop)
         self.address = self._server.sockets[0].getsockname()[:2]
         return self.address
+
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        return asyncio.StreamReaderProtocol(_Inbound(limit=READ_SIZE), self._accept)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A plain function: a coroutine would be wrapped in a task that asyncio owns, and not we.
         peer = writer.get_extra_info("peername")
+        assert isinstance(reader, _Inbound)
         connection = _Connection(self, reader, writer, peer[0] if peer else "")
         name = self.peers.counted(connection.peer)
         here, there = len(self._connections), 0 if name is None else self._counted[name]
@@ -224,6 +229,60 @@ class _ClientGone(Exception):
     """The client closed the connection, or does not take what it is sent."""
 
 
+class _Inbound(asyncio.StreamReader):
+    """What the client sends. While it is answered nobody reads: then what comes is handed on as it comes.
+
+    A task that reads would do the same, at the price of a task for each request.
+    """
+
+    _take: Callable[[bytes], bool] | None = None
+    _leave: Callable[[], None] | None = None
+    _ended = False
+    _kept = False  # bytes are waiting for `read`, so what comes now must wait behind them
+
+    def watch(self, take: Callable[[bytes], bool], leave: Callable[[], None]) -> None:
+        """Call `take` with what comes until it says that this is enough, `leave` when the client has left.
+
+        `leave` never before the loop's next turn: a reply that is ready still goes to whoever closed its half.
+        """
+        self._take, self._leave = take, leave
+        if self._ended:
+            self._end()
+
+    def stop_watching(self) -> None:
+        self._take = self._leave = None
+
+    async def read_some(self) -> bytes:
+        """As `read`."""
+        data = await self.read(READ_SIZE)
+        self._kept = len(data) == READ_SIZE
+        return data
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        if self._take is not None and not self._kept:
+            self._kept = not self._take(bytes(data))
+        else:
+            self._kept = True
+            super().feed_data(data)
+
+    def feed_eof(self) -> None:
+        super().feed_eof()
+        self._end()
+
+    def set_exception(self, exc: Exception) -> None:
+        super().set_exception(exc)
+        self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._leave is not None:
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def _tell(self) -> None:
+        if self._leave is not None:
+            self._leave()
+
+
 class _Connection:
     """One client: requests in order, one at a time, until either side has had enough."""
 
@@ -231,7 +290,7 @@ class _Connection:
     refusal: Overloaded | None = None  # to be told at once, whatever is asked
 
     def __init__(
-        self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str
+        self, server: Server, reader: _Inbound, writer: asyncio.StreamWriter, peer: str
     ) -> None:
         self._server = server
         self.limits = server.limits
@@ -239,7 +298,6 @@ class _Connection:
         self._writer = writer
         self._transport = writer.transport
         self._wire = RequestReader(server.limits.read)
-        self._watcher: asyncio.Task[None] | None = None
         self._idle = False
         self.peer = peer
         self.gone = False  # the client is
@@ -261,7 +319,9 @@ class _Connection:
                 await self._refuse(self.refusal)
             else:
                 while await self._exchange():
-                    pass
+                    if self._wire.buffered:
+                        # Requests sent ahead would all be answered in one turn of the loop.
+                        await asyncio.sleep(0)
         except (_ClientGone, OSError):
             self._transport.abort()
         except asyncio.CancelledError:
@@ -272,7 +332,7 @@ class _Connection:
             log.exception("connection from %s failed", self.peer)
             self._transport.abort()
         finally:
-            await self._stop_watching()
+            self._reader.stop_watching()
             await self._close()
 
     async def _close(self) -> None:
@@ -310,8 +370,7 @@ class _Connection:
             raise
         finally:
             self._server.note(entry)
-        await self._stop_watching()
-        await asyncio.sleep(0)  # requests sent ahead would be answered all in one turn of the loop
+        self._reader.stop_watching()
         return keep
 
     async def _reply(self, head: RequestHead, request: Request, entry: Exchange) -> bool:
@@ -365,7 +424,7 @@ class _Connection:
                 while event is NEED_DATA:
                     await self._receive()
                     event = self._wire.next_event()
-                    if self._idle and self._wire.begun:
+                    if event is NEED_DATA and self._idle and self._wire.begun:
                         self._idle = False
                         deadline.reschedule(asyncio.get_running_loop().time() + self.limits.head)
         except TimeoutError:
@@ -382,49 +441,46 @@ class _Connection:
         return event
 
     async def _read_body(self, head: RequestHead, limit: int) -> bytes:
-        pieces: list[bytes] = []
-        expects, size = head.expects_continue, 0
-        try:
-            async with asyncio.timeout(self.limits.body):
-                while type(event := self._wire.next_event()) is not EndOfMessage:
-                    if type(event) is Data:
-                        size += len(event.data)
-                        if size > limit:
-                            raise BodyTooLarge(f"The body is over {limit} bytes.")
-                        pieces.append(event.data)
-                        continue
-                    if expects and not pieces and not self._wire.buffered:
-                        self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                    expects = False
-                    await self._receive()
-                    await asyncio.sleep(0)  # what has come already is read without a wait: take turns here, too
-        except TimeoutError:
-            raise RequestTimeout("The request's body did not arrive in time.") from None
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
-        return b"".join(pieces)
+        body = bytearray()
+        if not self._take_body(body, limit):
+            if head.expects_continue and not body and not self._wire.buffered:
+                self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            try:
+                async with asyncio.timeout(self.limits.body):
+                    whole = False
+                    while not whole:
+                        await self._receive()
+                        await asyncio.sleep(0)  # what has come already is read without a wait: take turns here, too
+                        whole = self._take_body(body, limit)
+            except TimeoutError:
+                raise RequestTimeout("The request's body did not arrive in time.") from None
+        # From here on EOF means gone (as in Go's net/http, and nginx).
+        self._reader.watch(self._take_ahead, self._leave)
+        return bytes(body)
+
+    def _take_body(self, body: bytearray, limit: int) -> bool:
+        """Take what is there of the body; whether that is all of it."""
+        while type(event := self._wire.next_event()) is Data:
+            body += event.data
+            if len(body) > limit:
+                raise BodyTooLarge(f"The body is over {limit} bytes.")
+        return type(event) is EndOfMessage
 
     async def _receive(self) -> None:
-        data = await self._reader.read(READ_SIZE)
+        data = await self._reader.read_some()
         if data:
             self._wire.receive_data(data)
         else:
             self._wire.receive_eof()
 
-    async def _watch(self) -> None:
-        """Read the client while it is answered: EOF means gone (as in Go's net/http, and nginx)."""
-        with suppress(OSError):
-            while data := await self._reader.read(READ_SIZE):
-                self._wire.receive_data(data)
-                if self._wire.buffered > READ_AHEAD:
-                    return
+    def _take_ahead(self, data: bytes) -> bool:
+        """Keep what belongs to the next request; whether more may come."""
+        self._wire.receive_data(data)
+        return self._wire.buffered <= READ_AHEAD
+
+    def _leave(self) -> None:
         self.gone = True
         self.task.cancel()
-
-    async def _stop_watching(self) -> None:
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.wait([self._watcher])
-            self._watcher = None
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -469,9 +525,14 @@ class _Connection:
             raise _ClientGone
         self._writer.write(data)
 
+    @property
+    def full(self) -> bool:
+        """Whether the client has too much unread."""
+        return self._transport.get_write_buffer_size() >= WRITE_AHEAD
+
     async def flush(self) -> None:
         """Backpressure: wait while the client has too much unread, but not for ever."""
-        if self._transport.get_write_buffer_size() < WRITE_AHEAD:
+        if not self.full:
             return
         try:
             async with asyncio.timeout(self.limits.write):
@@ -481,13 +542,13 @@ class _Connection:
 
     async def _linger(self) -> None:
         """Let the client read its refusal before the kernel's RST destroys it (RFC 9112 §9.6)."""
-        await self._stop_watching()
+        self._reader.stop_watching()
         left = self.limits.linger_bytes
         with suppress(TimeoutError, OSError):
             if self._writer.can_write_eof():
                 self._writer.write_eof()
             async with asyncio.timeout(self.limits.linger):
-                while left > 0 and (data := await self._reader.read(READ_SIZE)):
+                while left > 0 and (data := await self._reader.read_some()):
                     left -= len(data)
 
 
@@ -500,8 +561,9 @@ class _Stream:
         self._connection = connection
         self._response = response
         self._entry = entry
-        self._prefix = prefix
         self._chunked = chunked
+        self._held = [prefix]  # goes out in one write before anything is waited for
+        self._pushed = 0  # bytes of the body that are not held any more
         self._loop = asyncio.get_running_loop()
         self._written = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -509,10 +571,7 @@ class _Stream:
     async def send(self, body: AsyncGenerator[bytes, None]) -> bool:
         """Write all of it; whether it is whole."""
         try:
-            async for piece in body:
-                if piece:
-                    self._write(piece)
-                    await self._connection.flush()
+            await self._send_pieces(body)
         except CfchatError as error:
             return self._fail(error)
         except asyncio.CancelledError:
@@ -531,7 +590,19 @@ class _Stream:
         await self._connection.flush()
         return True
 
-    def _write(self, piece: bytes) -> None:
+    async def _send_pieces(self, body: AsyncGenerator[bytes, None]) -> None:
+        while True:
+            try:
+                piece = await _before_waiting(body.__anext__(), self._push)
+            except StopAsyncIteration:
+                return
+            if piece:
+                self._hold(piece)
+                if self._entry.sent - self._pushed >= WRITE_AHEAD or self._connection.full:
+                    self._push()
+                    await self._connection.flush()
+
+    def _hold(self, piece: bytes) -> None:
         entry = self._entry
         if not entry.sent:
             entry.began()
@@ -539,20 +610,28 @@ class _Stream:
                 self._beat_after(self._connection.limits.heartbeat)
         entry.sent += len(piece)
         self._written = self._loop.time()
-        self._connection.write(self._prefix + (encode_chunk(piece) if self._chunked else piece))
-        self._prefix = b""
+        self._held.append(encode_chunk(piece) if self._chunked else piece)
+
+    def _push(self) -> None:
+        """Send what is held. A head alone waits for the first piece."""
+        if self._pushed != self._entry.sent:
+            self._pushed = self._entry.sent
+            self._connection.write(b"".join(self._held))
+            self._held.clear()
 
     def _end(self) -> None:
-        self._connection.write(self._prefix + (LAST_CHUNK if self._chunked else b""))
+        self._held.append(LAST_CHUNK if self._chunked else b"")
+        self._connection.write(b"".join(self._held))
 
     def _fail(self, error: CfchatError) -> bool:
         """After the head only the form's own words, or a missing end, can say that something went wrong."""
         self._entry.fault = f"interrupted: {error}"
         words = self._response.fail(error)
         if words:
-            self._write(words)
+            self._hold(words)
             self._end()
             return True
+        self._push()
         if not self._chunked:
             self._connection.reset()
         return False
@@ -566,9 +645,32 @@ class _Stream:
         silent = self._loop.time() - self._written
         if silent >= pause:
             with suppress(_ClientGone):
-                self._write(self._response.heartbeat)
+                self._hold(self._response.heartbeat)
+                self._push()
             silent = 0.0
         self._beat_after(pause - silent)
+
+
+@coroutine
+def _before_waiting(awaitable: Awaitable[bytes], do: Callable[[], None]) -> Generator[Any, Any, bytes]:
+    """Await it; `do` something first, but only where that means to wait. What `do` raises, it gets to see."""
+    steps = awaitable.__await__()
+    try:
+        waits_for = next(steps)
+        try:
+            do()
+        except Exception as error:
+            waits_for = steps.throw(error)
+        while True:
+            try:
+                sent = yield waits_for
+            except BaseException as error:
+                waits_for = steps.throw(error)
+            else:
+                waits_for = steps.send(sent)
+    except StopIteration as stop:
+        value: bytes = stop.value
+        return value
 
 
 class _FilesRunOut:
@@ -621,6 +723,9 @@ def new_id() -> str:
     return os.urandom(8).hex()
 
 
+# Never the locale's. (email.utils knows this, too, and takes as long to import as this whole module.)
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _dated: tuple[int, str] = (0, "")
 
 
@@ -629,5 +734,7 @@ def _date() -> str:
     global _dated
     now = int(time.time())
     if _dated[0] != now:
-        _dated = (now, formatdate(now, usegmt=True))
+        year, month, day, hour, minute, second, weekday, *_ = time.gmtime(now)
+        date = f"{_DAYS[weekday]}, {day:02} {_MONTHS[month - 1]} {year} {hour:02}:{minute:02}:{second:02} GMT"
+        _dated = (now, date)
     return _dated[1]

@@ -138,10 +138,10 @@ def decode(decoder: Decoder, pieces: Iterable[bytes]) -> tuple[Outcome, ReceiveB
     return (out, decoder.ended, None), buffer
 
 
-def reference(data: bytes) -> Outcome:
+def reference(data: bytes, limit: int | None = LIMIT) -> Outcome:
     out: list[bytes] = []
     try:
-        reference_chunks(data, 0, out)
+        reference_chunks(data, 0, out, limit=limit)
     except Starved:
         return b"".join(out), False, None
     except ProtocolError as error:
@@ -184,6 +184,20 @@ def test_chunks_agree_with_the_reference_for_any_cut(body: bytes, cuts: list[int
         outcome, buffer = decode(ChunkedDecoder(LINE, EXTENSIONS, LIMIT), pieces)
         assert outcome == expected
         assert outcome[2] or outcome[1] or len(buffer) < LINE + 2
+
+
+RUNS = st.lists(st.binary(max_size=9) | st.sampled_from([b"\r\n", b"a\r\n1\r\nb", b"0", b"x" * 300]), max_size=6)
+
+
+@given(RUNS.map(lambda datas: b"".join(map(encode_chunk, datas))), chunked_bodies() | st.binary(max_size=40), CUTS)
+def test_many_chunks_at_once_are_what_they_are_one_by_one(run: bytes, body: bytes, cuts: list[int]) -> None:
+    body = run + body
+    expected = reference(body, limit=None)
+    for pieces in ([body], pieces_of(body, cuts), [body[at : at + 1] for at in range(len(body))]):
+        outcome, buffer = decode(ChunkedDecoder(LINE, EXTENSIONS, alone=True), pieces)
+        assert outcome == expected
+        one_by_one = decode(ChunkedDecoder(LINE, EXTENSIONS), pieces)[1]
+        assert outcome[2] or buffer.take(999) == one_by_one.take(999)
 
 
 @given(st.lists(st.binary(max_size=30)), CUTS)
@@ -262,10 +276,11 @@ def test_the_limits_where_none_are_named() -> None:
     assert passes(*[4095] * 4, 4) and not passes(*[4095] * 4, 5)  # 16,384 in all
 
 
+@pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("size", [1, 7, 100_000])
-def test_the_work_is_linear(size: int) -> None:
+def test_the_work_is_linear(size: int, alone: bool) -> None:
     body = encode_chunk(b"x" * 9) * 2000 + encode_chunk(b"y" * 20_000) + LAST_CHUNK
-    decoder, buffer = ChunkedDecoder(), ReceiveBuffer()
+    decoder, buffer = ChunkedDecoder(alone=alone), ReceiveBuffer()
     counter, out = counted(buffer), b""
     for at in range(0, len(body), size):
         buffer.append(body[at : at + size])

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass
 
 from cfchat.conversation import Delta
 from cfchat.errors import EventTooLarge, UpstreamError, UpstreamProtocolError, UpstreamTimeout
 from cfchat.upstream import cloudflare, connection, deltas, faults
 from cfchat.upstream.connection import Connection
+from cfchat.upstream.events import EventReader
 from cfchat.wire.http11 import Data
-from cfchat.wire.sse import SSEParser
 
 log = logging.getLogger("cfchat.upstream")
 
@@ -47,8 +46,9 @@ class Answer:
         self._tag = tag
         self._shape = (max_tokens, cloudflare.thinks_first(model), tools)
         self._reply = deltas.ReplyReader(*self._shape)
-        self._batches = self._exchange()
+        self._events = EventReader(self._reply)
         self._first: list[Delta] = []
+        self._over = False
 
     async def begin(self, request: bytes) -> None:
         """Send the request and read up to the first text or call: what fails here can be tried again."""
@@ -57,7 +57,10 @@ class Answer:
         deadline.move(self._deadlines.first_delta, connection.FIRST_TOKEN)
         self._connection.send(request)
         try:
-            async for batch in self._batches:
+            await self._read_head()
+            if self._over:
+                return
+            while batch := await self._read():
                 self._first += batch
                 if any(delta.text or delta.tool_calls for delta in batch):
                     return
@@ -73,53 +76,48 @@ class Answer:
     async def batches(self) -> AsyncGenerator[list[Delta], None]:
         """The reply, once: lists of Delta, none empty. Raises an UpstreamError where it breaks off."""
         deadline, seconds = self._connection.deadline, self._deadlines.between_deltas
-        deadline.pause()
-        yield self._first
-        deadline.move(seconds, connection.NEXT_TOKEN)
-        async for batch in self._batches:
+        batch = self._first
+        while batch:
             # While the client takes its time the upstream is not late.
             deadline.pause()
             yield batch
             deadline.move(seconds, connection.NEXT_TOKEN)
+            batch = await self._read()
 
-    async def aclose(self) -> None:
-        await self._batches.aclose()
+    def close(self) -> None:
+        """Log what was left out of it."""
         if self._reply.passed_over:
             log.info("%s passed over %d events without text", self._tag, self._reply.passed_over)
 
-    async def _exchange(self) -> AsyncGenerator[list[Delta], None]:
+    async def _read_head(self) -> None:
+        """Read the head; and all, where it is no stream."""
         head = await self._connection.head()
-        content_type = head.fields.get("content-type", "")
         if head.status != 200:
             body = await whole_body(self._connection)
             raise faults.read_error(head.status, head.fields, body, now=time.time())
-        if content_type.lower().startswith("application/json"):
+        if head.fields.get("content-type", "").lower().startswith("application/json"):
             body = await whole_body(self._connection)
-            yield deltas.read_json_reply(body, *self._shape)
-            return
+            self._over = True
+            self._first = deltas.read_json_reply(body, *self._shape)
+
+    async def _read(self) -> list[Delta]:
+        """The next batch; empty at the end."""
+        if self._over:
+            return []
         try:
-            async with aclosing(self._events()) as batches:
-                async for batch in batches:
-                    yield batch
+            while not self._reply.done:
+                event = await self._connection.next_event()
+                if type(event) is not Data:
+                    break
+                batch = self._events.feed(event.data)
+                if batch:
+                    return batch
+            else:
+                await self._read_to_end()
+            self._over = True
+            return self._events.close()
         except EventTooLarge as error:
             raise UpstreamProtocolError("The model's server sent nonsense.", detail=error.message) from error
-
-    async def _events(self) -> AsyncGenerator[list[Delta], None]:
-        parser, reply, lent = SSEParser(), self._reply, self._connection
-        pending = None
-        while not reply.done:
-            event = await lent.next_event()
-            if type(event) is not Data:
-                pending = parser.pending
-                break
-            batch = reply.read(parser.feed(event.data))
-            if batch:
-                yield batch
-        else:
-            await self._read_to_end()
-        batch = reply.close(pending)
-        if batch:
-            yield batch
 
     async def _read_to_end(self) -> None:
         """[DONE] makes the reply whole; only the connection's next life depends on what follows."""

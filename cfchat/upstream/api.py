@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cfchat.conversation import Conversation
 from cfchat.upstream import cloudflare
 from cfchat.upstream.connection import Origin
 from cfchat.upstream.secret import Secret
-from cfchat.wire.http11 import encode_request_head
+from cfchat.wire.http11 import encode_fields, encode_request_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,17 @@ class Api:
     account: str
     token: Secret
     gateway: Gateway | None = None
+    _ours: bytes = field(init=False, repr=False, compare=False)  # fields of every request
+
+    def __post_init__(self) -> None:
+        ours = (
+            ("Host", self.origin.authority),
+            ("Authorization", f"Bearer {self.token.reveal()}"),
+            # Compression makes a stream arrive in one lump (cloudflare/workers-sdk#5614).
+            ("Accept-Encoding", "identity"),
+            ("User-Agent", "cfchat"),
+        )
+        object.__setattr__(self, "_ours", encode_fields(ours))
 
     @property
     def on_gateway(self) -> bool:
@@ -68,29 +77,17 @@ class Api:
         ]
         if gateway is not None:
             fields += gateway.fields(not self.on_gateway, request_id)
-        return self._head("POST", target, fields) + body
+        return encode_request_head("POST", target, fields, self._ours) + body
 
     def catalogue(self) -> bytes:
         """The GET of the account's list of models, which is free."""
         target = cloudflare.models_path(self.origin.base_path, self.account)
-        return self._head("GET", target, [("Accept", "application/json")])
+        return encode_request_head("GET", target, [("Accept", "application/json")], self._ours)
 
     def affinity(self, conversation: Conversation, client: str) -> str:
         """One conversation meets one warm prefix cache, with no state here and no address there."""
         messages = conversation.messages
         first = next((message.content for message in messages if message.role == "user"), "")
-        digest = hmac.new(self.token.reveal().encode(), digestmod=hashlib.sha256)
-        for part in (client, messages[0].content, first):
-            raw = part.encode()
-            digest.update(b"%d:" % len(raw) + raw)
-        return digest.hexdigest()[:32]
-
-    def _head(self, method: str, target: str, fields: Sequence[tuple[str, str]]) -> bytes:
-        ours = (
-            ("Host", self.origin.authority),
-            ("Authorization", f"Bearer {self.token.reveal()}"),
-            # Compression makes a stream arrive in one lump (cloudflare/workers-sdk#5614).
-            ("Accept-Encoding", "identity"),
-            ("User-Agent", "cfchat"),
-        )
-        return encode_request_head(method, target, [*ours, *fields])
+        parts = [part.encode() for part in (client, messages[0].content, first)]
+        whole = b"".join([b"%d:%b" % (len(part), part) for part in parts])
+        return hmac.digest(self.token.reveal().encode(), whole, "sha256").hex()[:32]

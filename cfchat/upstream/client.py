@@ -7,8 +7,8 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from cfchat.conversation import Conversation, Options, trim, with_defaults
@@ -25,6 +25,7 @@ log = logging.getLogger("cfchat.upstream")
 DAY = 86400.0
 # So many connections in a row that failed, the last of them so many seconds ago at most: out of reach.
 FAILURES, OF_LATE = 3, 60.0
+_NO_OPTIONS = Options()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +111,17 @@ class Upstream:
         """Close what lies idle, where no upkeep was begun."""
         self._pool.close()
 
-    @asynccontextmanager
-    async def stream(self, conversation: Conversation, *, client: str = "", tag: str = "-") -> AsyncIterator[Answer]:
+    def stream(
+        self, conversation: Conversation, *, client: str = "", tag: str = "-"
+    ) -> AbstractAsyncContextManager[Answer]:
         """Ask the model; leaving the block closes the connection or gives it back.
 
         `client` is the address the conversation comes from, `tag` what log lines begin with.
         Raises an UpstreamError, its `tries` set, where no words came in all tries.
         """
-        conversation = with_defaults(conversation, self._settings.defaults)
-        answer, lent = await self._begin(conversation, client, tag)
-        try:
-            yield answer
-        finally:
-            await self._end(answer, lent)
+        if self._settings.defaults != _NO_OPTIONS:
+            conversation = with_defaults(conversation, self._settings.defaults)
+        return _Loan(self._begin(conversation, client, tag), self._end)
 
     async def catalogue(self) -> list[cloudflare.Model]:
         """The text models that the account's list names; free of charge. Raises an UpstreamError."""
@@ -136,7 +135,7 @@ class Upstream:
             body = await whole_body(lent)
         finally:
             lent.rest()
-            self._pool.give_back(lent, reusable=lent.usable)
+            self._pool.give_back(lent, reusable=True)
         if head.status != 200:
             raise faults.read_error(head.status, head.fields, body, now=time.time())
         return cloudflare.read_models(body)
@@ -222,7 +221,7 @@ class Upstream:
             try:
                 await answer.begin(request)
             except BaseException:
-                await self._end(answer, lent)
+                self._end(answer, lent)
                 raise
             return answer, lent
 
@@ -242,12 +241,10 @@ class Upstream:
             return conversation, 0
         return trim(conversation, window - max_tokens)
 
-    async def _end(self, answer: Answer, lent: Connection) -> None:
-        try:
-            await answer.aclose()
-        finally:
-            lent.rest()
-            self._pool.give_back(lent, reusable=lent.usable)
+    def _end(self, answer: Answer, lent: Connection) -> None:
+        answer.close()
+        lent.rest()
+        self._pool.give_back(lent, reusable=True)
 
     # --- upkeep --------------------------------------------------------------------------------------
 
@@ -281,6 +278,23 @@ class Upstream:
             log.warning("model %s is not in the account's list of models", name)
         elif listed.deprecation:
             log.warning("model %s is going to be removed on %s: choose another", name, listed.deprecation)
+
+
+class _Loan(AbstractAsyncContextManager[Answer]):
+    """An answer, and the connection that it comes by for as long as it is wanted."""
+
+    def __init__(
+        self, begun: Coroutine[None, None, tuple[Answer, Connection]], end: Callable[[Answer, Connection], None]
+    ) -> None:
+        self._begun = begun
+        self._end = end
+
+    async def __aenter__(self) -> Answer:
+        self._lent = await self._begun
+        return self._lent[0]
+
+    async def __aexit__(self, *_: object) -> None:
+        self._end(*self._lent)
 
 
 def _report(task: asyncio.Task[None]) -> None:

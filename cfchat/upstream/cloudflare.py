@@ -102,6 +102,10 @@ _ACCOUNT_ID = re.compile(r"[0-9a-fA-F]{32}")
 _TOKEN = re.compile(r"[!#-&(-~]+")  # visible ASCII without quotes, which are pasted along at times
 
 
+# json.dumps with arguments builds an encoder each time.
+_encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
 # --- the request ---------------------------------------------------------------------------------
 
 
@@ -154,7 +158,7 @@ def encode_request(
     if reject_if_busy:
         own = body.get("options")
         body["options"] = {**(own if isinstance(own, dict) else {}), "rejectIfBusy": True}
-    text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = _encode_json(body)
     return without_surrogates(text).encode()
 
 

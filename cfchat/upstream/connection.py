@@ -8,10 +8,9 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import SupportsIndex
 
 from cfchat.errors import (
     Incomplete,
@@ -22,6 +21,7 @@ from cfchat.errors import (
     UpstreamTimeout,
 )
 from cfchat.upstream.proxy import Proxy, open_tunnel
+from cfchat.upstream.stream import Stream
 from cfchat.wire.http11 import (
     NEED_DATA,
     Data,
@@ -31,7 +31,6 @@ from cfchat.wire.http11 import (
     ResponseReader,
 )
 
-READ_SIZE = 64 * 1024
 RESPONSE_LIMITS = ReadLimits(head=64 * 1024, body=None)
 # Between one address of a host and the next (RFC 8305 §5), in seconds.
 NEXT_ADDRESS = 0.25
@@ -86,30 +85,37 @@ class Deadline:
         self._when = self._bound = inf
         self._waits = self._bound_waits = self._late = (0.0, NEXT_TOKEN)
         self._timer: asyncio.TimerHandle | None = None
+        self._rings = inf  # when the timer does
         self.expired = False
 
     def move(self, seconds: float, wait: Wait) -> None:
         """Expire `seconds` from now, unless moved again before."""
         self._waits = seconds, wait
-        self._when = self._loop.time() + seconds
-        self._watch(self._when)
+        self._when = when = self._loop.time() + seconds
+        if when < self._rings:
+            self._watch(when)
 
     def bound(self, seconds: float, wait: Wait) -> None:
         """Expire `seconds` from now, wherever the deadline is moved to; 0 for no such bound."""
         if seconds:
             self._bound_waits = seconds, wait
             self._bound = self._loop.time() + seconds
-            self._watch(self._bound)
+            if self._bound < self._rings:
+                self._watch(self._bound)
 
     def pause(self) -> None:
         """Whoever waits now, it is not for the upstream."""
         self._when = inf
 
+    def rest(self) -> None:
+        """Nothing is waited for. The timer stays, for it costs less to let it ring than to make another."""
+        self._when = self._bound = inf
+
     def cancel(self) -> None:
         self._when = self._bound = inf
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._rings = None, inf
 
     def error(self) -> UpstreamTimeout:
         """What an expired deadline means."""
@@ -120,13 +126,12 @@ class Deadline:
 
     def _watch(self, when: float) -> None:
         if self._timer is not None:
-            if self._timer.when() <= when:
-                return
             self._timer.cancel()
+        self._rings = when
         self._timer = self._loop.call_at(when, self._fire)
 
     def _fire(self) -> None:
-        self._timer = None
+        self._timer, self._rings = None, inf
         now = self._loop.time()
         if now >= min(self._when, self._bound):
             # Remembered here: what was read before may still move the deadline.
@@ -137,27 +142,11 @@ class Deadline:
             self._watch(min(self._when, self._bound))
 
 
-class _Reader(asyncio.StreamReader):
-    """Remembers whether the peer said anything, its end included, while nobody had asked."""
-
-    idle = False
-    disturbed = False
-
-    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
-        self.disturbed |= self.idle
-        super().feed_data(data)
-
-    def feed_eof(self) -> None:
-        self.disturbed |= self.idle
-        super().feed_eof()
-
-
 class Connection:
     """An HTTP/1.1 connection of the client's role. One exchange at a time: `send`, `head`, `next_event`."""
 
-    def __init__(self, reader: _Reader, transport: asyncio.Transport) -> None:
-        self._reader = reader
-        self._transport = transport
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
         self._wire = ResponseReader(RESPONSE_LIMITS)
         self._exchanges = 0
         self._answered = False
@@ -167,22 +156,21 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Still open, and the last message, if there was one, read to its end with nothing behind it."""
-        still_open = not self._reader.disturbed and not self._transport.is_closing()
+        still_open = not self._stream.disturbed and not self._stream.closing
         return still_open and (self._wire.reusable or not self._exchanges)
 
     @property
     def peer(self) -> str:
         """Address and port of the other end, which is the proxy's where there is one; empty once it is lost."""
-        host, port, *_ = self._transport.get_extra_info("peername") or ("", "")
-        if not host:
+        if self._stream.peername is None:
             return ""
+        host, port, *_ = self._stream.peername
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
     def tls_version(self) -> str | None:
         """`TLSv1.3` for one; None for plain TCP."""
-        tls = self._transport.get_extra_info("ssl_object")
-        return None if tls is None else tls.version()
+        return self._stream.tls_version
 
     def send(self, request: bytes) -> None:
         """Send a whole request. It is not waited for: a reply may come before the last byte is out."""
@@ -190,8 +178,8 @@ class Connection:
             self._wire.start_next("POST")
         self._exchanges += 1
         self._answered = False
-        self._reader.idle = False
-        self._transport.write(request)
+        self._stream.idle = False
+        self._stream.write(request)
 
     async def head(self) -> ResponseHead:
         """The final head of the reply. Raises UpstreamStale, and whatever `next_event` raises."""
@@ -208,49 +196,45 @@ class Connection:
         """
         try:
             while (event := self._wire.next_event()) is NEED_DATA:
-                data = await self._read()
+                data = await self._stream.read()
                 if data:
                     self._answered = True
                     self._wire.receive_data(data)
+                elif self.deadline.expired:
+                    raise self.deadline.error()
                 else:
                     self._wire.receive_eof()
+        except OSError as error:
+            if self.deadline.expired:
+                raise self.deadline.error() from error
+            kind = UpstreamInterrupted if self._answered else UpstreamStale
+            raise kind("The connection to the model was lost.", detail=str(error)) from error
         except Incomplete as error:
             raise UpstreamInterrupted("The connection to the model was lost.", detail=error.message) from error
         except ProtocolError as error:
             raise UpstreamProtocolError("The model's server sent nonsense.", detail=error.message) from error
         return event
 
-    async def _read(self) -> bytes:
-        try:
-            data = await self._reader.read(READ_SIZE)
-        except OSError as error:
-            if not self.deadline.expired:
-                kind = UpstreamInterrupted if self._answered else UpstreamStale
-                raise kind("The connection to the model was lost.", detail=str(error)) from error
-            data = b""
-        if not data and self.deadline.expired:
-            raise self.deadline.error()
-        return data
-
     def rest(self) -> None:
         """Between two exchanges: whatever comes now makes the connection unusable."""
-        self.deadline.cancel()
-        self._reader.idle = True
+        self.deadline.rest()
+        self._stream.idle = True
 
     def close(self) -> None:
         self.deadline.cancel()
         # abort, not close: a reply nobody waits for must stop costing tokens now, and a TLS
         # close_notify handshake would wait for the peer.
-        self._transport.abort()
+        self._stream.abort()
 
 
 def make_ssl_context(cafile: str | None = None) -> ssl.SSLContext:
-    """Certificates and names verified, TLS 1.2 or newer, ALPN http/1.1.
+    """Certificates and names verified, TLS 1.2 or newer, nothing negotiated twice, ALPN http/1.1.
 
     `cafile` is a PEM file of authorities to trust in place of the system's. Raises OSError.
     """
     context = ssl.create_default_context(cafile=cafile)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     return context
 
@@ -290,49 +274,35 @@ class _Way:
         first = proxy or origin
         there = f"{first.host}:{first.port}"
         self.step = f"connection to {there}"
-        reader, transport = await _open(first.host, first.port)
+        stream = await _open(first.host, first.port)
         try:
             if proxy is not None:
                 if proxy.tls:
-                    reader, transport = await self._start_tls(transport, context, proxy.host, there)
+                    await self._start_tls(stream, context, proxy.host, there)
                 self.step = f"answer from the proxy {there}"
-                await open_tunnel(proxy, origin.host, origin.port, reader, transport)
+                await open_tunnel(proxy, origin.host, origin.port, stream)
             if context is not None:
-                reader, transport = await self._start_tls(transport, context, origin.host, origin.authority)
+                await self._start_tls(stream, context, origin.host, origin.authority)
         except BaseException:
-            transport.abort()
+            stream.abort()
             raise
-        return Connection(reader, transport)
+        return Connection(stream)
 
-    async def _start_tls(
-        self, below: asyncio.Transport, context: ssl.SSLContext | None, name: str, there: str
-    ) -> tuple[_Reader, asyncio.Transport]:
-        """TLS over a connection. Its reader is a new one: what came unprotected must never be read as what TLS gave."""
+    async def _start_tls(self, stream: Stream, context: ssl.SSLContext | None, name: str, there: str) -> None:
         self.step = f"{HANDSHAKE} with {there}"
         assert context is not None
-        loop = asyncio.get_running_loop()
-        reader, protocol = _receiver(loop)
-        transport = await loop.start_tls(below, protocol, context, server_hostname=name)
-        assert transport is not None
-        protocol.connection_made(transport)
-        return reader, transport
+        await stream.start_tls(context, name)
 
 
-def _receiver(loop: asyncio.AbstractEventLoop) -> tuple[_Reader, asyncio.StreamReaderProtocol]:
-    reader = _Reader(limit=READ_SIZE, loop=loop)
-    return reader, asyncio.StreamReaderProtocol(reader, loop=loop)
-
-
-async def _open(host: str, port: int) -> tuple[_Reader, asyncio.Transport]:
-    loop = asyncio.get_running_loop()
-    reader, protocol = _receiver(loop)
+async def _open(host: str, port: int) -> Stream:
+    stream = Stream()
     try:
-        transport, _ = await loop.create_connection(
-            lambda: protocol, host, port, happy_eyeballs_delay=NEXT_ADDRESS, interleave=1
+        await asyncio.get_running_loop().create_connection(
+            lambda: stream, host, port, happy_eyeballs_delay=NEXT_ADDRESS, interleave=1
         )
     except OSError as error:
         raise _of_one_kind(error) from error.__cause__
-    return reader, transport
+    return stream
 
 
 def _of_one_kind(error: OSError) -> OSError:

@@ -270,6 +270,29 @@ class ReplyReader:
         """The usage with the largest total; counts only."""
         return None if self._usage is None else _counts(self._usage)
 
+    @property
+    def answering(self) -> bool:
+        """Whether more may come, and all text of it is answer."""
+        return self._thoughts is None and not self.done
+
+    def says_only(self, words: str, data: str) -> bool:
+        """Whether an event of this data says the words and nothing else but a usage."""
+        try:
+            reply = _decode(data)
+        except (ValueError, RecursionError):
+            return False
+        if type(reply) is not dict or error_in_reply(reply) is not None:
+            return False
+        said = self._shape(reply)
+        return said is not None and said.text == words and not (said.finish or said.reasoning or said.tool_calls)
+
+    def say(self, words: str) -> Delta | None:
+        """The delta of events that say these words together, and repeat a usage that was read. For `answering`."""
+        self._last = words[-1]
+        words = self._text.join(words)
+        self.answered |= bool(words)
+        return Delta(words) if words else None
+
     def read(self, events: Sequence[Event]) -> list[Delta]:
         """The deltas of these events.
 

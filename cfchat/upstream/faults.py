@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, NoReturn, Protocol
 
 from cfchat.errors import (
@@ -246,6 +245,8 @@ def _retry_after(value: str | None, now: float | None) -> float | None:
     date = _DATE.fullmatch(value)
     if date is None or now is None or date[2] not in _MONTHS:
         return None
+    from datetime import UTC, datetime  # of all servers' hours, few need it
+
     year, month, day = int(date[3]), _MONTHS.index(date[2]) + 1, int(date[1])
     try:
         moment = datetime(year, month, day, int(date[4]), int(date[5]), int(date[6]), tzinfo=UTC)

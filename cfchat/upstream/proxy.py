@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from cfchat.errors import ProtocolError, UpstreamConnectError
 from cfchat.upstream.secret import Secret
+from cfchat.upstream.stream import Stream
 from cfchat.wire.http11 import NEED_DATA, ReadLimits, ResponseHead, ResponseReader, encode_request_head
 
 _LIMITS = ReadLimits(head=64 * 1024, body=0)
@@ -56,19 +56,17 @@ def proxy_for(host: str, port: int, environ: Mapping[str, str]) -> str | None:
     return None if proxy_bypass_environment(f"{host}:{port}", {"no": excepted}) else url
 
 
-async def open_tunnel(
-    proxy: Proxy, host: str, port: int, reader: asyncio.StreamReader, transport: asyncio.Transport
-) -> None:
+async def open_tunnel(proxy: Proxy, host: str, port: int, stream: Stream) -> None:
     """Ask the proxy for a connection to host and port. Raises UpstreamConnectError where it refuses, OSError."""
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     fields = [("Host", authority), ("User-Agent", "cfchat")]
     if proxy.credentials is not None:
         fields.append(("Proxy-Authorization", proxy.credentials.reveal()))
-    transport.write(encode_request_head("CONNECT", authority, fields))
+    stream.write(encode_request_head("CONNECT", authority, fields))
     wire = ResponseReader(_LIMITS, "CONNECT")
     try:
         while (event := wire.next_event()) is NEED_DATA:
-            data = await reader.read(4096)
+            data = await stream.read()
             if data:
                 wire.receive_data(data)
             else:

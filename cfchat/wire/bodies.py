@@ -92,11 +92,15 @@ class UntilCloseDecoder:
 class ChunkedDecoder:
     """RFC 9112 §7.1, up to and with the line of the last chunk. Behind it come the trailers.
 
-    `line` limits one chunk's line, `extensions` the extensions of all chunks together, `limit` the body.
+    `line` limits one chunk's line, `extensions` the extensions of all chunks together, `limit` the body. `alone` says
+    that no other message can follow in the buffer: only then, and without a limit, may all of it be looked at.
     """
 
-    def __init__(self, line: int = 4096, extensions: int = 16384, limit: int | None = None) -> None:
+    def __init__(
+        self, line: int = 4096, extensions: int = 16384, limit: int | None = None, alone: bool = False
+    ) -> None:
         self.ended = False
+        self._alone = alone and limit is None
         self._line = line + 2
         self._extensions = extensions
         self._room = limit
@@ -108,19 +112,48 @@ class ChunkedDecoder:
         """See Decoder. Takes all the chunks that are there."""
         if self._error:
             raise self._error
+        if not len(buffer):
+            return b""
         pieces: list[bytes] = []
         try:
-            while self._advance(buffer, pieces):
+            while self._in_chunk and self._advance(buffer, pieces):
+                pass
+            if self._alone and not self._in_chunk and not self.ended:
+                self._take_plain(buffer, pieces)
+            while len(buffer) and self._advance(buffer, pieces):
                 pass
         except ProtocolError as error:
             if not pieces:
                 raise
             self._error = error
-        return b"".join(pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def finish(self) -> None:
         """See Decoder."""
         raise _CUT()
+
+    def _take_plain(self, buffer: ReceiveBuffer, pieces: list[bytes]) -> None:
+        """Take all whole chunks at once where they are what chunks mostly are: a bare size, and no CRLF in the data.
+
+        An event stream has a chunk for each event: a step for each of them would cost more than all else that is
+        done with it. Anything in doubt is left to the steps.
+        """
+        data = buffer.fresh()
+        line, _, rest = data.partition(b"\r\n")
+        if rest[-2:] == b"\r\n" and line == b"%x" % (len(rest) - 2) and line != b"0":
+            # One chunk and no more, as it is while the model sets the pace.
+            buffer.skip(len(data))
+            pieces.append(rest[:-2])
+            return
+        parts = data.split(b"\r\n")
+        sizes, found = parts[0:-2:2], parts[1:-1:2]
+        if b"" in found:  # the last chunk, and trailers behind it
+            del found[found.index(b"") :]
+            del sizes[len(found) :]
+        lengths = list(map(len, found))
+        if sizes == list(map(b"%x".__mod__, lengths)):
+            pieces += found
+            buffer.skip(sum(lengths) + sum(map(len, sizes)) + 4 * len(found))
 
     def _advance(self, buffer: ReceiveBuffer, pieces: list[bytes]) -> bool:
         """Read one chunk's line, or as much of its data as there is; False if that needs more bytes."""

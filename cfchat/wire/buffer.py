@@ -44,6 +44,15 @@ class ReceiveBuffer:
         self._searched = max(self._searched, end)
         return taken
 
+    def fresh(self) -> bytes:
+        """All that is there, and stays; nothing where some of it was looked at before."""
+        return b"" if self._searched > self._start else bytes(self._data[self._start :])
+
+    def skip(self, count: int) -> None:
+        """Drop so many bytes of those that are there."""
+        self._start += count
+        self._searched = max(self._searched, self._start)
+
     def take_line(self, limit: int, too_long: Callable[[], ProtocolError]) -> bytes | None:
         """Take one line, without its CRLF; None if it has not ended yet.
 

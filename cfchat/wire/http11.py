@@ -16,7 +16,7 @@ import enum
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Final, Generic, TypeVar, overload
 
@@ -55,15 +55,17 @@ class Fields:
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """All values under a name as one list (RFC 9110 §5.2), or the default."""
-        values = self._by_name.get(name.lower())
-        return default if values is None else ", ".join(values)
+        values = self._by_name.get(name) or self._by_name.get(name.lower())
+        if values is None:
+            return default
+        return values[0] if len(values) == 1 else ", ".join(values)
 
     def get_all(self, name: str) -> list[str]:
         """The values under a name, one for each line it came in."""
         return list(self._by_name.get(name.lower(), ()))
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._by_name
+        return name in self._by_name or (isinstance(name, str) and name.lower() in self._by_name)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._items)
@@ -101,6 +103,8 @@ def _members(fields: Fields, name: str) -> list[str]:
 
 def _persists(minor: int, fields: Fields) -> bool:
     """RFC 9112 §9.3."""
+    if "connection" not in fields:
+        return minor >= 1
     options = _members(fields, "connection")
     return "close" not in options and (minor >= 1 or "keep-alive" in options)
 
@@ -144,12 +148,13 @@ class RequestHead:
     @property
     def expects_continue(self) -> bool:
         """The client waits for `100 Continue` (RFC 9110 §10.1.1: one of 1.0 never does)."""
-        return self.minor >= 1 and "100-continue" in _members(self.fields, "expect")
+        return self.minor >= 1 and "expect" in self.fields and "100-continue" in _members(self.fields, "expect")
 
     @property
     def expects_something_else(self) -> bool:
         """The client expects what nobody knows (RFC 9110 §10.1.1: 417)."""
-        return self.minor >= 1 and not set(_members(self.fields, "expect")) <= {"", "100-continue"}
+        told = self.minor >= 1 and "expect" in self.fields
+        return told and not set(_members(self.fields, "expect")) <= {"", "100-continue"}
 
     def _parts(self) -> tuple[str, str]:
         target = self.target
@@ -260,6 +265,8 @@ def _is_chunked(minor: int, fields: Fields) -> bool:
         return False
     if "content-length" in fields or minor < 1:
         raise ProtocolError("Transfer-Encoding with Content-Length, or in HTTP/1.0, is refused.")
+    if value == "chunked":
+        return True
     if not grammar.TOKEN_LIST.fullmatch(value.encode("latin-1")):
         raise ProtocolError("Transfer-Encoding is malformed.")
     codings = _members(fields, "transfer-encoding")
@@ -287,6 +294,8 @@ HeadT = TypeVar("HeadT", RequestHead, ResponseHead)
 
 class _Reader(Generic[HeadT]):
     """What is common to both roles. A role says how a head is made, how it is framed, and what comes after."""
+
+    _alone = False  # whether nothing can follow a message before it is answered
 
     def __init__(self, limits: ReadLimits) -> None:
         self._limits = limits
@@ -377,7 +386,7 @@ class _Reader(Generic[HeadT]):
     def _decoder_for(self, minor: int, fields: Fields, otherwise: Decoder) -> Decoder:
         limits = self._limits
         if _is_chunked(minor, fields):
-            return ChunkedDecoder(limits.chunk_line, limits.chunk_extensions_total, limits.body)
+            return ChunkedDecoder(limits.chunk_line, limits.chunk_extensions_total, limits.body, self._alone)
         length = _content_length(fields)
         return otherwise if length is None else LengthDecoder(length, limits.body)
 
@@ -480,6 +489,8 @@ class RequestReader(_Reader[RequestHead]):
 class ResponseReader(_Reader[ResponseHead]):
     """Reads the response to one request; `start_next` makes it read that to the next one."""
 
+    _alone = True
+
     def __init__(self, limits: ReadLimits = ReadLimits(), request_method: str = "POST") -> None:
         super().__init__(limits)
         self._method = request_method
@@ -550,8 +561,10 @@ class ResponseReader(_Reader[ResponseHead]):
 # --- writing -----------------------------------------------------------------------------------------
 
 
-def encode_request_head(method: str, target: str, fields: Iterable[tuple[str, str]]) -> bytes:
-    """A request head of HTTP/1.1.
+def encode_request_head(
+    method: str, target: str, fields: Iterable[tuple[str, str]], encoded: bytes = b""
+) -> bytes:
+    """A request head of HTTP/1.1. `encoded` are fields that `encode_fields` made once for many.
 
     Raises:
         ValueError: the method, the target, a name or a value is not what the grammar allows.
@@ -560,7 +573,12 @@ def encode_request_head(method: str, target: str, fields: Iterable[tuple[str, st
         _checked(grammar.TOKEN, method, "method"),
         _checked(grammar.TARGET, target, "target"),
     )
-    return line + _encode_fields(fields)
+    return line + encoded + encode_fields(fields) + b"\r\n"
+
+
+def encode_fields(fields: Iterable[tuple[str, str]]) -> bytes:
+    """The lines of these fields. Raises ValueError as `encode_request_head` does."""
+    return b"".join([_encode_field(name, value) for name, value in fields])
 
 
 def encode_response_head(status: int, fields: Iterable[tuple[str, str]]) -> bytes:
@@ -571,19 +589,19 @@ def encode_response_head(status: int, fields: Iterable[tuple[str, str]]) -> byte
     """
     if not 100 <= status <= 599:
         raise ValueError("the status is not between 100 and 599")
-    return b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"")) + _encode_fields(fields)
+    lines = [_encode_known_field(name, value) for name, value in fields]
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, _REASONS.get(status, b""), b"".join(lines))
 
 
 _REASONS = {int(status): status.phrase.encode("ascii") for status in HTTPStatus}
 
 
-def _encode_fields(fields: Iterable[tuple[str, str]]) -> bytes:
-    lines = [
-        b"%b: %b\r\n"
-        % (_checked(grammar.TOKEN, name, "field name"), _checked(grammar.FIELD_VALUE, value, "field value"))
-        for name, value in fields
-    ]
-    return b"".join(lines) + b"\r\n"
+def _encode_field(name: str, value: str) -> bytes:
+    return b"%b: %b\r\n" % (_checked(grammar.TOKEN, name, "field name"), _checked(grammar.FIELD_VALUE, value, "field value"))
+
+
+# Most fields of a response are those of the last one, too. (Not of requests: a token should be in one place only.)
+_encode_known_field = lru_cache(maxsize=256)(_encode_field)
 
 
 def _checked(pattern: grammar.Pattern, text: str, what: str) -> bytes:

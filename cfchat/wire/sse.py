@@ -70,6 +70,12 @@ class SSEParser:
         return []
 
     @property
+    def between(self) -> bool:
+        """Whether nothing of an event, or of what comes before the first, has been read."""
+        begun = self._line or self._data or self._type or self._at_start or self._after_cr
+        return not begun and self._error is None
+
+    @property
     def pending(self) -> Event | None:
         """The event that the end of its line and an empty line would dispatch. Raises EventTooLarge."""
         if self._error is not None:

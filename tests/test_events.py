@@ -1,0 +1,235 @@
+"""Skimming events that are alike, against parsing each: the same for any stream and any cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded import REPLIES, STREAMS, load, stream_bytes
+
+from cfchat.conversation import Delta
+from cfchat.errors import CfchatError
+from cfchat.upstream.deltas import ReplyReader
+from cfchat.upstream.events import EventReader
+from cfchat.upstream.likeness import Likeness, find
+from cfchat.wire.sse import SSEParser
+
+# --- two ways to read a stream -------------------------------------------------------------------
+
+Told = dict[str, Any]
+
+
+def told(deltas: Sequence[Delta], reply: ReplyReader, error: CfchatError | None) -> Told:
+    """All that a reply says; where one delta ends and the next begins is nothing that it says."""
+    ends = [(delta.finish_reason, delta.usage) for delta in deltas if delta.finish_reason or delta.usage]
+    return {
+        "text": "".join(delta.text for delta in deltas),
+        "reasoning": "".join(delta.reasoning for delta in deltas),
+        "calls": [call for delta in deltas for call in delta.tool_calls],
+        "ends": ends,
+        "error": (type(error), str(error)),
+        "reply": (reply.done, reply.answered, reply.passed_over, reply.finish_reason, reply.usage),
+    }
+
+
+def parsed(pieces: Iterable[bytes], *settings: Any) -> Told:
+    """Event by event."""
+    parser, reply, deltas, error = SSEParser(), ReplyReader(*settings), list[Delta](), None
+    try:
+        for piece in pieces:
+            deltas += reply.read(parser.feed(piece))
+            if reply.done:
+                break
+        deltas += reply.close(None if reply.done else parser.pending)
+    except CfchatError as caught:
+        error = caught
+    return told(deltas, reply, error)
+
+
+def skimmed(pieces: Iterable[bytes], *settings: Any) -> Told:
+    """As the client does it."""
+    reply, deltas, error = ReplyReader(*settings), list[Delta](), None
+    reader = EventReader(reply)
+    try:
+        for piece in pieces:
+            deltas += reader.feed(piece)
+            if reply.done:
+                break
+        deltas += reader.close()
+    except CfchatError as caught:
+        error = caught
+    return told(deltas, reply, error)
+
+
+def cut(raw: bytes, cuts: Iterable[int]) -> list[bytes]:
+    places = sorted({place % (len(raw) + 1) for place in cuts} | {0, len(raw)})
+    return [raw[start:end] for start, end in pairwise(places)]
+
+
+# --- streams nobody recorded ---------------------------------------------------------------------
+
+SHAPES = (
+    '{"response":"%s"}',
+    '{"response": "%s", "tool_calls": [], "p": "%p"}',
+    '{"p":"%p","response":"%s","p":"%p"}',
+    '{"choices":[{"delta":{"content":"%s","reasoning_content":null},"finish_reason":null}],"p":"%p","usage":'
+    '{"prompt_tokens":0,"completion_tokens":1,"total_tokens":1}}',
+    '{"choices":[{"index":0,"delta":{"role":"assistant","content":"%s"}}]}',
+    # What only looks alike: the words elsewhere, twice, or nowhere.
+    '{"response":"one","response":"%s"}',
+    '{"response":"%s","response":"two"}',
+    '{"content":"%s","response":"three"}',
+    '{"response":"%s","finish_reason":"stop"}',
+    '{"choices":[{"delta":{"content":"%s","reasoning":"hm"}}]}',
+    '{"choices":[{"delta":{"content":"%s"}}],"usage":{"total_tokens":1,"p":"%p"}}',
+    '{"response":"%s","error":""}',
+    '{"response":"%s","x":"\\\\"}',
+    '{"response":"a\ndata: %s"}',
+)
+# Whatever could make one event look like two, or two like one.
+CRUMBS = st.sampled_from(
+    ["a", " b", "é", "\u2028", "😀", "", "<think>", "0", "1,", "{", "}", "]", ",", ":", '"', '","', '"}', '\\"', "\\"]
+    + ["\\\\", "\\n", "\\u00e9", "\\u00", "\\ud83d", "\\ude00", "\\x", "\t", "\x7f", "\r", "\n", "\n\n", "data: "]
+    + ['"}\n\ndata: {"response":"', '\\"}\n\ndata: {"response":"', '","p":"', '\\","p":"']
+)
+WORDS = st.lists(CRUMBS, max_size=4).map("".join) | st.sampled_from(["plain", " words", " here"])
+PADS = st.sampled_from(["abde", "abdefghij", "x1", "", "é", "a b", '"', "\\", "\\n"])
+ODD = st.sampled_from(
+    [": comment", "event: error\ndata: boom", "id: 7", "data: [DONE]", "data:", 'data: {"response":null}', "retry: 5"]
+    + ['data: {"response":7}', 'data: {"response":true}', 'data: {"response":"","usage":{"total_tokens":9}}']
+    + ['data: {"errors":[{"code":3040,"message":"busy"}]}', "event: message", "data: {}", "data: {", '{"response":"x"}']
+)
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> bytes:
+    """Events of one or two shapes, most of them with plain words, now and then something odd."""
+    shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=2))
+    lines = []
+    for _ in range(draw(st.integers(1, 12))):
+        shape = draw(st.sampled_from(shapes))
+        words = draw(WORDS) if draw(st.integers(0, 2)) == 0 else draw(st.sampled_from(["plain", " words"]))
+        event = "data: " + shape.replace("%s", words)
+        while "%p" in event:
+            event = event.replace("%p", draw(PADS) if draw(st.booleans()) else "abde", 1)
+        lines.append(draw(ODD) if draw(st.integers(0, 9)) == 0 else event)
+    end = draw(st.sampled_from(["\n\n", "\n\n", "\n\n", "\r\n\r\n", "\n"]))
+    raw = "".join(line + end for line in lines).encode("utf-8", "surrogatepass")
+    broken = draw(st.sampled_from([b"", b"", b"\xff", b"\xed\xa0\xbd", b"\xe2"]))
+    place = draw(st.integers(0, len(raw)))
+    return raw[:place] + broken + raw[place:] + draw(st.sampled_from([b"", b"data: [DONE]\n\n"]))
+
+
+CUTS = st.lists(st.integers(0, 5000), max_size=6)
+
+
+@given(streams(), CUTS, st.booleans())
+def test_what_is_skimmed_is_what_is_parsed(raw: bytes, cuts: list[int], thinks_first: bool) -> None:
+    for pieces in ([raw], cut(raw, cuts)):
+        assert skimmed(pieces, 99, thinks_first) == parsed(pieces, 99, thinks_first)
+
+
+@given(st.lists(REPLIES, max_size=8), CUTS, st.booleans())
+def test_any_json_at_all(replies: list[object], cuts: list[int], tools: bool) -> None:
+    raw = b"".join(b"data: " + json.dumps(reply).encode() + b"\n\n" for reply in replies)
+    pieces = cut(raw, cuts)
+    assert skimmed(pieces, 99, False, tools) == parsed(pieces, 99, False, tools)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_recorded_streams(name: str) -> None:
+    raw = stream_bytes(name)
+    settings = (load("streams", name).get("request_max_tokens", 2048),)
+    expected = parsed([raw], *settings)
+    assert skimmed([raw], *settings) == expected
+    for size in (1, 2, 7, 50, 333):
+        pieces = [raw[at : at + size] for at in range(0, len(raw), size)]
+        assert skimmed(pieces, *settings) == expected
+    # As a model sends it, an event at a time; and a longer stream of the same events.
+    assert skimmed(raw.replace(b"\n\n", b"\n\n\0").split(b"\0"), *settings) == expected
+    longer = raw.removesuffix(b"data: [DONE]\n\n") * 20
+    assert skimmed(cut(longer, range(0, 10**6, 4001)), 2048) == parsed([longer], 2048)
+
+
+# --- that it is skimmed at all -------------------------------------------------------------------
+
+
+def stream_of(shape: str, words: Iterable[str]) -> bytes:
+    return b"".join(b"data: " + shape.replace("%s", w).replace("%p", "ab" * len(w)).encode() + b"\n\n" for w in words)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES[:2], *SHAPES[3:5]])
+@pytest.mark.parametrize("size", [1, 5, 500], ids="{} events a read".format)
+def test_most_events_are_not_parsed(shape: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Escapes and other alphabets among them."""
+    parsed_events = 0
+    feed = SSEParser.feed
+
+    def counting(self: SSEParser, data: bytes) -> Any:
+        nonlocal parsed_events
+        events = feed(self, data)
+        parsed_events += len(events)
+        return events
+
+    monkeypatch.setattr(SSEParser, "feed", counting)
+    words = [" word", "\\n", ' \\"so\\"', " это", "😀", " end"] * 100
+    reader = EventReader(ReplyReader(99))
+    deltas = []
+    for at in range(0, len(words), size):
+        deltas += reader.feed(stream_of(shape, words[at : at + size]))
+    assert "".join(delta.text for delta in deltas) == "".join(json.loads(f'"{word}"') for word in words)
+    assert parsed_events <= max(4, size * 2 + 1)
+
+
+def test_an_odd_event_ends_nothing() -> None:
+    """A backslash of the model's own is parsed; what follows is skimmed again."""
+    likeness = find('{"response":"a"}')
+    assert likeness is not None
+    assert likeness.read(b'data: {"response":"\\\\"}\n\n')[0] == ""
+    assert likeness.read(b'data: {"response":"b"}\n\ndata: [DONE]\n\n') == ("b", b"data: [DONE]\n\n")
+
+
+CLASSIC = Likeness('{"response":"', "", '"}')
+PADDED = Likeness('{"choices":[{"delta":{"content":"', '"}}],"p":"', '"}')
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a\\", ',"b'],  # one string ends too late, the other too early
+        ['x\\\\",', ","],  # three strings in the place of two
+        ['a","response":"b'],
+        ["a\nb"],
+        ["a\tb"],
+        ["\\u00", "41"],  # right only if they are put together
+        ["\\"],
+        ["\\\\"],
+        ["\\x"],
+        ["a", "\\"],
+        ["\\", "a"],
+        ["a\r"],
+    ],
+)
+def test_words_in_doubt_are_not_skimmed(words: list[str]) -> None:
+    for likeness in (CLASSIC, PADDED):
+        raw = "".join(f"data: {likeness.example(word, 'ab')}\n\n" for word in words).encode()
+        assert likeness.read(raw) == ("", raw)
+
+
+@pytest.mark.parametrize("padding", ["\\", 'a"', '","q":"', "é", " ", "\n", '"}}],"p":"'])
+def test_padding_in_doubt_is_not_skimmed(padding: str) -> None:
+    raw = "".join(f"data: {PADDED.example('a', with_)}\n\n" for with_ in ("ab", padding, "ab")).encode()
+    assert PADDED.read(raw) == ("", raw)
+
+
+def test_what_lacks_a_part_is_not_skimmed() -> None:
+    raw = b'data: {"choices":[{"delta":{"content":"a"}\n\n' + f"data: {PADDED.example('b', 'ab')}\n\n".encode()
+    assert PADDED.read(raw) == ("", raw)
+    for raw in (b"", b"\n\n", b'data: {"response":"a"}\n', b'data: {"response":"}\n\n', b"\xff"):
+        assert CLASSIC.read(raw) == ("", raw)
+    assert CLASSIC.read(b'data: {"response":"\xff"}\n\n')[0] == ""  # U+FFFD is for the parser to say
