@@ -16,20 +16,21 @@ from cfchat.pulse import LATE, Pulse, place, stalls_told
 SECRET = "what a user said"
 
 
-def busy(until: float, caplog: pytest.LogCaptureFixture, words: str) -> None:
-    while not caplog.messages and time.monotonic() < until:
+def busy(until: float, told: list[logging.LogRecord], words: str) -> None:
+    while not told and time.monotonic() < until:
         pass
 
 
 async def test_a_stall_is_told_by_its_place_alone(caplog: pytest.LogCaptureFixture) -> None:
     late: list[float] = []
+    records = caplog.handler.records
     pulse = Pulse(late.append)
     pulse.start()
     with stalls_told(pulse):
-        busy(time.monotonic() + 10, caplog, SECRET)
+        busy(time.monotonic() + 10, records, SECRET)
         await until(lambda: bool(late))
     pulse.stop()
-    (line,) = [record for record in caplog.records if record.name == "cfchat.pulse"]
+    line = next(record for record in records if record.name == "cfchat.pulse")
     told = line.getMessage()
     assert line.levelno == logging.WARNING
     assert "tests/test_pulse.py:" in told and " busy < " in told
