@@ -9,12 +9,15 @@ import io
 import json
 import logging
 import os
+import shlex
 import signal
+import socket
 import ssl
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from cfchat import __version__, chat
@@ -23,13 +26,16 @@ from cfchat.check import Result, Status, check, explain
 from cfchat.config import LOOPBACK, Config, add_flags, load, read_keys
 from cfchat.errors import CfchatError, ConfigError, UpstreamError
 from cfchat.guard import Guard, Proxies
+from cfchat.listen import Certificate, adopted, listening
 from cfchat.observe import set_up_logging
 from cfchat.page import pages
 from cfchat.server import Response, Server
+from cfchat.systemd import Notifier, take_files, take_notifier
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.cloudflare import Model
 from cfchat.upstream.connection import Origin, make_ssl_context
 from cfchat.upstream.secret import Secret
+from cfchat.workers import Parent, ended_children, orders, take_worker
 
 log = logging.getLogger("cfchat")
 
@@ -150,8 +156,7 @@ def _run(flags: Mapping[str, Any]) -> int:
         return asyncio.run(run_check(config, flags["json"]))
     if command == "models":
         return asyncio.run(list_models(config, flags["json"]))
-    asyncio.run(serve(config, demo))
-    return OK
+    return asyncio.run(serve(config, demo))
 
 
 def _log_level(command: str, config: Config, flags: Mapping[str, Any]) -> str:
@@ -185,8 +190,39 @@ def _say_error(error: UpstreamError, settings: Settings) -> None:
 # --- serve ----------------------------------------------------------------------------------------
 
 
-async def serve(config: Config, demo: bool) -> None:
-    """Serve until a signal comes. Raises ConfigError where the address cannot be listened on."""
+async def serve(config: Config, demo: bool) -> int:
+    """Serve until a signal comes, here or in workers; returns the exit code.
+
+    Raises ConfigError where the address cannot be listened on, or the certificate is none.
+    """
+    worker = take_worker(os.environ)
+    notifier, files = worker or (take_notifier(os.environ), take_files(os.environ))
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(notifier.close)
+        where = config.where
+        certificate = Certificate(where.cert, where.key) if where.cert else None
+        sockets = stack.enter_context(adopted(files) if files else listening(where))
+        welcome = partial(_welcome, sockets[0].getsockname(), demo, config)
+        if worker is not None:
+            house = _serve_here(_share(config), demo, sockets, certificate, notifier, orders)
+        elif config.workers:
+            return await Parent(sockets, config.workers, config.server.drain, notifier).run(welcome)
+        else:
+            house = _serve_here(config, demo, sockets, certificate, notifier, _signals, welcome)
+        await house
+    return OK
+
+
+async def _serve_here(
+    config: Config,
+    demo: bool,
+    sockets: Sequence[socket.socket],
+    certificate: Certificate | None,
+    notifier: Notifier,
+    orders: Callable[[Notifier], asyncio.Queue[str]],
+    welcome: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve in this process until an order to stop comes."""
     async with contextlib.AsyncExitStack() as stack:
         settings = await _settings(config, demo, stack)
         upstream = Upstream(settings, _context(settings.origin))
@@ -196,13 +232,21 @@ async def serve(config: Config, demo: bool) -> None:
         offered = replace(config.app, model=model, models=(model, *config.app.aliases.values())) if demo else config.app
         app = App(upstream, offered, guard, pages(model, demo) if config.page else {})
         server = Server(app.handle, app.refuse, config.server, Proxies(config.trusted_proxies))
-        host, port = await _listen(server, config)
-        _say_hello(host, port, model, demo, config)
-        _warn_if_open(host, config)
-        _reload_keys_on_hangup(guard, config.keys_file)
+        given = orders(notifier)
+        _reload_on_hangup(guard, config.keys_file, certificate, notifier)
         if not demo:
             await upstream.start()
-        await _until_signalled(server)
+        await server.start_on(sockets, certificate.context if certificate else None)
+        welcome()
+        notifier.ready()
+        await _until_told(server, given, notifier)
+
+
+def _share(config: Config) -> Config:
+    """One worker's part of what all together may spend."""
+    tokens = config.guard.daily_tokens
+    shared = tokens and max(1, tokens // config.workers)
+    return replace(config, guard=replace(config.guard, daily_tokens=shared))
 
 
 async def _settings(config: Config, demo: bool, stack: contextlib.AsyncExitStack) -> Settings:
@@ -215,14 +259,6 @@ async def _settings(config: Config, demo: bool, stack: contextlib.AsyncExitStack
 
 def _context(origin: Origin) -> ssl.SSLContext | None:
     return make_ssl_context() if origin.tls else None
-
-
-async def _listen(server: Server, config: Config) -> tuple[str, int]:
-    try:
-        return await server.start(config.host, config.port)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise ConfigError(f"cannot listen on {config.host} port {config.port}: {reason}") from error
 
 
 async def _start_demo(stack: contextlib.AsyncExitStack) -> Settings:
@@ -239,59 +275,92 @@ async def _start_demo(stack: contextlib.AsyncExitStack) -> Settings:
     return Settings(Origin(host, port, False, "/client/v4"), demo.ACCOUNT, Secret(demo.TOKEN), models=(demo.MODEL,))
 
 
-def _say_hello(host: str, port: int, model: str, demo: bool, config: Config) -> None:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    url = f"http://{shown}:{port}/api/chatbot"
+def _welcome(address: Any, demo: bool, config: Config) -> None:
+    _say_hello(address, demo, config)
+    _warn_if_open(address, config)
+
+
+def _say_hello(address: Any, demo: bool, config: Config) -> None:
+    scheme, way, behind = "https" if config.where.cert else "http", "", ""
+    if isinstance(address, tuple):
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], str(address[0]))
+        base = f"{scheme}://{f'[{host}]' if ':' in host else host}:{address[1]}"
+    else:
+        path = os.fsdecode(address)
+        base, way, behind = f"{scheme}://localhost", f"--unix-socket {shlex.quote(path)} ", f" behind {path}"
     key = "-H 'Authorization: Bearer YOUR-KEY' " if config.guard.keys else ""
-    page = f"page: http://{shown}:{port}/\n" if config.page else ""
-    says = "DEMO: a stand-in model (ELIZA, 1966), not Cloudflare" if demo else model
+    page = f"page: {base}/\n" if config.page else ""
+    says = "DEMO: a stand-in model (ELIZA, 1966), not Cloudflare" if demo else config.app.model
     print(
-        f"cfchat {__version__} listens on {url}\n"
+        f"cfchat {__version__} listens on {base}/api/chatbot{behind}\n"
         f"model: {says}\n{page}"
-        f"try: curl -N {url} -H 'Content-Type: application/json' {key}"
+        f"try: curl -N {way}{base}/api/chatbot -H 'Content-Type: application/json' {key}"
         """-d '[{"role":"user","content":"I am unhappy"}]'\n"""
         "Ctrl-C stops it.",
         flush=True,
     )
 
 
-def _warn_if_open(host: str, config: Config) -> None:
+def _warn_if_open(address: Any, config: Config) -> None:
     """Whoever finds an open chat endpoint spends its owner's money."""
     guarded = config.guard.keys or config.guard.rate or config.guard.daily_tokens
-    if host not in LOOPBACK and not guarded:
+    if isinstance(address, tuple) and address[0] not in LOOPBACK and not guarded:
         log.warning(
             "everybody who can reach %s may ask, and you pay: set --rate-limit and --daily-tokens, or --api-keys-file",
-            host,
+            address[0],
         )
 
 
-def _reload_keys_on_hangup(guard: Guard, path: str | None) -> None:
-    """SIGHUP reads the keys anew; a file that is wrong changes nothing."""
+def _reload_on_hangup(guard: Guard, keys_file: str | None, certificate: Certificate | None, told: Notifier) -> None:
+    """SIGHUP reads the keys and the certificate anew; a file that is wrong changes nothing."""
 
     def reload() -> None:
-        if path is None:
-            log.info("SIGHUP: there is no --api-keys-file to read")
-            return
-        try:
-            guard.keys = read_keys(path)
-        except ValueError as error:
-            log.error("SIGHUP: --api-keys-file %s; the keys stay as they were", error)
-        else:
-            log.info("SIGHUP: %d keys read", len(guard.keys))
+        told.reloading()
+        if keys_file is None and certificate is None:
+            log.info("SIGHUP: there is no --api-keys-file or --tls-cert to read")
+        if keys_file is not None:
+            _reload_keys(guard, keys_file)
+        if certificate is not None:
+            try:
+                certificate.reload()
+            except ConfigError as error:
+                log.error("SIGHUP: %s; the certificate stays as it was", error)
+            else:
+                log.info("SIGHUP: certificate read")
+        told.ready()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
 
-async def _until_signalled(server: Server) -> None:
-    """The first SIGINT or SIGTERM lets replies finish, the second ends them."""
+def _reload_keys(guard: Guard, path: str) -> None:
+    try:
+        guard.keys = read_keys(path)
+    except ValueError as error:
+        log.error("SIGHUP: --api-keys-file %s; the keys stay as they were", error)
+    else:
+        log.info("SIGHUP: %d keys read", len(guard.keys))
+
+
+def _signals(notifier: Notifier) -> asyncio.Queue[str]:
+    """Why to stop: the first SIGINT or SIGTERM lets replies finish, the second ends them."""
     loop = asyncio.get_running_loop()
-    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    given: asyncio.Queue[str] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, signals.put_nowait, number)
-    first = await signals.get()
-    log.info("%s: stopping; replies under way may finish (again: end them now)", first.name)
+        loop.add_signal_handler(number, given.put_nowait, number.name)
+    if os.getpid() == 1:
+        # In a container every orphan is a child of the first process.
+        loop.add_signal_handler(signal.SIGCHLD, lambda: [*ended_children()])
+        list(ended_children())
+    return given
+
+
+async def _until_told(server: Server, orders: asyncio.Queue[str], notifier: Notifier) -> None:
+    loop = asyncio.get_running_loop()
+    why = await orders.get()
+    notifier.stopping()
+    log.info("%s: stopping; replies under way may finish (again: end them now)", why)
     draining = loop.create_task(server.drain())
-    second = loop.create_task(signals.get())
+    second = loop.create_task(orders.get())
     await asyncio.wait([draining, second], return_when=asyncio.FIRST_COMPLETED)
     second.cancel()
     if not draining.done():

@@ -19,6 +19,7 @@ from cfchat import app, chat, guard, server
 from cfchat.chat import Options
 from cfchat.errors import ConfigError
 from cfchat.guard import Network
+from cfchat.listen import Where
 from cfchat.upstream import client, cloudflare, pool
 from cfchat.upstream.answer import Deadlines
 from cfchat.upstream.api import Gateway
@@ -37,8 +38,8 @@ LEVELS = ("debug", "info", "warning", "error")
 class Config:
     """All settings, checked, each room's own part apart. `upstream` is None for the demo, which has its own."""
 
-    host: str = "127.0.0.1"
-    port: int = 8787
+    where: Where = field(default_factory=Where)
+    workers: int = 0
     upstream: client.Settings | None = None
     app: app.Settings = field(default_factory=app.Settings)
     guard: guard.Settings = field(default_factory=guard.Settings)
@@ -84,6 +85,16 @@ def _whole(text: str, low: int, high: int) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", text) or not low <= int(text) <= high:
         raise ValueError(f"must be a whole number from {low} to {high}")
     return int(text)
+
+
+def _workers(text: str) -> int:
+    return _whole(text, 0, 256)
+
+
+def _mode(text: str) -> int:
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise ValueError("must be three octal digits such as 660")
+    return int(text, 8)
 
 
 def _seconds(text: str) -> float:
@@ -285,6 +296,11 @@ _CAPS = "max_tokens=4096, or what --max-tokens is where that is more"
 SETTINGS = (
     Setting("host", "ADDRESS", "127.0.0.1", _text, "address to listen on; 0.0.0.0 for every one"),
     Setting("port", "N", 8787, _port, "port to listen on; 0 takes a free one", also="PORT"),
+    Setting("uds", "PATH", None, _text, "unix socket to listen on, instead", unset="none"),
+    Setting("uds-mode", "MODE", "660", _mode, "its permissions, octal: who may connect"),
+    Setting("tls-cert", "FILE", None, _text, "certificate chain, PEM: serve HTTPS", unset="plain HTTP"),
+    Setting("tls-key", "FILE", None, _text, "its key, PEM", unset="in the same file"),
+    Setting("workers", "N", 0, _workers, "processes that share the work; 0 for this one alone"),
     Setting("model", "NAME", cloudflare.DEFAULT_MODEL, _model, "model to ask"),
     Setting("fallback-models", "NAMES", None, _models, "who is asked when it fails: a,b or none", unset=_FALLBACKS),
     Setting("models", "NAMES", None, _models, "what a client may name as `model`", unset="the model and its fallbacks"),
@@ -358,6 +374,8 @@ def load(flags: Mapping[str, str | list[str] | None], environ: Mapping[str, str]
         proxy = _proxy(values["base_url"], environ, faults)
         faults += _check_ca(environ)
         faults += _check_gateway(values)
+    if values["tls_key"] and not values["tls_cert"]:
+        faults.append("--tls-cert must name the certificate of --tls-key")
     if faults:
         raise ConfigError("\n".join(faults))
     values["proxy"] = proxy
@@ -481,8 +499,8 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             window=v.context_window,
         )
     return Config(
-        host=v.host,
-        port=v.port,
+        where=Where(v.host, v.port, v.uds, v.uds_mode, v.tls_cert, v.tls_key),
+        workers=v.workers,
         upstream=upstream,
         app=app.Settings(
             system_prompt=v.system_prompt,

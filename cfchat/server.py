@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import struct
 import time
 from collections import Counter
@@ -35,9 +36,12 @@ from cfchat.wire.http11 import (
 
 log = logging.getLogger("cfchat.server")
 
+BACKLOG = 1024
 READ_SIZE = 64 * 1024
 READ_AHEAD = 64 * 1024
 WRITE_AHEAD = 64 * 1024
+
+UNIX = "unix"  # the address of every peer on a unix socket
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Limits:
     write: float = 30.0
     keep_alive: float = 75.0
     drain: float = 30.0
+    grace: float = 1.0  # to send a request, on a connection that was made just before a drain
     heartbeat: float = 15.0  # of silence in a reply that has one
     linger: float = 2.0
     linger_bytes: int = 4 << 20
@@ -141,19 +146,30 @@ class Server:
         self.draining = False
         self._connections: dict[asyncio.Task[None], _Connection] = {}
         self._counted: Counter[str] = Counter()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; returns the address listened on (port 0 becomes a real one). Raises OSError."""
         _tell_once_of_too_many_files(asyncio.get_running_loop())
-        self._server = await asyncio.start_server(self._accept, host, port, limit=READ_SIZE, backlog=1024)
-        address = self._server.sockets[0].getsockname()
+        server = await asyncio.start_server(self._accept, host, port, limit=READ_SIZE, backlog=BACKLOG)
+        self._servers.append(server)
+        address = server.sockets[0].getsockname()
         return address[0], address[1]
+
+    async def start_on(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
+        """Listen on sockets that were bound elsewhere, TCP or unix. They are closed with the server."""
+        _tell_once_of_too_many_files(asyncio.get_running_loop())
+        options: dict[str, Any] = {"limit": READ_SIZE, "backlog": BACKLOG}
+        if tls is not None:
+            waits = {"ssl_handshake_timeout": self.limits.head, "ssl_shutdown_timeout": self.limits.linger}
+            options |= {"ssl": tls, **waits}
+        for plug in sockets:
+            self._servers.append(await asyncio.start_server(self._accept, sock=plug, **options))
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A plain function: a coroutine would be wrapped in a task that asyncio owns, and not we.
         peer = writer.get_extra_info("peername")
-        connection = _Connection(self, reader, writer, peer[0] if peer else "")
+        connection = _Connection(self, reader, writer, peer[0] if isinstance(peer, tuple) else UNIX)
         name = self.peers.counted(connection.peer)
         if len(self._connections) >= self.limits.connections:
             connection.refusal = Overloaded("Too many connections. Please try again later.", retry_after=1)
@@ -174,11 +190,20 @@ class Server:
 
     async def drain(self, seconds: float | None = None) -> None:
         """Stop accepting, let replies under way finish for `seconds`, then end what is left."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + (self.limits.drain if seconds is None else seconds)
+        self.draining = True
+        await _settle()
+        for server in self._servers:
+            for plug in server.sockets:
+                loop.remove_reader(plug.fileno())
+        await _settle()  # before the close: asyncio drops whom it has accepted and not yet given us
         self._stop_accepting()
         for connection in self._connections.values():
             connection.end_if_idle()
-        if self._connections:
-            await asyncio.wait(set(self._connections), timeout=self.limits.drain if seconds is None else seconds)
+        # Again and again: a TLS handshake may end, and become a connection, while others are waited for.
+        while self._connections and (left := end - loop.time()) > 0:
+            await asyncio.wait(set(self._connections), timeout=left)
         await self.abort()
 
     async def abort(self) -> None:
@@ -193,8 +218,8 @@ class Server:
 
     def _stop_accepting(self) -> None:
         self.draining = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
 
 
 class _ClientGone(Exception):
@@ -218,10 +243,17 @@ class _Connection:
         self._wire = RequestReader(server.limits.read)
         self._watcher: asyncio.Task[None] | None = None
         self._idle = False
+        self._fresh = True  # nothing was asked yet
         self.peer = peer
         self.gone = False  # the client is
 
     def end_if_idle(self) -> None:
+        if self._idle and self._fresh:
+            asyncio.get_running_loop().call_later(self.limits.grace, self._close_if_idle)
+        else:
+            self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
         if self._idle:
             self._transport.close()
 
@@ -244,6 +276,16 @@ class _Connection:
         finally:
             await self._stop_watching()
             self._transport.close()
+            await self._until_closed()
+
+    async def _until_closed(self) -> None:
+        """The last bytes, and TLS's own end, must have gone out before this process may end."""
+        try:
+            with suppress(OSError):  # a deadline's TimeoutError is one
+                async with asyncio.timeout(self.limits.write):
+                    await self._writer.wait_closed()
+        finally:
+            self._transport.abort()
 
     # --- one exchange -------------------------------------------------------------------------
 
@@ -314,10 +356,13 @@ class _Connection:
     async def _read_head(self) -> RequestHead | None:
         """The next request's head; None where the client left, or never began."""
         self._idle = not self._wire.buffered
+        patience = self.limits.keep_alive if self._idle else self.limits.head
         if self._idle and self._server.draining:
-            return None
+            if not self._fresh:
+                return None
+            patience = self.limits.grace
         try:
-            async with asyncio.timeout(self.limits.keep_alive if self._idle else self.limits.head) as deadline:
+            async with asyncio.timeout(patience) as deadline:
                 while (event := self._wire.next_event()) is NEED_DATA:
                     await self._receive()
                     if self._idle and self._wire.buffered:
@@ -334,6 +379,7 @@ class _Connection:
         if event is CLOSED:
             return None
         assert isinstance(event, RequestHead)
+        self._fresh = False
         return event
 
     async def _read_body(self, head: RequestHead, limit: int) -> bytes:
@@ -544,6 +590,12 @@ def _tell_once_of_too_many_files(loop: asyncio.AbstractEventLoop) -> None:
 
 
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+async def _settle() -> None:
+    """Let whom the kernel has let in become a connection here: accept, a task, a transport, a protocol, a turn each."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 def _new_id() -> str:

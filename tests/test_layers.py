@@ -20,7 +20,8 @@ ROWS = (
     {"completions"},
     {"upstream", "replies"},
     {"guard", "observe"},
-    {"server"},  # may log by observe
+    {"server", "listen", "systemd"},  # may log by observe
+    {"workers"},
     {"page"},
     {"app"},
     {"config", "demo", "check"},
@@ -34,6 +35,9 @@ STRANGERS = {
     "guard": {"chat", "completions", "upstream", "replies"},
     "observe": {"chat", "completions", "upstream", "replies"},
     "server": {"chat", "completions", "upstream", "replies", "guard"},
+    "listen": {"wire", "chat", "completions", "upstream", "replies", "guard", "observe"},
+    "systemd": {"wire", "chat", "completions", "upstream", "replies", "guard", "observe"},
+    "workers": {"wire", "chat", "completions", "upstream", "replies", "guard", "observe", "server"},
     "page": {"wire", "chat", "completions", "upstream", "replies", "guard", "observe"},
 }
 WIRE: dict[str, set[str]] = {
@@ -146,6 +150,9 @@ def test_the_public_face_is_pinned() -> None:
         ("cfchat.server", "from cfchat.guard import Guard"),
         ("cfchat.guard", "from cfchat.server import Limits"),
         ("cfchat.observe", "import cfchat.upstream.client"),
+        ("cfchat.listen", "from cfchat.server import Server"),
+        ("cfchat.systemd", "from cfchat.workers import Parent"),
+        ("cfchat.workers", "from cfchat.app import App"),
         ("cfchat.page", "from cfchat.upstream import cloudflare"),
         ("cfchat.app", "from cfchat.config import Config"),
         ("cfchat.config", "from cfchat.demo import Demo"),
@@ -171,6 +178,7 @@ def test_a_wrong_import_is_found(module: str, line: str) -> None:
         ("cfchat.upstream.client", "from cfchat import __version__"),
         ("cfchat.server", "from cfchat.wire.http11 import Fields"),
         ("cfchat.server", "from cfchat.observe import log_exchange"),
+        ("cfchat.workers", "from cfchat.systemd import Notifier"),
         ("cfchat.config", "from cfchat.upstream.pool import Settings"),
         ("cfchat.config", "from cfchat.server import Limits"),
         ("cfchat.__main__", "from cfchat.cli import main"),
