@@ -1,4 +1,4 @@
-"""The command line: serve, check, ask, models."""
+"""The command line: serve, check, ask, models, deploy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import re
 import shlex
 import signal
 import socket
@@ -23,7 +24,8 @@ from typing import Any
 from cfchat import __version__, chat
 from cfchat.app import App
 from cfchat.check import Result, Status, check, explain
-from cfchat.config import LOOPBACK, Config, add_flags, load, read_keys
+from cfchat.config import LOOPBACK, Config, add_flags, given, load, read_keys
+from cfchat.deploy import KINDS, Installation, archive, render
 from cfchat.errors import CfchatError, ConfigError, UpstreamError
 from cfchat.guard import Guard, Proxies
 from cfchat.listen import Certificate, adopted, listening
@@ -59,16 +61,18 @@ SSL_CERT_FILE names the authorities to trust; HTTPS_PROXY and NO_PROXY are as ev
 Every flag can be set by the environment variable in [brackets]; the flag wins. All commands take these flags.
 Exit codes: 0 all is well, 1 it failed, 2 wrong settings or usage, 130 ended by Ctrl-C.
 """
+PYZ = "pyz"
 COMMANDS = {
     "serve": "answer POST /api/chatbot; this is what is done where no command is named",
     "check": "try each step on the way to the models; say which one fails and what to do",
     "ask": "put one question to the model and print its answer as it comes",
     "models": "list the account's text models with their windows and prices",
+    "deploy": "print a file that runs this installation, its settings filled in: " + ", ".join((*KINDS, PYZ)),
 }
 TWO_WAYS_ON = """\
 To talk to Workers AI: set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN (dashboard: AI > Workers AI > Use REST API).
 To try it without an account: add --demo."""
-NO_DEMO = "--demo has no account to look into; `cfchat --demo` and `cfchat ask --demo` need none"
+NO_DEMO = "--demo has no account to look into or to run for; `cfchat --demo` and `cfchat ask --demo` need none"
 
 # What could move the cursor or rename the window: no model gets that through to a terminal.
 _CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -95,7 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cfchat {__version__}")
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", help=argparse.SUPPRESS, prog="cfchat")
     for name, told in COMMANDS.items():
-        words = " [QUESTION]" if name == "ask" else ""
+        words = {"ask": " [QUESTION]", "deploy": " NAME"}.get(name, "")
         command = parsers.add_parser(
             name,
             usage=f"cfchat {name}{words} [OPTION ...]",
@@ -117,6 +121,10 @@ def _add_own_flags(command: str, parser: argparse.ArgumentParser) -> None:
         told = "what to ask; - or nothing reads it from standard input"
         parser.add_argument("question", metavar="QUESTION", nargs="*", default=[], help=told)
         parser.add_argument("--system", dest="system_prompt", metavar="TEXT", help="a shorter --system-prompt")
+    elif command == "deploy":
+        parser.add_argument("kind", metavar="NAME", choices=(*KINDS, PYZ), help=", ".join((*KINDS, PYZ)))
+        told = "the host's name, for nginx, caddy and haproxy (default: chat.example.com)"
+        parser.add_argument("--domain", metavar="NAME", type=_domain, default="chat.example.com", help=told)
     elif command != "serve":
         parser.add_argument("--json", action="store_true", default=False, help="print JSON")
 
@@ -146,8 +154,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(flags: Mapping[str, Any]) -> int:
     command, demo = flags["command"] or "serve", flags["demo"]
-    if demo and command in ("check", "models"):
+    if demo and command in ("check", "models", "deploy"):
         raise ConfigError(NO_DEMO)
+    if command == "deploy":
+        return print_deployment(flags)
     config = load(flags, os.environ, demo=demo)
     set_up_logging(_log_level(command, config, flags))
     if command == "ask":
@@ -518,3 +528,56 @@ def _notes(model: Model, asked: Sequence[str]) -> str:
     if model.reasoning:
         notes.append("reasoning")
     return ", ".join(notes)
+
+
+# --- deploy ---------------------------------------------------------------------------------------
+
+
+def print_deployment(flags: Mapping[str, Any]) -> int:
+    """Print the file that was asked for. No secret is in it, and none is needed to make it."""
+    if flags["kind"] == PYZ:
+        if sys.stdout.isatty():
+            raise ConfigError("this is a program, not a text: cfchat deploy pyz > cfchat.pyz")
+        sys.stdout.buffer.write(archive())
+        return OK
+    # Neither is written down: whoever makes the file need not have them.
+    unneeded = {"CLOUDFLARE_ACCOUNT_ID": "0" * 32, "CLOUDFLARE_API_TOKEN": "unneeded", "CF_AIG_TOKEN": "unneeded"}
+    config = load(flags, {**os.environ, **unneeded})
+    assert config.upstream is not None
+    waits = config.upstream.deadlines
+    settings, paths = given(flags, os.environ)
+    here = Installation(
+        command=_own_command(),
+        version=__version__,
+        where=config.where,
+        workers=config.workers,
+        settings=settings,
+        files={name: os.path.abspath(path) for name, path in paths.items()},
+        wait=max(waits.first_delta, waits.between_deltas),
+        drain=config.server.drain,
+        body=config.app.max_body,
+        streams=config.app.max_streams,
+        connections=config.server.connections,
+        domain=flags["domain"],
+    )
+    print(render(flags["kind"], here), end="")
+    home = [word for word in here.command if word.startswith(("/home/", "/root/", "/run/user/"))]
+    if flags["kind"] == "systemd" and home:
+        _say(f"the unit will not see {home[0]}, in somebody's home: install cfchat elsewhere, in /opt for one")
+    return OK
+
+
+def _own_command() -> list[str]:
+    """How this program was started, by absolute paths."""
+    script = os.path.abspath(sys.argv[0])
+    if os.path.basename(script) != "__main__.py":
+        return [sys.executable, script]
+    # By `python3 -m cfchat`, which finds it where it is installed, or else in the current folder.
+    start = os.path.join(os.path.dirname(os.path.dirname(script)), "cfchat_server.py")
+    return [sys.executable, start] if os.path.exists(start) else [sys.executable, "-m", "cfchat"]
+
+
+def _domain(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?", text):
+        raise argparse.ArgumentTypeError("must be a host's name such as chat.example.com")
+    return text

@@ -199,12 +199,23 @@ class Server:
                 loop.remove_reader(plug.fileno())
         await _settle()  # before the close: asyncio drops whom it has accepted and not yet given us
         self._stop_accepting()
+        self._end_idle(fresh=False)
+        # In two steps: where this process was held up itself, what has come meanwhile is read between them.
+        for _ in range(2):
+            await self._until_over(min(end, loop.time() + self.limits.grace / 2))
+        self._end_idle(fresh=True)
+        await self._until_over(end)
+        await self.abort()
+
+    def _end_idle(self, fresh: bool) -> None:
         for connection in self._connections.values():
-            connection.end_if_idle()
-        # Again and again: a TLS handshake may end, and become a connection, while others are waited for.
+            connection.end_if_idle(fresh)
+
+    async def _until_over(self, end: float) -> None:
+        """Wait for all connections: again and again, since a TLS handshake may end, and become one, meanwhile."""
+        loop = asyncio.get_running_loop()
         while self._connections and (left := end - loop.time()) > 0:
             await asyncio.wait(set(self._connections), timeout=left)
-        await self.abort()
 
     async def abort(self) -> None:
         """End every connection now."""
@@ -247,14 +258,9 @@ class _Connection:
         self.peer = peer
         self.gone = False  # the client is
 
-    def end_if_idle(self) -> None:
-        if self._idle and self._fresh:
-            asyncio.get_running_loop().call_later(self.limits.grace, self._close_if_idle)
-        else:
-            self._close_if_idle()
-
-    def _close_if_idle(self) -> None:
-        if self._idle:
+    def end_if_idle(self, fresh: bool) -> None:
+        """Close where no request is under way; one that has asked nothing yet only if `fresh`."""
+        if self._idle and (fresh or not self._fresh):
             self._transport.close()
 
     async def run(self) -> None:
@@ -360,7 +366,7 @@ class _Connection:
         if self._idle and self._server.draining:
             if not self._fresh:
                 return None
-            patience = self.limits.grace
+            patience = self.limits.head
         try:
             async with asyncio.timeout(patience) as deadline:
                 while (event := self._wire.next_event()) is NEED_DATA:

@@ -190,8 +190,8 @@ class Parent:
 
     def _leave(self, worker: _Worker) -> None:
         """Let its replies finish, for a while."""
-        self._signal(worker, signal.SIGTERM)
-        if worker.killer is None:
+        if worker.killer is None:  # told once: at the very end of its exit a second signal would kill it
+            self._signal(worker, signal.SIGTERM)
             worker.killer = self._loop.call_later(self._drain + SPARE, self._signal, worker, signal.SIGKILL)
 
     def _signal(self, worker: _Worker, number: signal.Signals) -> None:

@@ -21,7 +21,7 @@ ROWS = (
     {"upstream", "replies"},
     {"guard", "observe"},
     {"server", "listen", "systemd"},  # may log by observe
-    {"workers"},
+    {"workers", "deploy"},
     {"page"},
     {"app"},
     {"config", "demo", "check"},
@@ -38,6 +38,7 @@ STRANGERS = {
     "listen": {"wire", "chat", "completions", "upstream", "replies", "guard", "observe"},
     "systemd": {"wire", "chat", "completions", "upstream", "replies", "guard", "observe"},
     "workers": {"wire", "chat", "completions", "upstream", "replies", "guard", "observe", "server"},
+    "deploy": {"wire", "chat", "completions", "upstream", "replies", "guard", "observe", "server", "systemd"},
     "page": {"wire", "chat", "completions", "upstream", "replies", "guard", "observe"},
 }
 WIRE: dict[str, set[str]] = {
