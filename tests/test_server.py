@@ -266,6 +266,18 @@ async def test_drain_lets_a_reply_finish_and_ends_idle_connections() -> None:
         await asyncio.open_connection("127.0.0.1", port)
 
 
+async def test_a_connection_made_just_before_a_drain_may_still_ask() -> None:
+    async with serving(limits=Limits(grace=20)) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        draining = asyncio.create_task(server.drain(20))
+        await until(lambda: server.draining)
+        writer.write(GET)
+        received = await reader.read()
+        assert codes(received) == [200] and b"Connection: close" in received
+        writer.close()
+        await draining
+
+
 async def test_drain_ends_what_does_not_finish() -> None:
     begun = asyncio.Event()
 
