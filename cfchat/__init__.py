@@ -54,3 +54,7 @@ def __getattr__(name: str) -> object:
     if room is None:
         raise AttributeError(f"module 'cfchat' has no attribute {name!r}")
     return globals().setdefault(name, getattr(import_module(f"cfchat.{room}"), name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})  # for help()

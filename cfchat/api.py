@@ -277,8 +277,16 @@ async def open_upstream(
 
 
 def make_context(origin: Origin) -> ssl.SSLContext | None:
-    """What TLS to the origin is made with; None for plain HTTP."""
-    return make_ssl_context() if origin.tls else None
+    """What TLS to the origin is made with; None for plain HTTP. Raises ConfigError where nobody is there to trust."""
+    if not origin.tls:
+        return None
+    paths = ssl.get_default_verify_paths()
+    if not paths.cafile and not (paths.capath and os.listdir(paths.capath)):
+        raise ConfigError(
+            "this machine has no list of certificate authorities: install ca-certificates, "
+            "or let SSL_CERT_FILE name a PEM file of them"
+        )
+    return make_ssl_context()
 
 
 async def _start_demo(stack: AsyncExitStack) -> Settings:

@@ -247,6 +247,7 @@ async def _serve_here(
     tls = certificate.context if certificate else None
     async with api.serve_on(sockets, config, tls=tls) as serving:
         with stalls_told(serving.rooms.pulse):
+            _allow_files(config.server.connections)
             _reload_on_hangup(serving.rooms.guard, config.keys_file, certificate, notifier)
             welcome()
             gc.freeze()  # what is here by now stays, so no collection need look at it
@@ -292,6 +293,18 @@ def _warn_if_open(address: Any, config: Config) -> None:
             "everybody who can reach %s may ask, and you pay: set --rate-limit and --daily-tokens, or --api-keys-file",
             address[0],
         )
+
+
+def _allow_files(connections: int) -> None:
+    """Take all the file descriptors that this process may have; each reply needs two."""
+    import resource  # which Windows lacks, where `ask` and `check` work
+
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed != most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if most != resource.RLIM_INFINITY and most < 2 * connections:
+        told = "only %d files may be open, enough for about %d replies at once: raise `ulimit -n`, or lower %s"
+        log.warning(told, most, max(0, most - 20) // 2, "--max-streams and --max-connections")
 
 
 def _reload_on_hangup(guard: Guard, keys_file: str | None, certificate: Certificate | None, told: Notifier) -> None:

@@ -52,7 +52,7 @@ class Hooks:
     `authenticate` gets a Request, its `fields` and `client` among it, before its body is read, and returns the name
     of who asks, for rates, budgets and logs (empty: the address counts). It comes on top of API keys, where they are
     set. `before_call` gets the Conversation as it is going to be sent and returns it, or another. `after_reply` gets
-    the Reply, each that has begun, broken ones, too.
+    the Reply when it is over, a broken one, too, and one whose client left before the first word.
 
     A CfchatError that the first two raise is told to the client as it is. Any other error, or half a minute without
     an end, is logged and answered by a 500; in `after_reply`, where all is said, only logged.

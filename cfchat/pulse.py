@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 log = logging.getLogger("cfchat.pulse")
 
@@ -67,18 +66,18 @@ def _look(pulse: Pulse, stop: threading.Event) -> None:
         if late < LATE or due == told:
             continue
         told = due  # once for each stall
-        frame = sys._current_frames().get(pulse.thread)
-        if frame is not None and not _is_waiting(frame):
-            log.warning("the event loop has been busy for %.0f ms at %s", (late + EVERY) * 1000, place(frame))
+        if where := place(pulse.thread):
+            log.warning("the event loop has been busy for %.0f ms at %s", (late + EVERY) * 1000, where)
 
 
-def _is_waiting(frame: FrameType) -> bool:
-    """The loop waits, and it is the machine that is late: another program, or its sleep."""
-    return frame.f_code.co_filename == selectors.__file__
+def place(thread: int) -> str:
+    """Files, lines and functions, the innermost first; nothing where the thread waits for something to read.
 
-
-def place(frame: FrameType | None) -> str:
-    """Files, lines and functions, the innermost first. No values: they may be what a user said."""
+    Then it is the machine that is late. No values are told: they may be what a user said.
+    """
+    frame = sys._current_frames().get(thread)
+    if frame is None or frame.f_code.co_filename == selectors.__file__:
+        return ""
     places: list[str] = []
     while frame is not None and len(places) < FRAMES:
         code = frame.f_code

@@ -10,6 +10,7 @@ import socket
 import ssl
 import struct
 import time
+from asyncio.constants import ACCEPT_RETRY_DELAY
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import aclosing, suppress
@@ -741,14 +742,22 @@ class _FilesRunOut:
 
     def release(self) -> None:
         self._servers -= 1
+        if self._loop.time() - self._told > 2 * ACCEPT_RETRY_DELAY:
+            self._restore()
+        else:
+            self._loop.call_later(2 * ACCEPT_RETRY_DELAY, self._restore)
+
+    def _restore(self) -> None:
         if not self._servers and self._loop.get_exception_handler() is self:
             self._loop.set_exception_handler(self._previous)
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
+        if isinstance(error, ValueError) and "_start_serving" in context["message"]:
+            return  # it would listen again on what has been closed meanwhile
         if not isinstance(error, OSError) or error.errno not in _NO_FILES or "accept" not in context["message"]:
             (loop.default_exception_handler if self._previous is None else partial(self._previous, loop))(context)
-        elif loop.time() - self._told >= 1:
+        elif loop.time() - self._told >= ACCEPT_RETRY_DELAY:
             self._told = loop.time()
             log.error("no connection can be accepted: %s; it is tried again each second", error.strerror)
 

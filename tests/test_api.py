@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import doctest
 import logging
+import pydoc
 import signal
 import subprocess
 import sys
@@ -69,6 +70,12 @@ def test_importing_cfchat_imports_little() -> None:
     check = "import sys, cfchat; print(sorted(n for n in sys.modules if n.startswith('cfchat') or n == 'asyncio'))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=20, check=True)
     assert done.stdout == "['cfchat', 'cfchat.errors']\n"
+
+
+def test_help_shows_every_name() -> None:
+    told = pydoc.plain(pydoc.render_doc(cfchat))
+    assert [name for name in cfchat.__all__ if name not in told] == ["__version__"]  # it is given as VERSION
+    assert "stream_chat(" in told
 
 
 def test_a_name_that_is_not_there() -> None:

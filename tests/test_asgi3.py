@@ -232,6 +232,7 @@ async def test_a_client_that_leaves_in_mid_reply_closes_upstream(caplog: pytest.
         await call.task
         await standin.requests[-1].closed_by_peer.wait()
     assert any(" 499 " in line for line in caplog.messages)
+    assert call.task.cancelling() == 0  # or a deadline around it, of the host's, would believe in a cancellation
 
 
 async def test_a_client_that_leaves_inside_its_body() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import selectors
+import socket
+import threading
 import time
 
 import pytest
 from client import until
 
-from cfchat.pulse import LATE, Pulse, stalls_told
+from cfchat.pulse import LATE, Pulse, place, stalls_told
 
 SECRET = "what a user said"
 
@@ -34,12 +37,19 @@ async def test_a_stall_is_told_by_its_place_alone(caplog: pytest.LogCaptureFixtu
     assert late[0] >= LATE
 
 
-async def test_a_loop_that_waits_is_no_stall(caplog: pytest.LogCaptureFixture) -> None:
-    late: list[float] = []
-    pulse = Pulse(late.append)
-    pulse.start()
-    with stalls_told(pulse):
-        pulse.due -= 10  # as after a sleep of the machine
-        await until(lambda: len(late) > 2)
-    pulse.stop()
-    assert [record for record in caplog.records if record.name == "cfchat.pulse"] == []
+async def test_a_loop_that_waits_is_nowhere() -> None:
+    near, far = socket.socketpair()
+    with near, far, selectors.DefaultSelector() as selector:
+        selector.register(near, selectors.EVENT_READ)
+        thread = threading.Thread(target=selector.select)
+        thread.start()
+        try:
+            await until(lambda: thread.ident is not None and place(thread.ident) == "")
+        finally:
+            far.send(b"wake")
+            thread.join()
+    assert place(thread.ident or 0) == ""
+
+
+def test_a_place_is_the_innermost_first() -> None:
+    assert place(threading.get_ident()).startswith("cfchat/pulse.py:")

@@ -505,3 +505,20 @@ async def test_a_body_is_read_in_turns_with_others() -> None:
         assert codes(await talk(port, head, b"x" * 3 * READ_SIZE)) == [200]
         counting.cancel()
     assert taken[0] >= 3
+
+
+async def test_a_server_that_is_closed_out_of_files_ends_quietly(caplog: pytest.LogCaptureFixture) -> None:
+    """asyncio would listen again a second later, on a socket that is closed by then."""
+    loop = asyncio.get_running_loop()
+    async with serving():
+        handler = loop.get_exception_handler()
+        loop.call_exception_handler({"message": "socket.accept() out of ...", "exception": OSError(24, "Too many")})
+    assert loop.get_exception_handler() is handler
+    loop.call_exception_handler(
+        {"message": "Exception in callback BaseSelectorEventLoop._start_serving(...)", "exception": ValueError(-1)}
+    )
+    loop.call_exception_handler({"message": "of another", "exception": ValueError()})
+    assert [record.message.splitlines()[0] for record in caplog.records] == [
+        "no connection can be accepted: Too many; it is tried again each second",
+        "of another",
+    ]

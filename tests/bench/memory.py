@@ -1,4 +1,7 @@
-"""What a client costs: `python tests/bench/memory.py [CLIENTS]`. KiB for an idle connection and for a running reply."""
+"""What a client costs: `python tests/bench/memory.py [CLIENTS]`.
+
+KiB for an idle connection and for a running reply, and microseconds of the processor for a token.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,34 @@ async def hold(exchange: Exchange) -> None:
     await exchange.closed_by_peer.wait()
 
 
+TOKENS, PACE = 200, 0.02  # of one reply, and seconds between two
+
+
+async def talk(exchange: Exchange) -> None:
+    """A reply at the pace of a model, each token an event and a write of its own."""
+    await exchange.send(head_of(200, [STREAM_TYPE]))
+    for _ in range(TOKENS):
+        await exchange.send(EVENT)
+        await asyncio.sleep(PACE)
+    await exchange.send(b"data: [DONE]\n\n")
+    exchange.close()
+
+
+async def time_tokens(clients: int) -> None:
+    async with StandIn([talk], repeat=True) as standin, serve(standin) as served:
+        before = (await served.state())["cpu_us"]
+
+        async def listen() -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            writer.write(post("word"))
+            await reader.readuntil(b"0\r\n\r\n")
+            writer.close()
+
+        await asyncio.gather(*(listen() for _ in range(clients)))
+        spent = (await served.state())["cpu_us"] - before
+        print(f"a token, its part of connecting among it: {spent / clients / TOKENS:.0f} microseconds of the processor")
+
+
 async def measure(clients: int) -> None:
     async with StandIn([hold], repeat=True) as standin, serve(standin) as served:
         before = (await served.state())["kib"]
@@ -38,3 +69,4 @@ async def measure(clients: int) -> None:
 
 if __name__ == "__main__":
     asyncio.run(measure(int(sys.argv[1]) if sys.argv[1:] else 500))
+    asyncio.run(time_tokens(50))

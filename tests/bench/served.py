@@ -1,7 +1,8 @@
 """cfchat in a process of its own, watched: settings from the environment, a line of JSON on each SIGUSR1.
 
 What the line holds: tasks, client and upstream connections, file descriptors, Python's blocks of memory, KiB
-that are resident, and the longest time in ms for which the event loop ran nothing else, since the line before.
+that are resident, microseconds of the processor since the start, and the longest time in ms for which the event
+loop ran nothing else, since the line before.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -66,6 +68,7 @@ async def watched(rooms: Rooms, server: Server) -> None:
             "files": len(os.listdir("/proc/self/fd")),
             "blocks": sys.getallocatedblocks(),
             "kib": resident(),
+            "cpu_us": round(time.process_time() * 1e6),
             "stall_ms": round(stalls.longest * 1000, 1),
         }
         stalls.longest = 0.0
