@@ -206,6 +206,8 @@ class Server:
         connection.task = task
         self._connections[task] = connection
         task.add_done_callback(self._connections.pop)
+        # A task that is cancelled before its first step closes nothing by itself.
+        task.add_done_callback(lambda _: writer.transport.close())
         if name is not None:
             self._counted[name] += 1
             task.add_done_callback(lambda _: self._forget(name))
