@@ -76,6 +76,16 @@ NO_DEMO = "--demo has no account to look into or to run for; `cfchat --demo` and
 _CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
+class _Shape(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        # argparse makes one for each flag that is added, and imports shutil and three compressors to ask for a width.
+        width = os.environ.get("COLUMNS", "")
+        columns = int(width) if width.isdecimal() else 0
+        if not columns and sys.stdout.isatty():
+            columns = os.get_terminal_size(sys.stdout.fileno()).columns
+        super().__init__(prog, width=(columns or 80) - 2)
+
+
 class _Parser(argparse.ArgumentParser):
     """Given its flags when it is used: a command line has one command, and all flags of all take a while."""
 
@@ -98,13 +108,12 @@ class _Parser(argparse.ArgumentParser):
 def make_parser() -> argparse.ArgumentParser:
     commands = "".join(f"  {name:<8} {told}\n" for name, told in COMMANDS.items())
     prog = "cfchat" if not sys.argv[0].endswith(".py") else "python3 cfchat_server.py"
-    shape = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="cfchat",
         usage="cfchat [COMMAND] [OPTION ...]",
         description=DESCRIPTION.format(prog=prog, commands=commands),
         epilog=EPILOG,
-        formatter_class=shape,
+        formatter_class=_Shape,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"cfchat {__version__}")
@@ -116,7 +125,7 @@ def make_parser() -> argparse.ArgumentParser:
             usage=f"cfchat {name}{words} [OPTION ...]",
             description=told,
             epilog=EPILOG,
-            formatter_class=shape,
+            formatter_class=_Shape,
             allow_abbrev=False,
             # So that a flag before the command is not undone by its absence behind it.
             argument_default=argparse.SUPPRESS,

@@ -1,20 +1,23 @@
-"""`cfchat deploy NAME`: a file for the place where cfchat shall run, this installation's settings filled in."""
+"""`cfchat deploy NAME`: a file for the place where cfchat shall run, this installation's settings filled in.
+
+What only this command needs is imported where it is needed: the names of the kinds are part of every start.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import re
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from math import ceil
-from string import Template
+from typing import TYPE_CHECKING
 
 from cfchat.errors import ConfigError
 from cfchat.listen import Where
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 TOKEN = "CLOUDFLARE_API_TOKEN_FILE"
 ACCOUNT = "CLOUDFLARE_ACCOUNT_ID"
@@ -55,6 +58,9 @@ def _place(variable: str) -> str:
 def render(name: str, here: Installation) -> str:
     """The file, text. Raises ConfigError where the settings cannot be told in it."""
     template, fill = KINDS[name]
+    from importlib.resources import files
+    from string import Template
+
     text = files("cfchat").joinpath("deploy", template).read_text("utf-8")
     return Template(text).substitute(fill(here))
 
@@ -204,6 +210,9 @@ _MAIN = b"import sys\n\nfrom cfchat.cli import main\n\nsys.exit(main())\n"
 
 def archive() -> bytes:
     """The whole of cfchat as one file that Python runs: the same bytes whoever makes it, wherever and whenever."""
+    import zipfile
+    from importlib.resources import files
+
     out = io.BytesIO()
     out.write(_START)
     with zipfile.ZipFile(out, "w") as packed:

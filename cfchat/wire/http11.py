@@ -236,7 +236,8 @@ class _FieldSection:
         """The fields, or None if the section has not ended yet."""
         while (line := buffer.take_line(self._room, _HEAD_TOO_LARGE)) is not None:
             if not line:
-                return Fields(self._items)
+                items, self._items = self._items, []  # not kept twice for as long as the body lasts
+                return Fields(items)
             self._add(line)
         return None
 
@@ -597,7 +598,8 @@ _REASONS = {int(status): status.phrase.encode("ascii") for status in HTTPStatus}
 
 
 def _encode_field(name: str, value: str) -> bytes:
-    return b"%b: %b\r\n" % (_checked(grammar.TOKEN, name, "field name"), _checked(grammar.FIELD_VALUE, value, "field value"))
+    checked = _checked(grammar.TOKEN, name, "field name"), _checked(grammar.FIELD_VALUE, value, "field value")
+    return b"%b: %b\r\n" % checked
 
 
 # Most fields of a response are those of the last one, too. (Not of requests: a token should be in one place only.)

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from installs import venv
 from house import house
+from installs import venv
 from leaving import closes_at_once
 from standin import Model, Script, StandIn, json_error, words
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installs import node_modules
 from house import HELLO, house
+from installs import node_modules
 from leaving import closes_at_once
 from standin import Model, Script, StandIn, json_error, words
 from webdriver import Browser, browser

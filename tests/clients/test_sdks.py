@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installs import HERE, Process, node_modules, venv
 from house import HELLO, house
+from installs import HERE, Process, node_modules, venv
 from leaving import closes_at_once
 from standin import Model, Script, StandIn, json_error, reply
 
