@@ -51,6 +51,7 @@ class Call:
         self.more = asyncio.Event()
         self.takes = asyncio.Event()
         self.takes.set()
+        self.lost = False
         self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         for index, piece in enumerate(pieces):
             self._events.put_nowait({"type": "http.request", "body": piece, "more_body": index + 1 < len(pieces)})
@@ -69,6 +70,8 @@ class Call:
 
     async def _send(self, event: Any) -> None:
         await self.takes.wait()
+        if self.lost:
+            raise OSError("the client has gone")
         self.sent.append(event)
         self.more.set()
 
@@ -241,6 +244,31 @@ async def test_a_client_that_leaves_inside_its_body() -> None:
         call.leave()
         await call.task
     assert call.sent == []
+
+
+async def test_a_server_that_says_so_by_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "cfchat")
+    async with mounted(WORDS) as (app, _):
+        call = Call(app, BODY)
+        call.lost = True
+        await call.task
+    assert any(" 499 " in line for line in caplog.messages)
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_fault_of_ours_in_mid_reply_is_cut(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> bytes:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("cfchat.replies.text.Text.encode", broken)
+    async with mounted(WORDS) as (app, _):
+        call = Call(app, BODY)
+        with pytest.raises(cfchat.CfchatError, match="Something went wrong"):
+            await call.task
+    assert [event["type"] for event in call.sent] == ["http.response.start"]
+    assert "reply failed" in caplog.text
 
 
 async def test_a_client_that_takes_no_more_is_given_up() -> None:
