@@ -170,7 +170,10 @@ def ports_of(pid: int, port: int) -> set[int]:
 
 async def gone(pid: int) -> None:
     """Until a process has ended, whoever's child it is."""
-    file = os.pidfd_open(pid)
+    try:
+        file = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(file, ended.set)
     try:
