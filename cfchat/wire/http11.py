@@ -216,6 +216,7 @@ class ReadLimits:
     body: int | None = 1 << 20  # None: no limit
     chunk_line: int = 4096
     chunk_extensions_total: int = 16 * 1024
+    chunks: int = 65_536  # their number, where a body has a limit
     trailers: int = 8192
     skipped_lines: int = 4  # empty lines before a request
     informational: int = 8  # 1xx heads before a response
@@ -387,7 +388,8 @@ class _Reader(Generic[HeadT]):
     def _decoder_for(self, minor: int, fields: Fields, otherwise: Decoder) -> Decoder:
         limits = self._limits
         if _is_chunked(minor, fields):
-            return ChunkedDecoder(limits.chunk_line, limits.chunk_extensions_total, limits.body, self._alone)
+            chunks = None if limits.body is None else limits.chunks
+            return ChunkedDecoder(limits.chunk_line, limits.chunk_extensions_total, limits.body, self._alone, chunks)
         length = _content_length(fields)
         return otherwise if length is None else LengthDecoder(length, limits.body)
 
