@@ -93,7 +93,8 @@ class ChunkedDecoder:
     """RFC 9112 §7.1, up to and with the line of the last chunk. Behind it come the trailers.
 
     `line` limits one chunk's line, `extensions` the extensions of all chunks together, `limit` the body, `chunks` their
-    number: a body in pieces of a byte costs a thousand times what it should. `alone` says that no other message can follow in the buffer: only then, and without a limit, may all of it be looked at.
+    number: a body in pieces of a byte costs a thousand times what it should. `alone` says that no other message can
+    follow in the buffer: only then, and without a limit, may all of it be looked at.
     """
 
     def __init__(
