@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ from cfchat.conversation import Conversation, Options, parse_messages, parse_opt
 from cfchat.errors import CfchatError, ConfigError, UpstreamError
 from cfchat.guard import Guard, Proxies
 from cfchat.hooks import Hooks
+from cfchat.listen import Certificate, listening, url_of
 from cfchat.metrics import Metrics
 from cfchat.observe import log_exchange
 from cfchat.page import pages
@@ -120,16 +122,23 @@ class Serving:
     127.0.0.1 http://127.0.0.1:.../
     """
 
-    host: str
-    port: int
     server: Server
     rooms: Rooms
 
     @property
+    def host(self) -> str:
+        """The address, or the path of a unix socket, whose port is 0."""
+        return self.server.address[0]
+
+    @property
+    def port(self) -> int:
+        return self.server.address[1]
+
+    @property
     def url(self) -> str:
         """Of the page; the chat is at `api/chatbot` below it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"http://[{host}]:{self.port}/" if ":" in host else f"http://{host}:{self.port}/"
+        where = self.rooms.config.where
+        return url_of(self.host if where.uds else self.server.address, where.cert is not None) + "/"
 
 
 @asynccontextmanager
@@ -153,13 +162,25 @@ async def serve(config: Config | None = None, hooks: Hooks = Hooks()) -> AsyncIt
     I am sorry to hear that you are unhappy.
     """
     config = config or load_config()
+    where = config.where
+    tls = Certificate(where.cert, where.key).context if where.cert else None
+    with listening(where) as sockets:
+        async with serve_on(sockets, config, hooks, tls) as serving:
+            yield serving
+
+
+@asynccontextmanager
+async def serve_on(
+    sockets: Sequence[socket.socket], config: Config, hooks: Hooks = Hooks(), tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Serving]:
+    """`serve` on sockets that listen already."""
     async with open_rooms(config, hooks) as rooms:
         app, peers = rooms.app, Proxies(config.trusted_proxies)
         server = rooms.server = Server(app.handle, app.refuse, config.server, peers, app.note)
-        host, port = await _listen(server, config.host, config.port)
         try:
             await rooms.start()
-            yield Serving(host, port, server, rooms)
+            await server.start_on(sockets, tls)
+            yield Serving(server, rooms)
         except BaseException:
             await server.abort()
             raise

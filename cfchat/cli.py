@@ -1,33 +1,41 @@
-"""The command line: serve, check, ask, models."""
+"""The command line: serve, check, ask, models, deploy."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import io
 import json
 import logging
 import os
+import re
+import shlex
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 from cfchat import __version__, api
 from cfchat.check import Result, Status, check, explain
-from cfchat.config import LOOPBACK, Config, add_flags, load, read_keys
+from cfchat.config import LOOPBACK, Config, add_flags, given, load, read_keys
 from cfchat.conversation import Conversation, Delta, Message, with_system
+from cfchat.deploy import KINDS, Installation, archive, render
 from cfchat.errors import ConfigError, UpstreamError
 from cfchat.guard import Guard
+from cfchat.listen import Certificate, adopted, listening, url_of
 from cfchat.observe import set_up_logging
 from cfchat.pulse import stalls_told
 from cfchat.server import Server
+from cfchat.systemd import Notifier, take_files, take_notifier
 from cfchat.upstream.client import Settings
 from cfchat.upstream.cloudflare import Model
+from cfchat.workers import Parent, ended_children, orders, take_worker
 
 log = logging.getLogger("cfchat")
 
@@ -51,19 +59,31 @@ SSL_CERT_FILE names the authorities to trust; HTTPS_PROXY and NO_PROXY are as ev
 Every flag can be set by the environment variable in [brackets]; the flag wins. All commands take these flags.
 Exit codes: 0 all is well, 1 it failed, 2 wrong settings or usage, 130 ended by Ctrl-C.
 """
+PYZ = "pyz"
 COMMANDS = {
     "serve": "answer POST /api/chatbot; this is what is done where no command is named",
     "check": "try each step on the way to the models; say which one fails and what to do",
     "ask": "put one question to the model and print its answer as it comes",
     "models": "list the account's text models with their windows and prices",
+    "deploy": "print a file that runs this installation, its settings filled in: " + ", ".join((*KINDS, PYZ)),
 }
 TWO_WAYS_ON = """\
 To talk to Workers AI: set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN (dashboard: AI > Workers AI > Use REST API).
 To try it without an account: add --demo."""
-NO_DEMO = "--demo has no account to look into; `cfchat --demo` and `cfchat ask --demo` need none"
+NO_DEMO = "--demo has no account to look into or to run for; `cfchat --demo` and `cfchat ask --demo` need none"
 
 # What could move the cursor or rename the window: no model gets that through to a terminal.
 _CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+class _Shape(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        # argparse makes one for each flag that is added, and imports shutil and three compressors to ask for a width.
+        width = os.environ.get("COLUMNS", "")
+        columns = int(width) if width.isdecimal() else 0
+        if not columns and sys.stdout.isatty():
+            columns = os.get_terminal_size(sys.stdout.fileno()).columns
+        super().__init__(prog, width=(columns or 80) - 2)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,25 +108,24 @@ class _Parser(argparse.ArgumentParser):
 def make_parser() -> argparse.ArgumentParser:
     commands = "".join(f"  {name:<8} {told}\n" for name, told in COMMANDS.items())
     prog = "cfchat" if not sys.argv[0].endswith(".py") else "python3 cfchat_server.py"
-    shape = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="cfchat",
         usage="cfchat [COMMAND] [OPTION ...]",
         description=DESCRIPTION.format(prog=prog, commands=commands),
         epilog=EPILOG,
-        formatter_class=shape,
+        formatter_class=_Shape,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"cfchat {__version__}")
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", help=argparse.SUPPRESS, prog="cfchat")
     for name, told in COMMANDS.items():
-        words = " [QUESTION]" if name == "ask" else ""
+        words = {"ask": " [QUESTION]", "deploy": " NAME"}.get(name, "")
         command = parsers.add_parser(
             name,
             usage=f"cfchat {name}{words} [OPTION ...]",
             description=told,
             epilog=EPILOG,
-            formatter_class=shape,
+            formatter_class=_Shape,
             allow_abbrev=False,
             # So that a flag before the command is not undone by its absence behind it.
             argument_default=argparse.SUPPRESS,
@@ -121,6 +140,10 @@ def _add_flags(command: str, parser: argparse.ArgumentParser) -> None:
         told = "what to ask; - or nothing reads it from standard input"
         parser.add_argument("question", metavar="QUESTION", nargs="*", default=[], help=told)
         parser.add_argument("--system", dest="system_prompt", metavar="TEXT", help="a shorter --system-prompt")
+    elif command == "deploy":
+        parser.add_argument("kind", metavar="NAME", choices=(*KINDS, PYZ), help=", ".join((*KINDS, PYZ)))
+        told = "the host's name, for nginx, caddy and haproxy (default: chat.example.com)"
+        parser.add_argument("--domain", metavar="NAME", type=_domain, default="chat.example.com", help=told)
     elif command != "serve":
         parser.add_argument("--json", action="store_true", default=False, help="print JSON")
     _add_shared_flags(parser)
@@ -151,8 +174,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(flags: Mapping[str, Any]) -> int:
     command, demo = flags["command"] or "serve", flags["demo"]
-    if demo and command in ("check", "models"):
+    if demo and command in ("check", "models", "deploy"):
         raise ConfigError(NO_DEMO)
+    if command == "deploy":
+        return print_deployment(flags)
     config = load(flags, os.environ, demo=demo)
     set_up_logging(_log_level(command, config, flags), config.log_format)
     if command == "ask":
@@ -161,8 +186,7 @@ def _run(flags: Mapping[str, Any]) -> int:
         return asyncio.run(run_check(config, flags["json"]))
     if command == "models":
         return asyncio.run(list_models(config, flags["json"]))
-    asyncio.run(serve(config, demo))
-    return OK
+    return asyncio.run(serve(config, demo))
 
 
 def _log_level(command: str, config: Config, flags: Mapping[str, Any]) -> str:
@@ -196,40 +220,87 @@ def _say_error(error: UpstreamError, settings: Settings) -> None:
 # --- serve ----------------------------------------------------------------------------------------
 
 
-async def serve(config: Config, demo: bool) -> None:
-    """Serve until a signal comes. Raises ConfigError where the address cannot be listened on."""
-    async with api.serve(config) as serving:
+async def serve(config: Config, demo: bool) -> int:
+    """Serve until a signal comes, here or in workers; returns the exit code.
+
+    Raises ConfigError where the address cannot be listened on, or the certificate is none.
+    """
+    worker = take_worker(os.environ)
+    notifier, files = worker or (take_notifier(os.environ), take_files(os.environ))
+    with contextlib.ExitStack() as stack:
+        stack.callback(notifier.close)
+        where = config.where
+        certificate = Certificate(where.cert, where.key) if where.cert else None
+        sockets = stack.enter_context(adopted(files) if files else listening(where))
+        welcome = partial(_welcome, sockets[0].getsockname(), demo, config)
+        if worker is not None:
+            house = _serve_here(_share(config), sockets, certificate, notifier, orders)
+        elif config.workers:
+            return await Parent(sockets, config.workers, config.server.drain, notifier).run(welcome)
+        else:
+            house = _serve_here(config, sockets, certificate, notifier, _signals, welcome)
+        await house
+    return OK
+
+
+async def _serve_here(
+    config: Config,
+    sockets: Sequence[socket.socket],
+    certificate: Certificate | None,
+    notifier: Notifier,
+    orders: Callable[[Notifier], asyncio.Queue[str]],
+    welcome: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve in this process until an order to stop comes."""
+    given = orders(notifier)
+    tls = certificate.context if certificate else None
+    async with api.serve_on(sockets, config, tls=tls) as serving:
         with stalls_told(serving.rooms.pulse):
-            _say_hello(serving, demo, config)
-            _warn_if_open(serving.host, config)
             _allow_files(config.server.connections)
-            _reload_keys_on_hangup(serving.rooms.guard, config.keys_file)
+            _reload_on_hangup(serving.rooms.guard, config.keys_file, certificate, notifier)
+            welcome()
             gc.freeze()  # what is here by now stays, so no collection need look at it
-            await _until_signalled(serving.server)
+            notifier.ready()
+            await _until_told(serving.server, given, notifier)
 
 
-def _say_hello(serving: api.Serving, demo: bool, config: Config) -> None:
-    url = serving.url + "api/chatbot"
+def _share(config: Config) -> Config:
+    """One worker's part of what all together may spend."""
+    tokens = config.guard.daily_tokens
+    shared = tokens and max(1, tokens // config.workers)
+    return replace(config, guard=replace(config.guard, daily_tokens=shared))
+
+
+def _welcome(address: Any, demo: bool, config: Config) -> None:
+    _say_hello(address, demo, config)
+    _warn_if_open(address, config)
+
+
+def _say_hello(address: Any, demo: bool, config: Config) -> None:
+    base, way, behind = url_of(address, config.where.cert is not None), "", ""
+    if not isinstance(address, tuple):
+        path = os.fsdecode(address)
+        way, behind = f"--unix-socket {shlex.quote(path)} ", f" behind {path}"
     key = "-H 'Authorization: Bearer YOUR-KEY' " if config.guard.keys else ""
-    page = f"page: {serving.url}\n" if config.page else ""
-    says = "DEMO: a stand-in model (ELIZA, 1966), not Cloudflare" if demo else serving.rooms.model
+    page = f"page: {base}/\n" if config.page else ""
+    says = "DEMO: a stand-in model (ELIZA, 1966), not Cloudflare" if demo else config.app.model
     print(
-        f"cfchat {__version__} listens on {url}\n"
+        f"cfchat {__version__} listens on {base}/api/chatbot{behind}\n"
         f"model: {says}\n{page}"
-        f"try: curl -N {url} -H 'Content-Type: application/json' {key}"
+        f"try: curl -N {way}{base}/api/chatbot -H 'Content-Type: application/json' {key}"
         """-d '[{"role":"user","content":"I am unhappy"}]'\n"""
         "Ctrl-C stops it.",
         flush=True,
     )
 
 
-def _warn_if_open(host: str, config: Config) -> None:
+def _warn_if_open(address: Any, config: Config) -> None:
     """Whoever finds an open chat endpoint spends its owner's money."""
     guarded = config.guard.keys or config.guard.rate or config.guard.daily_tokens
-    if host not in LOOPBACK and not guarded:
+    if isinstance(address, tuple) and address[0] not in LOOPBACK and not guarded:
         log.warning(
             "everybody who can reach %s may ask, and you pay: set --rate-limit and --daily-tokens, or --api-keys-file",
-            host,
+            address[0],
         )
 
 
@@ -245,33 +316,56 @@ def _allow_files(connections: int) -> None:
         log.warning(told, most, max(0, most - 20) // 2, "--max-streams and --max-connections")
 
 
-def _reload_keys_on_hangup(guard: Guard, path: str | None) -> None:
-    """SIGHUP reads the keys anew; a file that is wrong changes nothing."""
+def _reload_on_hangup(guard: Guard, keys_file: str | None, certificate: Certificate | None, told: Notifier) -> None:
+    """SIGHUP reads the keys and the certificate anew; a file that is wrong changes nothing."""
 
     def reload() -> None:
-        if path is None:
-            log.info("SIGHUP: there is no --api-keys-file to read")
-            return
-        try:
-            guard.keys = read_keys(path)
-        except ValueError as error:
-            log.error("SIGHUP: --api-keys-file %s; the keys stay as they were", error)
-        else:
-            log.info("SIGHUP: %d keys read", len(guard.keys))
+        told.reloading()
+        if keys_file is None and certificate is None:
+            log.info("SIGHUP: there is no --api-keys-file or --tls-cert to read")
+        if keys_file is not None:
+            _reload_keys(guard, keys_file)
+        if certificate is not None:
+            try:
+                certificate.reload()
+            except ConfigError as error:
+                log.error("SIGHUP: %s; the certificate stays as it was", error)
+            else:
+                log.info("SIGHUP: certificate read")
+        told.ready()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
 
-async def _until_signalled(server: Server) -> None:
-    """The first SIGINT or SIGTERM lets replies finish, the second ends them."""
+def _reload_keys(guard: Guard, path: str) -> None:
+    try:
+        guard.keys = read_keys(path)
+    except ValueError as error:
+        log.error("SIGHUP: --api-keys-file %s; the keys stay as they were", error)
+    else:
+        log.info("SIGHUP: %d keys read", len(guard.keys))
+
+
+def _signals(notifier: Notifier) -> asyncio.Queue[str]:
+    """Why to stop: the first SIGINT or SIGTERM lets replies finish, the second ends them."""
     loop = asyncio.get_running_loop()
-    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    given: asyncio.Queue[str] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, signals.put_nowait, number)
-    first = await signals.get()
-    log.info("%s: stopping; replies under way may finish (again: end them now)", first.name)
+        loop.add_signal_handler(number, given.put_nowait, number.name)
+    if os.getpid() == 1:
+        # In a container every orphan is a child of the first process.
+        loop.add_signal_handler(signal.SIGCHLD, lambda: [*ended_children()])
+        list(ended_children())
+    return given
+
+
+async def _until_told(server: Server, orders: asyncio.Queue[str], notifier: Notifier) -> None:
+    loop = asyncio.get_running_loop()
+    why = await orders.get()
+    notifier.stopping()
+    log.info("%s: stopping; replies under way may finish (again: end them now)", why)
     draining = loop.create_task(server.drain())
-    second = loop.create_task(signals.get())
+    second = loop.create_task(orders.get())
     await asyncio.wait([draining, second], return_when=asyncio.FIRST_COMPLETED)
     second.cancel()
     if not draining.done():
@@ -424,3 +518,56 @@ def _notes(model: Model, asked: Sequence[str]) -> str:
     if model.reasoning:
         notes.append("reasoning")
     return ", ".join(notes)
+
+
+# --- deploy ---------------------------------------------------------------------------------------
+
+
+def print_deployment(flags: Mapping[str, Any]) -> int:
+    """Print the file that was asked for. No secret is in it, and none is needed to make it."""
+    if flags["kind"] == PYZ:
+        if sys.stdout.isatty():
+            raise ConfigError("this is a program, not a text: cfchat deploy pyz > cfchat.pyz")
+        sys.stdout.buffer.write(archive())
+        return OK
+    # Neither is written down: whoever makes the file need not have them.
+    unneeded = {"CLOUDFLARE_ACCOUNT_ID": "0" * 32, "CLOUDFLARE_API_TOKEN": "unneeded", "CF_AIG_TOKEN": "unneeded"}
+    config = load(flags, {**os.environ, **unneeded})
+    assert config.upstream is not None
+    waits = config.upstream.deadlines
+    settings, paths = given(flags, os.environ)
+    here = Installation(
+        command=_own_command(),
+        version=__version__,
+        where=config.where,
+        workers=config.workers,
+        settings=settings,
+        files={name: os.path.abspath(path) for name, path in paths.items()},
+        wait=max(waits.first_delta, waits.between_deltas),
+        drain=config.server.drain,
+        body=config.app.max_body,
+        streams=config.app.max_streams,
+        connections=config.server.connections,
+        domain=flags["domain"],
+    )
+    print(render(flags["kind"], here), end="")
+    home = [word for word in here.command if word.startswith(("/home/", "/root/", "/run/user/"))]
+    if flags["kind"] == "systemd" and home:
+        _say(f"the unit will not see {home[0]}, in somebody's home: install cfchat elsewhere, in /opt for one")
+    return OK
+
+
+def _own_command() -> list[str]:
+    """How this program was started, by absolute paths."""
+    script = os.path.abspath(sys.argv[0])
+    if os.path.basename(script) != "__main__.py":
+        return [sys.executable, script]
+    # By `python3 -m cfchat`, which finds it where it is installed, or else in the current folder.
+    start = os.path.join(os.path.dirname(os.path.dirname(script)), "cfchat_server.py")
+    return [sys.executable, start] if os.path.exists(start) else [sys.executable, "-m", "cfchat"]
+
+
+def _domain(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?", text):
+        raise argparse.ArgumentTypeError("must be a host's name such as chat.example.com")
+    return text

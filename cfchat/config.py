@@ -18,6 +18,7 @@ from cfchat import app, guard, observe, server
 from cfchat.conversation import DROP, MERGE, REJECT, Options
 from cfchat.errors import ConfigError
 from cfchat.guard import Network
+from cfchat.listen import Where
 from cfchat.upstream import client, cloudflare, pool
 from cfchat.upstream.answer import Deadlines
 from cfchat.upstream.api import Gateway
@@ -43,8 +44,8 @@ class Config:
     20
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8787
+    where: Where = field(default_factory=Where)
+    workers: int = 0
     upstream: client.Settings | None = None
     app: app.Settings = field(default_factory=app.Settings)
     guard: guard.Settings = field(default_factory=guard.Settings)
@@ -70,6 +71,7 @@ class Setting:
     repeat: bool = False  # the flag may be given several times; its values are joined by commas
     file: bool = False  # NAME_FILE in the environment may hold the path of a file with the value
     unset: str = ""  # what holds where there is no default
+    path: bool = False  # the value is the path of a file
 
     @property
     def name(self) -> str:
@@ -92,6 +94,16 @@ def _whole(text: str, low: int, high: int) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", text) or not low <= int(text) <= high:
         raise ValueError(f"must be a whole number from {low} to {high}")
     return int(text)
+
+
+def _workers(text: str) -> int:
+    return _whole(text, 0, 256)
+
+
+def _mode(text: str) -> int:
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise ValueError("must be three octal digits such as 660")
+    return int(text, 8)
 
 
 def _seconds(text: str) -> float:
@@ -313,11 +325,16 @@ _CAPS = "max_tokens=4096, or what --max-tokens is where that is more"
 SETTINGS = (
     Setting("host", "ADDRESS", "127.0.0.1", _text, "address to listen on; 0.0.0.0 for every one"),
     Setting("port", "N", 8787, _port, "port to listen on; 0 takes a free one", also="PORT"),
+    Setting("uds", "PATH", None, _text, "unix socket to listen on, instead", unset="none"),
+    Setting("uds-mode", "MODE", "660", _mode, "its permissions, octal: who may connect"),
+    Setting("tls-cert", "FILE", None, _text, "certificate chain, PEM: serve HTTPS", unset="plain HTTP", path=True),
+    Setting("tls-key", "FILE", None, _text, "its key, PEM", unset="in the same file", path=True),
+    Setting("workers", "N", 0, _workers, "processes that share the work; 0 for this one alone"),
     Setting("model", "NAME", cloudflare.DEFAULT_MODEL, _model, "model to ask"),
     Setting("fallback-models", "NAMES", None, _models, "who is asked when it fails: a,b or none", unset=_FALLBACKS),
     Setting("models", "NAMES", None, _models, "what a client may name as `model`", unset="the model and its fallbacks"),
     Setting("alias", "ALIAS=NAME", None, _aliases, "another name for a model", repeat=True, unset="none"),
-    Setting("model-options", "FILE", None, _model_fields, "TOML: further body fields for each model", unset="none"),
+    Setting("model-options", "FILE", None, _model_fields, "TOML: body fields for each model", unset="none", path=True),
     Setting("system-prompt", "TEXT", _APP.system_prompt, _text, "system message put first", file=True),
     Setting("max-tokens", "N", 2048, _count, "longest reply, in tokens"),
     Setting("temperature", "X", None, _number("temperature"), "where a client names none", unset=_OWN),
@@ -339,7 +356,7 @@ SETTINGS = (
     Setting("idle-timeout", "S", _WAITS.between_deltas, _seconds, "seconds between two pieces of a reply"),
     Setting("reply-timeout", "S", _WAITS.whole_reply, _seconds, "seconds for a whole reply; 0 for no such limit"),
     Setting("allow-origin", "ORIGINS", "*", _origins, "whose pages may ask, such as https://example.com", repeat=True),
-    Setting("api-keys-file", "FILE", None, _keys_file, "keys that open this server, each LABEL KEY", unset="no keys"),
+    Setting("api-keys-file", "FILE", None, _keys_file, "keys that open this, each LABEL KEY", unset="none", path=True),
     Setting("rate-limit", "N/PERIOD", None, _rate, "requests of one key or address: 20/minute", unset="none"),
     Setting("daily-tokens", "N", None, _count, "tokens a day (UTC), all clients together", unset="no limit"),
     Setting("daily-tokens-each", "N", None, _count, "tokens a day of one key or address", unset="no limit"),
@@ -358,6 +375,9 @@ SETTINGS = (
     Setting("log-format", "FORM", observe.TEXT, _log_format, "form of log lines: text, or json, one object a line"),
     Setting("log-level", "LEVEL", "info", _level, "least serious log lines to print: " + ", ".join(LEVELS)),
 )
+
+
+_NAMED = {setting.name: setting for setting in SETTINGS}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -439,11 +459,41 @@ def load(
         proxy = _proxy(values["base_url"], environ, faults)
         faults += _check_ca(environ)
         faults += _check_gateway(values)
+    if values["tls_key"] and not values["tls_cert"]:
+        faults.append("--tls-cert must name the certificate of --tls-key")
+    if values["admin"] and values["workers"]:
+        admin, workers = spell(_NAMED["admin"]), spell(_NAMED["workers"])
+        faults.append(f"{admin} does not go with {workers}: each worker would need an address of its own")
     if faults:
         raise ConfigError("\n".join(faults))
     values["proxy"] = proxy
     values["gateway_token"] = Secret(gateway_token) if gateway_token else None
     return _build(values, None if demo else (account, Secret(token)))
+
+
+def given(
+    flags: Mapping[str, str | list[str] | None], environ: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """What was set, by environment variable, for another process to be told: the settings, and the paths of files.
+
+    No secret is among them, but the file of each that is needed, of a usual name where it has none.
+    """
+    settings, paths = {"CLOUDFLARE_ACCOUNT_ID": environ.get("CLOUDFLARE_ACCOUNT_ID", "YOUR-ACCOUNT-ID")}, {}
+    paths["CLOUDFLARE_API_TOKEN_FILE"] = environ.get("CLOUDFLARE_API_TOKEN_FILE", "/etc/cfchat/cloudflare-api-token")
+    if environ.get("CF_AIG_TOKEN") or environ.get("CF_AIG_TOKEN_FILE"):
+        paths["CF_AIG_TOKEN_FILE"] = environ.get("CF_AIG_TOKEN_FILE", "/etc/cfchat/cf-aig-token")
+    if environ.get("SSL_CERT_FILE"):
+        paths["SSL_CERT_FILE"] = environ["SSL_CERT_FILE"]
+    for setting in SETTINGS:
+        flag = flags.get(setting.name)
+        text = ",".join(flag) if isinstance(flag, list) else flag
+        found = (environ[name] for name in (setting.variable, setting.also) if environ.get(name))
+        text = next(found, None) if text is None else text
+        if text is not None:
+            (paths if setting.path else settings)[setting.variable] = text
+        elif setting.file and environ.get(setting.variable + "_FILE"):
+            paths[setting.variable + "_FILE"] = environ[setting.variable + "_FILE"]
+    return settings, paths
 
 
 def _value(
@@ -568,8 +618,8 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             window=v.context_window,
         )
     return Config(
-        host=v.host,
-        port=v.port,
+        where=Where(v.host, v.port, v.uds, v.uds_mode, v.tls_cert, v.tls_key),
+        workers=v.workers,
         upstream=upstream,
         app=app.Settings(
             system_prompt=v.system_prompt,

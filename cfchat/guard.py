@@ -22,6 +22,8 @@ from cfchat.wire.http11 import Fields
 PREFLIGHT_MAX_AGE = 86_400
 EXPOSED = "X-Request-Id, X-Model, X-Messages-Left-Out, Retry-After, RateLimit, RateLimit-Policy"
 DAY = 86_400.0
+# The peer of every connection on a unix socket: whoever its permissions let in. The server names it so.
+UNIX = "unix"
 # Names remembered of those who asked; beyond it the one that asked longest ago is forgotten.
 MOST_NAMES = 100_000
 WARN_AT = 0.8
@@ -220,7 +222,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """The peers that are trusted to say for whom they ask; fits cfchat.server.Peers."""
+    """The peers that are trusted to say for whom they ask, all of a unix socket too; fits cfchat.server.Peers."""
 
     trusted: Sequence[Network] = ()
 
@@ -238,7 +240,7 @@ def client_address(peer: str, fields: Fields, trusted: Sequence[Network]) -> str
     Nothing is believed of a peer that is not trusted. Where both fields are there and differ, one of them is the
     client's own invention: then it is the peer's address that counts.
     """
-    if not trusted or not _is_trusted(peer, trusted):
+    if not _is_trusted(peer, trusted):
         return peer
     told = [
         _rightmost(peer, hops, trusted)
@@ -299,6 +301,8 @@ def _parse(hop: str) -> IPv4Address | IPv6Address | None:
 
 
 def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+    if address == UNIX:
+        return True
     found = _parse(address)
     return found is not None and any(found in network for network in trusted if network.version == found.version)
 

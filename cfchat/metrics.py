@@ -6,7 +6,7 @@ Names of labels are ours, their values may be a stranger's: they are escaped, an
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Sets of label values in one family; what comes beyond them is counted as "other".
@@ -91,19 +91,6 @@ class Metrics:
     def text(self) -> str:
         """All of it, as Prometheus reads it."""
         return "".join(family.text() for family in vars(self).values())
-
-
-def add_up(texts: Iterable[str]) -> str:
-    """One text of those of several processes: what has the same name and labels is summed."""
-    lines: dict[str, float | None] = {}
-    for text in texts:
-        for line in text.splitlines():
-            name, _, number = line.rpartition(" ")
-            if line.startswith("#"):
-                lines.setdefault(line)
-            else:
-                lines[name] = (lines.get(name) or 0.0) + float(number)
-    return "".join(line + "\n" if number is None else f"{line} {number:.15g}\n" for line, number in lines.items())
 
 
 def _labelled(names: Sequence[str], values: Sequence[str]) -> str:

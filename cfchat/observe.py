@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 access = logging.getLogger("cfchat.access")
 
@@ -76,6 +75,8 @@ class JSONLines(logging.Formatter):
     """One JSON object a line: time (UTC), level, logger, message; of a request its parts, too."""
 
     def format(self, record: logging.LogRecord) -> str:
+        from datetime import UTC, datetime  # for these lines alone
+
         moment = datetime.fromtimestamp(record.created, UTC)
         line: dict[str, object] = {
             "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),

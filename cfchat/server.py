@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import struct
 import time
 from asyncio.constants import ACCEPT_RETRY_DELAY
@@ -36,9 +37,12 @@ from cfchat.wire.http11 import (
 
 log = logging.getLogger("cfchat.server")
 
+BACKLOG = 1024
 READ_SIZE = 64 * 1024
 READ_AHEAD = 64 * 1024
 WRITE_AHEAD = 64 * 1024
+
+UNIX = "unix"  # the address of every peer on a unix socket
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Limits:
     write: float = 30.0
     keep_alive: float = 75.0
     drain: float = 30.0
+    grace: float = 1.0  # to send a request, on a connection that was made just before a drain
     heartbeat: float = 15.0  # of silence in a reply that has one
     linger: float = 2.0
     linger_bytes: int = 4 << 20
@@ -151,16 +156,33 @@ class Server:
         self.address = ("", 0)  # listened on
         self._connections: dict[asyncio.Task[None], _Connection] = {}
         self._counted: Counter[str] = Counter()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._files: _FilesRunOut | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; returns the address listened on (port 0 becomes a real one). Raises OSError."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._protocol, host, port, backlog=1024)
-        self._files = _FilesRunOut.watched(loop)
-        self.address = self._server.sockets[0].getsockname()[:2]
+        self._watch_files()
+        server = await asyncio.get_running_loop().create_server(self._protocol, host, port, backlog=BACKLOG)
+        self._servers.append(server)
+        self.address = server.sockets[0].getsockname()[:2]
         return self.address
+
+    async def start_on(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
+        """Listen on sockets that were bound elsewhere, TCP or unix. They are closed with the server."""
+        self._watch_files()
+        options: dict[str, Any] = {"backlog": BACKLOG}
+        if tls is not None:
+            waits = {"ssl_handshake_timeout": self.limits.head, "ssl_shutdown_timeout": self.limits.linger}
+            options |= {"ssl": tls, **waits}
+        loop = asyncio.get_running_loop()
+        for plug in sockets:
+            self._servers.append(await loop.create_server(self._protocol, sock=plug, **options))
+        address = sockets[0].getsockname()
+        self.address = address[:2] if isinstance(address, tuple) else (os.fsdecode(address), 0)
+
+    def _watch_files(self) -> None:
+        if self._files is None:
+            self._files = _FilesRunOut.watched(asyncio.get_running_loop())
 
     def _protocol(self) -> asyncio.StreamReaderProtocol:
         return asyncio.StreamReaderProtocol(_Inbound(limit=READ_SIZE), self._accept)
@@ -169,7 +191,7 @@ class Server:
         # A plain function: a coroutine would be wrapped in a task that asyncio owns, and not we.
         peer = writer.get_extra_info("peername")
         assert isinstance(reader, _Inbound)
-        connection = _Connection(self, reader, writer, peer[0] if peer else "")
+        connection = _Connection(self, reader, writer, peer[0] if isinstance(peer, tuple) else UNIX)
         name = self.peers.counted(connection.peer)
         here, there = len(self._connections), 0 if name is None else self._counted[name]
         if here >= 2 * self.limits.connections or there >= 2 * self.limits.connections_each:
@@ -184,6 +206,8 @@ class Server:
         connection.task = task
         self._connections[task] = connection
         task.add_done_callback(self._connections.pop)
+        # A task that is cancelled before its first step closes nothing by itself.
+        task.add_done_callback(lambda _: writer.transport.close())
         if name is not None:
             self._counted[name] += 1
             task.add_done_callback(lambda _: self._forget(name))
@@ -199,12 +223,32 @@ class Server:
 
     async def drain(self, seconds: float | None = None) -> None:
         """Stop accepting, let replies under way finish for `seconds`, then end what is left."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + (self.limits.drain if seconds is None else seconds)
+        self.draining = True
+        await _settle()
+        for server in self._servers:
+            for plug in server.sockets:
+                loop.remove_reader(plug.fileno())
+        await _settle()  # before the close: asyncio drops whom it has accepted and not yet given us
         self._stop_accepting()
-        for connection in self._connections.values():
-            connection.end_if_idle()
-        if self._connections:
-            await asyncio.wait(set(self._connections), timeout=self.limits.drain if seconds is None else seconds)
+        self._end_idle(fresh=False)
+        # In two steps: where this process was held up itself, what has come meanwhile is read between them.
+        for _ in range(2):
+            await self._until_over(min(end, loop.time() + self.limits.grace / 2))
+        self._end_idle(fresh=True)
+        await self._until_over(end)
         await self.abort()
+
+    def _end_idle(self, fresh: bool) -> None:
+        for connection in self._connections.values():
+            connection.end_if_idle(fresh)
+
+    async def _until_over(self, end: float) -> None:
+        """Wait for all connections: again and again, since a TLS handshake may end, and become one, meanwhile."""
+        loop = asyncio.get_running_loop()
+        while self._connections and (left := end - loop.time()) > 0:
+            await asyncio.wait(set(self._connections), timeout=left)
 
     async def abort(self) -> None:
         """End every connection now."""
@@ -218,8 +262,8 @@ class Server:
 
     def _stop_accepting(self) -> None:
         self.draining = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         if self._files is not None:
             self._files.release()
             self._files = None
@@ -299,11 +343,13 @@ class _Connection:
         self._transport = writer.transport
         self._wire = RequestReader(server.limits.read)
         self._idle = False
+        self._fresh = True  # nothing was asked yet
         self.peer = peer
         self.gone = False  # the client is
 
-    def end_if_idle(self) -> None:
-        if self._idle:
+    def end_if_idle(self, fresh: bool) -> None:
+        """Close where no request is under way; one that has asked nothing yet only if `fresh`."""
+        if self._idle and (fresh or not self._fresh):
             self._transport.close()
 
     def reset(self) -> None:
@@ -333,19 +379,17 @@ class _Connection:
             self._transport.abort()
         finally:
             self._reader.stop_watching()
-            await self._close()
+            self._transport.close()
+            await self._until_closed()
 
-    async def _close(self) -> None:
-        """Let what is written go out, but not for ever."""
-        self._transport.close()
+    async def _until_closed(self) -> None:
+        """The last bytes, and TLS's own end, must have gone out before this process may end; but not for ever."""
         try:
-            async with asyncio.timeout(self.limits.write):
-                await self._writer.wait_closed()
-        except (TimeoutError, OSError):
+            with suppress(OSError):  # a deadline's TimeoutError is one
+                async with asyncio.timeout(self.limits.write):
+                    await self._writer.wait_closed()
+        finally:
             self._transport.abort()
-        except asyncio.CancelledError:
-            self._transport.abort()
-            raise
 
     # --- one exchange -------------------------------------------------------------------------
 
@@ -418,9 +462,12 @@ class _Connection:
         try:
             event = self._wire.next_event()
             self._idle = event is NEED_DATA and not self._wire.begun
+            patience = self.limits.keep_alive if self._idle else self.limits.head
             if self._idle and self._server.draining:
-                return None
-            async with asyncio.timeout(self.limits.keep_alive if self._idle else self.limits.head) as deadline:
+                if not self._fresh:
+                    return None
+                patience = self.limits.head
+            async with asyncio.timeout(patience) as deadline:
                 while event is NEED_DATA:
                     await self._receive()
                     event = self._wire.next_event()
@@ -438,6 +485,7 @@ class _Connection:
         if event is CLOSED:
             return None
         assert isinstance(event, RequestHead)
+        self._fresh = False
         return event
 
     async def _read_body(self, head: RequestHead, limit: int) -> bytes:
@@ -717,6 +765,12 @@ class _FilesRunOut:
 
 
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+async def _settle() -> None:
+    """Let whom the kernel has let in become a connection here: accept, a task, a transport, a protocol, a turn each."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 def new_id() -> str:

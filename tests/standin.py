@@ -338,6 +338,42 @@ def hang_up(then: Literal["abort", "close"] = "close") -> Script:
     return script
 
 
+class Model:
+    """A script that says what the test tells it, when the test tells it."""
+
+    def __init__(self) -> None:
+        self._steps: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    async def __call__(self, exchange: Exchange) -> None:
+        await exchange.send(head_of(200, [STREAM_TYPE, ("transfer-encoding", "chunked")]))
+        while step := await self._steps.get():
+            await exchange.send(b"".join(chunks_of(step)))
+        if step is None:
+            exchange.abort()
+        else:
+            await exchange.send(b"0\r\n\r\n")
+
+    def say(self, text: str) -> None:
+        self._steps.put_nowait(event(text))
+
+    def end(self, **more: object) -> None:
+        """The polite end; `more` stands in the last event, `usage` for one."""
+        self._steps.put_nowait((event("", **more) if more else b"") + b"data: [DONE]\n\n")
+        self._steps.put_nowait(b"")
+
+    def break_off(self) -> None:
+        self._steps.put_nowait(None)
+
+
+def words(*pieces: str) -> Script:
+    """A whole reply in these pieces."""
+    return reply(b"".join(map(event, pieces)) + b"data: [DONE]\n\n")
+
+
+def event(text: str, **more: object) -> bytes:
+    return b"data: " + json.dumps({"response": text, **more}).encode() + b"\n\n"
+
+
 def _end(exchange: Exchange, how: End) -> None:
     if how == "close":
         exchange.close()

@@ -99,7 +99,7 @@ def test_settings_of_every_kind() -> None:
         drain_timeout=2.5,
         rate_limit=None,
     )
-    assert (made.host, made.port, made.page, made.server.drain) == ("::1", 1, True, 2.5)
+    assert (made.where.host, made.where.port, made.page, made.server.drain) == ("::1", 1, True, 2.5)
     assert (made.app.aliases, made.guard.rate) == ({"gpt": "@cf/a/b"}, None)
     assert made.guard.origins.allowed == ("https://a.example", "https://b.example")
 

@@ -22,7 +22,7 @@ from cfchat.wire.bodies import (
 )
 from cfchat.wire.buffer import ReceiveBuffer
 
-LINE, EXTENSIONS, LIMIT = 16, 9, 24
+LINE, EXTENSIONS, LIMIT, CHUNKS = 16, 9, 24, 4
 
 # --- the slow reference --------------------------------------------------------------------------
 
@@ -86,6 +86,7 @@ def reference_chunks(
     line: int = LINE,
     extensions: int = EXTENSIONS,
     limit: int | None = LIMIT,
+    chunks: int | None = CHUNKS,
 ) -> int:
     """Put the data into `out` as far as it goes; give where the trailers begin."""
     total = spent = 0
@@ -99,6 +100,8 @@ def reference_chunks(
             raise BodyTooLarge("body")
         if size == 0:
             return at
+        if chunks is not None and len(out) == chunks:
+            raise BodyTooLarge("chunks")
         out.append(data[at : at + size])
         at += size
         if len(data) < at + 2:
@@ -138,10 +141,10 @@ def decode(decoder: Decoder, pieces: Iterable[bytes]) -> tuple[Outcome, ReceiveB
     return (out, decoder.ended, None), buffer
 
 
-def reference(data: bytes, limit: int | None = LIMIT) -> Outcome:
+def reference(data: bytes, limit: int | None = LIMIT, chunks: int | None = CHUNKS) -> Outcome:
     out: list[bytes] = []
     try:
-        reference_chunks(data, 0, out, limit=limit)
+        reference_chunks(data, 0, out, limit=limit, chunks=chunks)
     except Starved:
         return b"".join(out), False, None
     except ProtocolError as error:
@@ -181,7 +184,7 @@ def chunked_bodies(draw: st.DrawFn) -> bytes:
 def test_chunks_agree_with_the_reference_for_any_cut(body: bytes, cuts: list[int]) -> None:
     expected = reference(body)
     for pieces in ([body], pieces_of(body, cuts), [body[at : at + 1] for at in range(len(body))]):
-        outcome, buffer = decode(ChunkedDecoder(LINE, EXTENSIONS, LIMIT), pieces)
+        outcome, buffer = decode(ChunkedDecoder(LINE, EXTENSIONS, LIMIT, chunks=CHUNKS), pieces)
         assert outcome == expected
         assert outcome[2] or outcome[1] or len(buffer) < LINE + 2
 
@@ -192,7 +195,7 @@ RUNS = st.lists(st.binary(max_size=9) | st.sampled_from([b"\r\n", b"a\r\n1\r\nb"
 @given(RUNS.map(lambda datas: b"".join(map(encode_chunk, datas))), chunked_bodies() | st.binary(max_size=40), CUTS)
 def test_many_chunks_at_once_are_what_they_are_one_by_one(run: bytes, body: bytes, cuts: list[int]) -> None:
     body = run + body
-    expected = reference(body, limit=None)
+    expected = reference(body, limit=None, chunks=None)
     for pieces in ([body], pieces_of(body, cuts), [body[at : at + 1] for at in range(len(body))]):
         outcome, buffer = decode(ChunkedDecoder(LINE, EXTENSIONS, alone=True), pieces)
         assert outcome == expected
@@ -256,6 +259,12 @@ def test_limits_are_what_still_passes() -> None:
     for line, extensions, limit in ((12, 5, 1), (11, 5, 1), (12, 4, 1), (12, 5, 0)):
         (_, ended, error), _ = decode(ChunkedDecoder(line, extensions, limit), [body])
         assert ended is (error is None) is ((line, extensions, limit) == (12, 5, 1))
+
+
+def test_so_many_chunks_still_pass() -> None:
+    body = b"1\r\na\r\n" * 3 + LAST_CHUNK
+    assert decode(ChunkedDecoder(chunks=3), [body])[0] == (b"aaa", True, None)
+    assert decode(ChunkedDecoder(chunks=2), [body])[0] == (b"aa", False, BodyTooLarge)
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\r", b"\n\r", b"\0\0", b"\r\0", b"  ", b"ab", b"\xff\xff", b"\x0b\n"])

@@ -23,7 +23,7 @@ def faults(flags: dict[str, str | None], environ: dict[str, str]) -> list[str]:
 
 def test_defaults() -> None:
     config = load({}, ENVIRON)
-    assert (config.host, config.port, config.server.drain) == ("127.0.0.1", 8787, 30.0)
+    assert (config.where.host, config.where.port, config.server.drain) == ("127.0.0.1", 8787, 30.0)
     assert config.upstream is not None
     assert (config.upstream.account, config.upstream.token.reveal()) == (ACCOUNT, "abc-DEF_123")
     assert (config.upstream.origin.authority, config.upstream.origin.base_path) == (
@@ -34,9 +34,9 @@ def test_defaults() -> None:
 
 def test_flag_wins_over_environment_and_own_name_over_port() -> None:
     environ = {**ENVIRON, "PORT": "1", "CFCHAT_PORT": "2"}
-    assert load({"port": "3"}, environ).port == 3
-    assert load({}, environ).port == 2
-    assert load({}, {**ENVIRON, "PORT": "1"}).port == 1
+    assert load({"port": "3"}, environ).where.port == 3
+    assert load({}, environ).where.port == 2
+    assert load({}, {**ENVIRON, "PORT": "1"}).where.port == 1
 
 
 def test_secret_and_prompt_from_files(tmp_path: Path) -> None:
@@ -314,3 +314,8 @@ def test_aliases_are_offered_with_their_models() -> None:
 def test_an_alias_that_makes_no_sense(alias: str) -> None:
     (line,) = faults({"alias": alias}, ENVIRON)
     assert line.startswith("--alias must be")
+
+
+def test_one_admin_address_is_not_enough_for_several_workers() -> None:
+    (line,) = faults({"admin": "127.0.0.1:9090", "workers": "2"}, ENVIRON)
+    assert line.startswith("--admin does not go with --workers")

@@ -16,6 +16,7 @@ from types import FrameType
 import pytest
 from house import house
 from standin import Exchange, StandIn, chunks_of, head_of
+from standin import reply as wire
 
 import cfchat
 
@@ -106,17 +107,56 @@ async def replies(count: int = 1) -> AsyncIterator[list[Reply]]:
             await reply.end()
 
 
+async def cost(reply: Reply, shape: str, first: int, count: int, each: int) -> Counter[str]:
+    """The calls for so many tokens, `each` of them in a write of the upstream."""
+    for number in range(first - 4 * each, first, each):
+        await reply.say(shape, number, each)
+    with counting() as calls:
+        for number in range(first, first + count, each):
+            await reply.say(shape, number, each)
+    return calls
+
+
+# What a read, and a token more in it, cost in calls. Newer Pythons make fewer: what is inlined is none.
+MOST = {"classic": (102, 1.1), "padded": (108, 2.1), "openai": (102, 1.1)}
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_show(shape: str) -> None:
+async def test_a_token_costs_so_much_work(shape: str) -> None:
+    each_read, each_token = MOST[shape]
     async with replies() as (reply,):
-        await reply.say(shape, 1, 1)
-        await reply.say(shape, 2, 1)
+        one = await cost(reply, shape, 100, 100, 1)
+        many = await cost(reply, shape, 2000, 5000, 500)
+    assert sum(one.values()) / 100 <= each_read, one.most_common()
+    assert sum(many.values()) / 5000 <= each_token + 0.1, many.most_common()
+
+
+async def test_one_write_for_each_read() -> None:
+    async with replies() as (reply,):
+        calls = await cost(reply, "classic", 100, 1000, 20)
+        reads, writes = calls["Stream.data_received"], calls["_Connection.write"]
+    assert 50 <= reads <= 60 and writes <= reads
+
+
+async def test_a_reply_that_is_there_is_one_write() -> None:
+    """Head, words and end; and in the upstream's one read."""
+    async with StandIn([wire(events("classic", 0, 30) + b"data: [DONE]\n\n")]) as standin, house(standin) as cfchat:
+        reader, writer = await asyncio.open_connection("127.0.0.1", cfchat.port)
         with counting() as calls:
-            for number in range(100):
-                await reply.say(shape, 3 + number, 1)
-        print(shape, sum(calls.values()) / 100)
-        for name, n in calls.most_common(60): print("   ", name, n / 100)
-        with counting() as calls:
-            for number in range(10):
-                await reply.say(shape, 200 + number * 100, 100)
-        print(shape, "burst", sum(calls.values()) / 1000)
+            writer.write(ASK)
+            received = await reader.readuntil(b"\r\n0\r\n\r\n")
+        assert received.startswith(b"HTTP/1.1 200 ") and received.count(b" w000") == 30
+        assert calls["_Connection.write"] == 1
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_token_costs_the_same_however_long_the_reply_and_however_many_there_are() -> None:
+    async with replies() as (reply,):
+        early = await cost(reply, "padded", 100, 100, 1)
+        await reply.say("padded", 1000, 20_000)
+        late = await cost(reply, "padded", 50_000, 100, 1)
+    async with replies(30) as under_way:
+        among = await cost(under_way[-1], "padded", 100, 100, 1)
+    for calls in (late, among):
+        assert abs(sum(calls.values()) - sum(early.values())) <= sum(early.values()) * 0.02

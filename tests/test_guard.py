@@ -297,6 +297,14 @@ def test_the_rightmost_hop_that_is_no_trusted_proxy(peer: str, sent: list[tuple[
     assert client_address(peer, Fields(sent), ()) == peer
 
 
+def test_a_unix_socket_is_a_proxys() -> None:
+    proxies = Proxies()
+    assert proxies.client("unix", fields(x_forwarded_for="203.0.113.9")) == "203.0.113.9"
+    assert proxies.client("unix", fields(x_forwarded_for="unix")) == "unix"
+    assert proxies.client("unix", fields()) == "unix"
+    assert proxies.counted("unix") is None
+
+
 def test_a_trusted_proxys_connections_are_not_counted() -> None:
     proxies = Proxies(TRUSTED)
     assert [proxies.counted(peer) for peer in ("10.0.0.1", "1.2.3.4", "2001:db8::1")] == [

@@ -52,6 +52,7 @@ SMALL = ReadLimits(
     body=24,
     chunk_line=16,
     chunk_extensions_total=9,
+    chunks=3,
     trailers=24,
     skipped_lines=2,
     informational=2,
@@ -212,7 +213,7 @@ class Reference:
         limits = self.limits
         try:
             self.at = reference_chunks(
-                self.data, self.at, out, limits.chunk_line, limits.chunk_extensions_total, limits.body
+                self.data, self.at, out, limits.chunk_line, limits.chunk_extensions_total, limits.body, limits.chunks
             )
         finally:
             self.data_event(b"".join(out))
@@ -737,6 +738,7 @@ def test_the_limits_where_none_are_named() -> None:
         body=1048576,
         chunk_line=4096,
         chunk_extensions_total=16384,
+        chunks=65536,
         trailers=8192,
         skipped_lines=4,
         informational=8,

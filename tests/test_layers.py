@@ -24,7 +24,8 @@ ROWS = (
     {"upstream", "replies"},
     {"metrics"},
     {"guard", "observe", "pulse"},
-    {"server"},  # may log by observe
+    {"server", "listen", "systemd"},  # may log by observe
+    {"workers", "deploy"},
     {"page", "hooks", "watch"},
     {"app"},
     {"config", "demo", "check"},
@@ -44,6 +45,10 @@ STRANGERS = {
     "watch": {"conversation", "completions", "upstream", "replies", "guard", "observe"},
     "hooks": {"completions", "upstream", "replies", "guard", "observe"},
     "page": {"wire", "conversation", "completions", "upstream", "replies", "guard", "observe"},
+    "listen": {"wire", "conversation", "completions", "upstream", "replies", "guard", "observe"},
+    "systemd": {"wire", "conversation", "completions", "upstream", "replies", "guard", "observe"},
+    "workers": {"wire", "conversation", "completions", "upstream", "replies", "guard", "observe", "server"},
+    "deploy": {"wire", "conversation", "completions", "upstream", "replies", "guard", "observe", "server", "systemd"},
 }
 WIRE: dict[str, set[str]] = {
     "grammar": set(),
@@ -155,6 +160,9 @@ def test_the_public_face_is_pinned() -> None:
         ("cfchat.server", "from cfchat.guard import Guard"),
         ("cfchat.guard", "from cfchat.server import Limits"),
         ("cfchat.observe", "import cfchat.upstream.client"),
+        ("cfchat.listen", "from cfchat.server import Server"),
+        ("cfchat.systemd", "from cfchat.workers import Parent"),
+        ("cfchat.workers", "from cfchat.app import App"),
         ("cfchat.page", "from cfchat.upstream import cloudflare"),
         ("cfchat.app", "from cfchat.config import Config"),
         ("cfchat.config", "from cfchat.demo import Demo"),
@@ -180,6 +188,7 @@ def test_a_wrong_import_is_found(module: str, line: str) -> None:
         ("cfchat.upstream.client", "from cfchat import __version__"),
         ("cfchat.server", "from cfchat.wire.http11 import Fields"),
         ("cfchat.server", "from cfchat.observe import log_exchange"),
+        ("cfchat.workers", "from cfchat.systemd import Notifier"),
         ("cfchat.config", "from cfchat.upstream.pool import Settings"),
         ("cfchat.config", "from cfchat.server import Limits"),
         ("cfchat.__main__", "from cfchat.cli import main"),

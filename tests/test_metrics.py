@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfchat.metrics import MOST, Family, Histogram, Metrics, add_up
+from cfchat.metrics import MOST, Family, Histogram
 
 
 def test_a_family_tells_each_set_of_labels() -> None:
@@ -55,17 +55,3 @@ def test_a_histogram_counts_what_is_at_most_each_bound(values: list[float]) -> N
     assert lines[4].startswith("x_sum ")
     assert float(lines[4].split()[1]) == pytest.approx(sum(values))
     assert lines[5] == f"x_count {len(values)}"
-
-
-def test_processes_are_added_up() -> None:
-    one, two = Metrics(), Metrics()
-    one.requests.add(3, "/a", "200")
-    two.requests.add(4, "/a", "200")
-    two.requests.add(1, "/b", "200")
-    two.lag.observe(0.3)
-    lines = add_up([one.text(), two.text()]).splitlines()
-    assert 'cfchat_requests_total{route="/a",status="200"} 7' in lines
-    assert 'cfchat_requests_total{route="/b",status="200"} 1' in lines
-    assert 'cfchat_loop_lag_seconds_bucket{le="0.5"} 1' in lines
-    assert sum(line.startswith("# TYPE cfchat_requests_total ") for line in lines) == 1
-    assert add_up([one.text()]) == one.text()

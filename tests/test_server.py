@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -266,6 +267,18 @@ async def test_drain_lets_a_reply_finish_and_ends_idle_connections() -> None:
         await asyncio.open_connection("127.0.0.1", port)
 
 
+async def test_a_connection_made_just_before_a_drain_may_still_ask() -> None:
+    async with serving(limits=Limits(grace=20)) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        draining = asyncio.create_task(server.drain(20))
+        await until(lambda: server.draining)
+        writer.write(GET)
+        received = await reader.read()
+        assert codes(received) == [200] and b"Connection: close" in received
+        writer.close()
+        await draining
+
+
 async def test_drain_ends_what_does_not_finish() -> None:
     begun = asyncio.Event()
 
@@ -279,6 +292,23 @@ async def test_drain_ends_what_does_not_finish() -> None:
         await begun.wait()
         await server.drain(0.01)
         assert await reply == b""
+
+
+async def test_a_connection_that_has_only_just_come_is_ended_too() -> None:
+    """Its task has not begun, and closes nothing by itself."""
+    come: list[str] = []
+
+    class Watched(Direct):
+        def counted(self, peer: str) -> str | None:
+            come.append(peer)
+            return peer
+
+    async with serving(peers=Watched()) as (server, port):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.setblocking(False)
+            await until(lambda: bool(come))
+            await server.abort()
+            assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
 
 
 async def test_a_real_client_keeps_its_connection() -> None:

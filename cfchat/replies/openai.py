@@ -91,9 +91,9 @@ class Completion(Form):
             message["tool_calls"] = calls
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _reason(self._end)}
         head = {"id": f"chatcmpl-{meta.id}", "object": "chat.completion", "created": meta.created, "model": meta.model}
-        usage = _usage(self._end.usage)
-        told = {} if usage is None else {"usage": usage}
-        return encode_json({**head, "choices": [choice], **told}).encode() + b"\n"
+        # There is always one in OpenAI's own: `llm` fails where it is missing.
+        usage = _usage(self._end.usage or {})
+        return encode_json({**head, "choices": [choice], "usage": usage}).encode() + b"\n"
 
 
 def encode_models(names: Iterable[str]) -> bytes:

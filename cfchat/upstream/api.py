@@ -46,6 +46,7 @@ class Api:
     token: Secret
     gateway: Gateway | None = None
     _ours: bytes = field(init=False, repr=False, compare=False)  # fields of every request
+    _asking: bytes = field(init=False, repr=False, compare=False)  # and of each that asks a model
 
     def __post_init__(self) -> None:
         ours = (
@@ -55,7 +56,9 @@ class Api:
             ("Accept-Encoding", "identity"),
             ("User-Agent", "cfchat"),
         )
+        asking = (("Content-Type", "application/json"), ("Accept", "text/event-stream"))
         object.__setattr__(self, "_ours", encode_fields(ours))
+        object.__setattr__(self, "_asking", encode_fields((*ours, *asking)))
 
     @property
     def on_gateway(self) -> bool:
@@ -69,15 +72,10 @@ class Api:
             target = f"{base}/{self.account}/{gateway.id}/workers-ai/{model}"
         else:
             target = cloudflare.run_path(base, self.account, model)
-        fields = [
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body))),
-            ("Accept", "text/event-stream"),
-            ("X-Session-Affinity", affinity),
-        ]
+        fields = [("Content-Length", str(len(body))), ("X-Session-Affinity", affinity)]
         if gateway is not None:
             fields += gateway.fields(not self.on_gateway, request_id)
-        return encode_request_head("POST", target, fields, self._ours) + body
+        return encode_request_head("POST", target, fields, self._asking) + body
 
     def catalogue(self) -> bytes:
         """The GET of the account's list of models, which is free."""

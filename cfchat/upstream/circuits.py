@@ -29,6 +29,8 @@ class Circuits:
 
     def order(self, models: Sequence[str], now: float) -> list[str]:
         """Those to ask, first one first. Never empty: where none is healthy, the first that is not gone."""
+        if not self._gone and not self._open_until:
+            return list(models)
         present = [model for model in models if model not in self._gone]
         healthy = [model for model in present if self._open_until.get(model, now) <= now]
         return healthy or (present or list(models))[:1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 _decode = json.JSONDecoder().raw_decode
 # The first such string; whether it is what the model says, whoever learns must try. Padding is letters and digits.
@@ -36,13 +37,11 @@ class Likeness:
         end = data.rfind(self._after) + len(self._after)
         if end < len(self._between) or not data.startswith(self._before):
             return "", data
-        pieces = data[len(self._before) : end - len(self._after)].split(self._between)
+        pieces: Sequence[bytes] = data[len(self._before) : end - len(self._after)].split(self._between)
         if self._middle:
-            parts = [piece.partition(self._middle) for piece in pieces]
-            padding = b"".join([part[2] for part in parts])
-            if not padding.isalnum() or not all([part[1] for part in parts]):
+            pieces, middles, padding = zip(*[piece.partition(self._middle) for piece in pieces], strict=True)
+            if b"" in middles or not b"".join(padding).isalnum():
                 return "", data
-            pieces = [part[0] for part in parts]
         listed = b'","'.join(pieces)
         if not _are_strings(listed, len(pieces)):
             return "", data

@@ -1,6 +1,6 @@
 """Bytes to and from a host: TCP, and as many layers of TLS over it as are asked for.
 
-asyncio's own TLS holds a buffer of 256 KiB for each connection and hands on every read by five calls. Here OpenSSL works
+asyncio's own TLS holds a buffer of 256 KiB for each connection, and hands a read on in many calls. Here OpenSSL works
 on memory: what the socket gives goes in, what it means comes out, and nothing is kept that the reader has taken.
 """
 

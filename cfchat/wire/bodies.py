@@ -92,18 +92,25 @@ class UntilCloseDecoder:
 class ChunkedDecoder:
     """RFC 9112 §7.1, up to and with the line of the last chunk. Behind it come the trailers.
 
-    `line` limits one chunk's line, `extensions` the extensions of all chunks together, `limit` the body. `alone` says
-    that no other message can follow in the buffer: only then, and without a limit, may all of it be looked at.
+    `line` limits one chunk's line, `extensions` the extensions of all chunks together, `limit` the body, `chunks` their
+    number: a body in pieces of a byte costs a thousand times what it should. `alone` says that no other message can
+    follow in the buffer: only then, and without a limit, may all of it be looked at.
     """
 
     def __init__(
-        self, line: int = 4096, extensions: int = 16384, limit: int | None = None, alone: bool = False
+        self,
+        line: int = 4096,
+        extensions: int = 16384,
+        limit: int | None = None,
+        alone: bool = False,
+        chunks: int | None = None,
     ) -> None:
         self.ended = False
         self._alone = alone and limit is None
         self._line = line + 2
         self._extensions = extensions
         self._room = limit
+        self._chunks = chunks  # how many more there may be
         self._left = 0  # of the chunk's data
         self._in_chunk = False  # its line is read, the CRLF behind its data is not
         self._error: ProtocolError | None = None
@@ -185,6 +192,10 @@ class ChunkedDecoder:
             self._room -= size
             if self._room < 0:
                 raise _TOO_LARGE()
+        if self._chunks is not None and size:
+            self._chunks -= 1
+            if self._chunks < 0:
+                raise BodyTooLarge("The body is in too many chunks.")
         self._left = size
         self._in_chunk = size > 0
         self.ended = not size

@@ -216,6 +216,7 @@ class ReadLimits:
     body: int | None = 1 << 20  # None: no limit
     chunk_line: int = 4096
     chunk_extensions_total: int = 16 * 1024
+    chunks: int = 65_536  # their number, where a body has a limit
     trailers: int = 8192
     skipped_lines: int = 4  # empty lines before a request
     informational: int = 8  # 1xx heads before a response
@@ -236,7 +237,8 @@ class _FieldSection:
         """The fields, or None if the section has not ended yet."""
         while (line := buffer.take_line(self._room, _HEAD_TOO_LARGE)) is not None:
             if not line:
-                return Fields(self._items)
+                items, self._items = self._items, []  # not kept twice for as long as the body lasts
+                return Fields(items)
             self._add(line)
         return None
 
@@ -386,7 +388,8 @@ class _Reader(Generic[HeadT]):
     def _decoder_for(self, minor: int, fields: Fields, otherwise: Decoder) -> Decoder:
         limits = self._limits
         if _is_chunked(minor, fields):
-            return ChunkedDecoder(limits.chunk_line, limits.chunk_extensions_total, limits.body, self._alone)
+            chunks = None if limits.body is None else limits.chunks
+            return ChunkedDecoder(limits.chunk_line, limits.chunk_extensions_total, limits.body, self._alone, chunks)
         length = _content_length(fields)
         return otherwise if length is None else LengthDecoder(length, limits.body)
 
@@ -597,7 +600,8 @@ _REASONS = {int(status): status.phrase.encode("ascii") for status in HTTPStatus}
 
 
 def _encode_field(name: str, value: str) -> bytes:
-    return b"%b: %b\r\n" % (_checked(grammar.TOKEN, name, "field name"), _checked(grammar.FIELD_VALUE, value, "field value"))
+    checked = _checked(grammar.TOKEN, name, "field name"), _checked(grammar.FIELD_VALUE, value, "field value")
+    return b"%b: %b\r\n" % checked
 
 
 # Most fields of a response are those of the last one, too. (Not of requests: a token should be in one place only.)

@@ -74,7 +74,7 @@ CONTENDERS: dict[str, Callable[[Path], list[str]]] = {
 
 def prepare(names: list[str], folder: Path) -> dict[str, Contender]:
     """cfchat and these; one that this machine cannot run is left out, and said so."""
-    contenders = {"cfchat": Contender([sys.executable, "-m", "cfchat"])}
+    contenders = {"cfchat": Contender([sys.executable, "cfchat_server.py"])}
     for name in names:
         try:
             contenders[name] = Contender(CONTENDERS[name](folder / name))

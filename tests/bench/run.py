@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from environments import CONTENDERS, FLOOR, Contender, prepare
-from load import Result, Task, cpu_of, resident
+from load import Result, Task, resident
 
 CA = HERE.parent / "certs" / "ca.pem"
 MODES = {
@@ -75,8 +75,10 @@ Numbers = dict[str, dict[str, list[float]]]  # of a figure, of each contender
 def process(command: list[str], environ: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A process whose first line of output ends with its port, perhaps with a path behind it."""
     # Frameworks log a traceback for each client that leaves when its time is over; ours must have nothing to say.
-    errors = None if "cfchat" in command else subprocess.DEVNULL
-    child = subprocess.Popen(command, env={**os.environ, **environ}, stdout=subprocess.PIPE, stderr=errors)
+    errors = None if "cfchat" in " ".join(command) else subprocess.DEVNULL
+    # What is installed has been compiled.
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    child = subprocess.Popen(command, env={**own, **environ}, stdout=subprocess.PIPE, stderr=errors)
     try:
         yield child, _port(child.stdout)
     finally:
@@ -177,11 +179,13 @@ def starts(arena: Arena, contenders: dict[str, Contender], rounds: int) -> None:
     """From the start of the process to the end of a first reply; then memory: idle, and with a thousand streams."""
     figures = (Figure("ms to a first reply", _nothing), Figure("MiB idle", _nothing), Figure("KiB a stream", _nothing))
     numbers: Numbers = {figure.name: defaultdict(list) for figure in figures}
-    for turn in range(rounds):
+    for turn in range(-1, rounds):
         for name, found in contenders.items():
             began = time.monotonic()
             with arena.run(found.command) as (child, port):
                 first_reply(port)
+                if turn < 0:  # to have it compiled
+                    continue
                 numbers["ms to a first reply"][name].append((time.monotonic() - began) * 1000)
                 numbers["MiB idle"][name].append(resident(child.pid) / 1024)
                 if turn == 0:
@@ -249,7 +253,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="about a minute: one short round")
     parser.add_argument("--smoke", action="store_true", help="a few seconds, cfchat and the floor, nothing installed")
     parser.add_argument("--profile", metavar="MODE", choices=MODES, help="show where cfchat's time goes")
-    parser.add_argument("--only", metavar="NAMES", help="contenders, by commas, beside cfchat: " + ", ".join(CONTENDERS))
+    parser.add_argument("--only", metavar="NAMES", help="contenders beside cfchat: " + ",".join(CONTENDERS))
     parser.add_argument("--modes", metavar="NAMES", help="modes, by commas: " + ", ".join([*MODES, "start"]))
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each mode (5)")
     parser.add_argument("--shape", default="classic", choices=("classic", "padded", "openai"), help="of the events")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from house import house
-from standin import Exchange, StandIn, chunks_of, head_of, json_error, reply
+from standin import Exchange, Model, StandIn, event, head_of, json_error, reply, words
 from webdriver import ENTER, ESCAPE, SHIFT, SPACE, TAB, Browser, browser, is_missing
 
 from cfchat.guard import Guard, Rate, Settings, parse_keys
@@ -65,39 +65,6 @@ Second line: 2 * 3 * 4, snake_case, a lone ** and a [bracket].
 ```
 open, and not closed: <b>**no**</b>
 """
-
-
-class Model:
-    """A script that says what the test tells it, when the test tells it."""
-
-    def __init__(self) -> None:
-        self._steps: asyncio.Queue[str | None] = asyncio.Queue()
-
-    async def __call__(self, exchange: Exchange) -> None:
-        await exchange.send(head_of(200, [("content-type", "text/event-stream"), ("transfer-encoding", "chunked")]))
-        while step := await self._steps.get():
-            await exchange.send(b"".join(chunks_of(event(step))))
-        if step is None:
-            await exchange.send(b"".join(chunks_of(b"data: [DONE]\n\n")) + b"0\r\n\r\n")
-        else:
-            exchange.abort()
-
-    def say(self, text: str) -> None:
-        self._steps.put_nowait(text)
-
-    def end(self) -> None:
-        self._steps.put_nowait(None)
-
-    def break_off(self) -> None:
-        self._steps.put_nowait("")
-
-
-def event(text: str) -> bytes:
-    return b"data: " + json.dumps({"response": text}).encode() + b"\n\n"
-
-
-def words(*pieces: str) -> Any:
-    return reply(b"".join(map(event, pieces)) + b"data: [DONE]\n\n")
 
 
 def asked(exchange: Exchange) -> list[tuple[str, str]]:

@@ -1,0 +1,303 @@
+"""The SDKs that people have, as they are, against a whole cfchat."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from house import HELLO, house
+from installs import HERE, Process, node_modules, venv
+from leaving import closes_at_once
+from standin import Model, Script, StandIn, json_error, reply
+
+from cfchat.app import Settings
+from cfchat.guard import Guard, parse_keys
+from cfchat.guard import Settings as GuardSettings
+
+GEMMA, LLAMA = "@cf/google/gemma-4-26b-a4b-it", "@cf/meta/llama-3.1-8b-instruct-fast"
+KEY = "the-key-of-the-tests"
+USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+STREAMS = Path(__file__).parent.parent / "data/streams"
+TOOLS = [
+    {"type": "function", "function": {"name": name, "description": name, "parameters": {"type": "object"}}}
+    for name in ("get_weather", "calculator")
+]
+CALLS = {  # in tests/data/streams
+    "openai_tool_call": [("get_weather", {"city": "Paris"})],
+    "classic_tool_calls": [("get_weather", {"location": "London"}), ("calculator", {"a": 1, "b": 2})],
+}
+# Where a client connects just as the house closes, asyncio (3.11) leaves the socket to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+
+def openai_python(folder: Path) -> Process:
+    return Process(venv(folder, "openai==3.57.0") / "python", HERE / "openai_python.py")
+
+
+def langchain(folder: Path) -> Process:
+    return Process(venv(folder, "langchain-openai==1.7.4", "openai==3.57.0") / "python", HERE / "langchain_python.py")
+
+
+def openai_node(folder: Path) -> Process:
+    return Process("node", node_modules(folder, "openai@7.57.0") / "openai_node.mjs")
+
+
+def ai_sdk(version: str, provider: str) -> Callable[[Path], Process]:
+    packages = f"ai@{version}", f"@ai-sdk/openai-compatible@{provider}"
+    return lambda folder: Process("node", node_modules(folder, *packages) / "ai_sdk.mjs")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to read a stream with a client: its exceptions by our status, and for a reply that breaks off."""
+
+    errors: dict[int, str]
+    broken: str
+    message: str = "The connection to the model was lost."
+    tells_status: bool = True
+
+
+STATUSES = (400, 401, 404, 429, 502, 503)
+OPENAI_ERRORS = ["BadRequest", "Authentication", "NotFound", "RateLimit", "InternalServer", "InternalServer"]
+LANGCHAIN_ERRORS = ["InvalidRequest", "Authentication", "ModelNotFound", "RateLimit", "API", "API"]
+OPENAI = Way({status: f"{name}Error" for status, name in zip(STATUSES, OPENAI_ERRORS, strict=True)}, "APIError")
+LANGCHAIN = Way(
+    {status: f"OpenAI{name}Error" for status, name in zip(STATUSES, LANGCHAIN_ERRORS, strict=True)}, "APIError"
+)
+# Up to version 6 a page gets no more than our JSON as the message of an Error.
+PAGE_ERRORS, CALL_ERRORS = dict.fromkeys(STATUSES, "Error"), dict.fromkeys(STATUSES, "AI_APICallError")
+AI_TEXT = Way(PAGE_ERRORS, "TypeError", "terminated", tells_status=False)
+AI_UI = Way(PAGE_ERRORS, "Error", tells_status=False)
+# The error of the stream as it came, which is no Error at all.
+AI_PROVIDER = Way(CALL_ERRORS, "Object")
+AI = {"text": AI_TEXT, "ui": AI_UI, "provider": AI_PROVIDER}
+AI_7 = {
+    "text": replace(AI_TEXT, errors=CALL_ERRORS, tells_status=True),
+    "ui": replace(AI_UI, errors=CALL_ERRORS, tells_status=True),
+    "provider": replace(AI_PROVIDER, broken="AI_StreamProviderError"),
+}
+CLIENTS: dict[str, tuple[Callable[[Path], Process], dict[str, Way]]] = {
+    "openai-python": (openai_python, {"sync": OPENAI, "task": OPENAI}),
+    "openai-node": (openai_node, {"stream": OPENAI}),
+    "langchain": (langchain, {"sync": LANGCHAIN, "task": LANGCHAIN}),
+    "ai-5": (ai_sdk("5.0.277", "1.0.61"), AI),
+    "ai-6": (ai_sdk("6.0.326", "2.0.92"), AI),
+    "ai-7": (ai_sdk("7.0.173", "3.0.92"), AI_7),
+}
+
+
+def each(*names: str) -> pytest.MarkDecorator:
+    """A test for each of these clients."""
+    return pytest.mark.parametrize("client", names, indirect=True)
+
+
+each_way = pytest.mark.parametrize(
+    ("client", "way"),
+    [pytest.param(name, way, id=f"{name}-{way}") for name, (_, ways) in CLIENTS.items() for way in ways],
+    indirect=["client"],
+)
+
+
+@dataclass
+class Client:
+    name: str
+    process: Process
+    url: str = ""
+
+    def way(self, way: str) -> Way:
+        return CLIENTS[self.name][1][way]
+
+    def ask(self, way: str, **job: object) -> None:
+        self.process.ask(**{"way": way, "url": self.url, "key": KEY, "model": GEMMA, "messages": HELLO, **job})
+
+    async def told(self) -> dict[str, Any]:
+        return await self.process.told()
+
+    async def end(self) -> dict[str, Any]:
+        """The last that it tells of a job."""
+        while not (told := await self.told()).keys() & {"end", "error"}:
+            pass
+        return told
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[dict[str, Process]]:
+    """Those that have started, by the client's name."""
+    started: dict[str, Process] = {}
+    yield started
+    for process in started.values():
+        process.close()
+
+
+@pytest.fixture
+def client(
+    request: pytest.FixtureRequest, processes: dict[str, Process], tmp_path_factory: pytest.TempPathFactory
+) -> Client:
+    name = request.param
+    if name not in processes:
+        processes[name] = CLIENTS[name][0](tmp_path_factory.mktemp(name))
+    return Client(name, processes[name])
+
+
+@asynccontextmanager
+async def asked(client: Client, *scripts: Script) -> AsyncIterator[StandIn]:
+    """A house for the client, whose model follows the scripts."""
+    guard = Guard(GuardSettings(keys=parse_keys(f"tests {KEY}\n")))
+    settings = Settings(models=(GEMMA, LLAMA))
+    async with StandIn(scripts) as standin, house(standin, app=settings, guard=guard) as cfchat:
+        client.url = f"http://127.0.0.1:{cfchat.port}"
+        yield standin
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+@each_way
+async def test_each_piece_is_there_before_the_next_is_said(client: Client, way: str) -> None:
+    model = Model()
+    async with asked(client, model):
+        client.ask(way)
+        for piece in ("Good", " mor", "ning, 世界"):
+            model.say(piece)
+            assert await client.told() == {"piece": piece}
+        model.end(usage=USAGE)
+        end = (await client.told())["end"]
+        assert end["text"] == "Good morning, 世界"
+        # A text stream has no place for it.
+        assert end["usage"] == (None if way == "text" else 7)
+
+
+@each_way
+async def test_a_reply_that_breaks_off_looks_broken(client: Client, way: str) -> None:
+    model, known = Model(), client.way(way)
+    async with asked(client, model) as standin:
+        client.ask(way)
+        model.say("Good")
+        assert await client.told() == {"piece": "Good"}
+        model.break_off()
+        end = await client.told()
+        assert end.get("error") == known.broken, end
+        assert known.message in end["message"]
+        assert len(standin.requests) == 1
+
+
+@each_way
+async def test_a_client_that_leaves_closes_the_call_to_the_model(client: Client, way: str) -> None:
+    async def leave() -> float:
+        model = Model()
+        async with asked(client, model) as standin:
+            client.ask(way, leave=True)
+            model.say("Good")
+            assert await client.told() == {"piece": "Good"}
+            await standin.wait_closed_by_peer()
+            closed = time.time()
+            left: float = (await client.told())["left"]
+            await client.end()
+            assert len(standin.requests) == 1
+        return closed - left
+
+    await closes_at_once(leave)
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+DAY, SETUP, BUSY = json_error(429, 3036, "x"), json_error(401, 10000, "x"), json_error(429, 3040, "x")
+# Our status, what of the job is wrong, what the model answers, our words.
+ERRORS: list[tuple[int, dict[str, Any], list[Script], str]] = [
+    (400, {"options": {"max_tokens": 9999}}, [], "The most that this server allows for `m"),
+    (401, {"key": "wrong"}, [], "The API key is not valid."),
+    (404, {"model": "@cf/none/such"}, [], "This model is not offered here."),
+    (429, {}, [DAY], "The daily limit is used up. It resets at 00:00 UTC."),
+    (502, {}, [SETUP], "The server is not set up correctly."),
+    (503, {}, [BUSY] * 3, "The assistant is busy, please try again."),
+]
+
+
+@pytest.mark.parametrize(("status", "job", "scripts", "message"), ERRORS, ids=map(str, STATUSES))
+@each_way
+async def test_an_error_is_the_clients_own(
+    client: Client, way: str, status: int, job: dict[str, Any], scripts: list[Script], message: str
+) -> None:
+    """And costs no more tries than ours: OpenAI's SDKs would by themselves make two more of each of the last three."""
+    async with asked(client, *scripts) as standin:
+        client.ask(way, **job)
+        end, known = await client.told(), client.way(way)
+        assert end.get("error") == known.errors[status], end
+        assert message in end["message"]
+        if known.tells_status:  # only OpenAI's API has a status of its own for a model not found
+            assert end["status"] == (400 if status == 404 and way in ("text", "ui") else status)
+        assert len(standin.requests) == len(scripts)
+
+
+# --- what only some have --------------------------------------------------------------------------
+
+
+@each(*CLIENTS)
+async def test_a_whole_reply(client: Client) -> None:
+    model = Model()
+    model.say("Good")
+    model.say(" morning")
+    model.end(usage=USAGE)
+    async with asked(client, model):
+        client.ask("whole")
+        end = (await client.told())["end"]
+        assert (end["text"], end["usage"]) == ("Good morning", 7)
+
+
+@each(*CLIENTS)
+async def test_a_whole_reply_that_breaks_off_is_an_error(client: Client) -> None:
+    model = Model()
+    model.say("Good")
+    model.break_off()
+    async with asked(client, model) as standin:
+        client.ask("whole")
+        end = await client.told()
+        way = client.way("provider") if client.name.startswith("ai") else OPENAI
+        known = LANGCHAIN if client.name == "langchain" else way
+        assert (end.get("error"), end["status"]) == (known.errors[502], 502), end
+        assert len(standin.requests) == 1
+
+
+@each(*CLIENTS)
+@pytest.mark.parametrize("dialect", CALLS)
+async def test_calls_of_tools(client: Client, dialect: str) -> None:
+    """Put together from the pieces of a stream by each client's own means, their arguments at times still as text."""
+    async with asked(client, reply((STREAMS / f"{dialect}.sse").read_bytes())) as standin:
+        client.ask("tools", options={"tools": TOOLS})
+        calls = (await client.end())["end"]["calls"]
+    assert [(name, json.loads(given) if isinstance(given, str) else given) for name, given in calls] == CALLS[dialect]
+    sent = json.loads(standin.requests[0].body)["tools"]
+    assert [tool["function"]["name"] for tool in sent] == ["get_weather", "calculator"]
+
+
+@each("openai-python", "openai-node")
+async def test_a_reply_in_json(client: Client) -> None:
+    """Of a classic model, whose API gives it parsed."""
+    answer = {"result": {"response": {"a": 1}, "usage": USAGE}, "success": True, "errors": [], "messages": []}
+    script = reply(json.dumps(answer).encode(), framing="length", fields=[("content-type", "application/json")])
+    async with asked(client, script) as standin:
+        client.ask("whole", model=LLAMA, options={"response_format": {"type": "json_object"}})
+        end = (await client.told())["end"]
+        assert json.loads(end["text"]) == {"a": 1} and end["usage"] == 7
+    assert json.loads(standin.requests[0].body)["response_format"] == {"type": "json_object"}
+
+
+@each("openai-python", "openai-node")
+async def test_models(client: Client) -> None:
+    """The SDKs escape the slashes of a name."""
+    async with asked(client):
+        client.ask("models")
+        assert await client.told() == {"end": [[GEMMA, LLAMA], GEMMA]}
+
+
+@each("ai-5", "ai-6", "ai-7")
+async def test_there_is_nothing_to_resume(client: Client) -> None:
+    async with asked(client):
+        client.ask("resume")
+        assert await client.told() == {"end": None}

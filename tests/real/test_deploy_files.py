@@ -1,0 +1,155 @@
+"""What `deploy` prints, read by the tools that it is for; and the proxies at work before cfchat."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from client import parse, request
+from house import house
+from process import FIRST, HEAD, HELLO, REST
+from standin import Exchange, StandIn
+from test_commands import free_port
+from test_deploy import deploy
+
+from cfchat.app import Settings
+from cfchat.guard import Proxies
+from cfchat.listen import Where, listening
+
+
+def tool(name: str) -> str:
+    """Where it is. On CI it is required: there a missing one fails."""
+    found = shutil.which(name) or shutil.which(f"/usr/sbin/{name}")
+    if found is None and "CI" not in os.environ:
+        pytest.skip(f"{name} is not installed")
+    assert found is not None, f"{name} is required on CI"
+    return found
+
+
+def passes(*command: str, **more: str) -> str:
+    done = subprocess.run(command, env={**os.environ, **more}, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("flags", [(), ("--port", "80", "--workers", "4"), ("--uds", "/run/cfchat/cfchat.sock")])
+def test_systemd_reads_the_unit(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    analyze, unit = tool("systemd-analyze"), tmp_path / "cfchat.service"
+    unit.write_text(deploy("systemd", *flags, CFCHAT_SYSTEM_PROMPT='Say "100%"\nof $x'))
+    assert passes(analyze, "verify", "--man=no", str(unit)) == ""
+    # Out of 100, which is a service that may do everything.
+    passes(analyze, "security", "--offline=true", "--threshold=20", "--no-pager", str(unit))
+
+
+# --- proxies --------------------------------------------------------------------------------------
+
+
+def nginx(text: str, port: int, folder: Path) -> tuple[list[str], list[str]]:
+    """The commands that check and that run it."""
+    (folder / "site.conf").write_text(
+        text.replace("listen 80;", f"listen 127.0.0.1:{port};").replace("    listen [::]:80;\n", "")
+    )
+    temporary = "".join(f"{name}_temp_path {folder}/{name};" for name in ("proxy", "fastcgi", "uwsgi", "scgi"))
+    (folder / "nginx.conf").write_text(
+        f"daemon off; master_process off; pid {folder}/pid; events {{}}\n"
+        f"http {{ access_log off; client_body_temp_path {folder}/body; {temporary} include {folder}/site.conf; }}"
+    )
+    start = [tool("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+    return [*start, "-t"], start
+
+
+def haproxy(text: str, port: int, folder: Path) -> tuple[list[str], list[str]]:
+    (folder / "haproxy.cfg").write_text(text.replace("bind :80", f"bind 127.0.0.1:{port}"))
+    start = [tool("haproxy"), "-db", "-f", str(folder / "haproxy.cfg")]
+    return [start[0], "-c", *start[2:]], start
+
+
+def caddy(text: str, port: int, folder: Path) -> tuple[list[str], list[str]]:
+    site = text.replace("chat.example.com {", f"http://:{port} {{\n\tbind 127.0.0.1")
+    (folder / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https off\n}\n" + site)
+    told = ["--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
+    return [tool("caddy"), "validate", *told], [tool("caddy"), "run", *told]
+
+
+PROXIES = {"nginx": nginx, "haproxy": haproxy, "caddy": caddy}
+
+
+@asynccontextmanager
+async def running(name: str, text: str, folder: Path) -> AsyncIterator[int]:
+    """The proxy with this file, once checked; gives its port."""
+    port = free_port()
+    check, start = PROXIES[name](text, port, folder)
+    home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    await asyncio.to_thread(passes, *check, **home)
+    null = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*start, env={**os.environ, **home}, stdout=null, stderr=null)
+    try:
+        while True:
+            assert process.returncode is None
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.01)  # nobody says when it listens
+            else:
+                writer.close()
+                break
+        yield port
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+@pytest.mark.parametrize("name", PROXIES)
+async def test_a_reply_streams_through_and_no_address_is_lost(tmp_path: Path, name: str, unix: bool) -> None:
+    """The second word is not sent before the first has come out; what a stranger says of addresses is not believed."""
+    arrived = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(HEAD + FIRST)
+        await arrived.wait()
+        await exchange.send(REST)
+        exchange.close()
+
+    peers = Proxies((ip_network("127.0.0.1"),))
+    where = Where(uds=str(tmp_path / "chat.sock"), uds_mode=0o666) if unix else Where(port=free_port())
+    flags = ("--uds", where.uds) if where.uds else ("--port", str(where.port))
+    text = await asyncio.to_thread(deploy, name, *flags)
+    assert ("its unix socket" if unix else "--trusted-proxies 127.0.0.1") in text
+    with listening(where) as sockets:
+        async with StandIn([script]) as standin, house(standin, peers=peers) as cfchat:
+            await cfchat.server.start_on(sockets)
+            async with running(name, text, tmp_path) as port:
+                # From another of this machine's addresses than the proxy's own.
+                reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+                lies = "X-Forwarded-For: 5.6.7.8\r\nForwarded: for=6.7.8.9\r\n"
+                writer.write(request(HELLO, fields=lies))
+                head = await reader.readuntil(b"Hel\r\n")
+                arrived.set()
+                answer = parse(head + await reader.read())
+                writer.close()
+            assert (answer.body, answer.whole) == (b"Hello", True)
+            await cfchat.logged(" 127.0.0.2 POST /api/chatbot 200 ")
+
+
+@pytest.mark.parametrize("name", PROXIES)
+async def test_a_body_that_is_too_large_ends_at_the_proxy_or_here(tmp_path: Path, name: str) -> None:
+    port = free_port()
+    text = await asyncio.to_thread(deploy, name, "--port", str(port), "--max-body", "1000")
+    with listening(Where(port=port)) as sockets:
+        async with StandIn([]) as standin, house(standin, app=Settings(max_body=1000)) as cfchat:
+            await cfchat.server.start_on(sockets)
+            async with running(name, text, tmp_path) as front:
+                reader, writer = await asyncio.open_connection("127.0.0.1", front)
+                writer.write(request(b"x" * 20_000))
+                # Caddy says 502 where cfchat has refused before the whole body was sent.
+                assert re.match(rb"HTTP/1\.1 (413|502) ", await reader.read())
+                writer.close()

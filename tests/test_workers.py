@@ -1,0 +1,195 @@
+"""Several processes on one socket: what each kind of end and of reload does to the streams under way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from client import until
+from process import Gate, Process, ask, begun, gone, is_whole, ports_of, standin, started
+from test_cli import ROOT, command
+
+from cfchat.cli import _share
+from cfchat.config import load
+
+FLAGS = ("--workers", "2", "--fallback-models", "none", "--log-level", "info")
+
+
+async def spread(process: Process) -> dict[int, list]:  # type: ignore[type-arg]
+    """Streams that have begun, by worker: at least two of each."""
+    streams = []
+    while True:
+        streams.append(await begun(process.port))
+        held = {pid: ports_of(pid, process.port) for pid in process.workers()}
+        by_worker = {pid: [stream for stream in streams if stream.own_port in ports] for pid, ports in held.items()}
+        if len(by_worker) == 2 and all(len(some) >= 2 for some in by_worker.values()):
+            return by_worker
+
+
+async def test_kill_9_of_a_worker_breaks_its_own_streams_alone() -> None:
+    gate = Gate()
+    async with standin(gate) as upstream, started(upstream.base_url, *FLAGS) as process:
+        by_worker = await spread(process)
+        killed, kept = sorted(by_worker)
+        os.kill(killed, signal.SIGKILL)
+        for stream in by_worker[killed]:
+            broken = await stream.rest()
+            assert (broken.body, broken.whole) == (b"Hel", False)
+        await process.logged(f"WARNING worker {killed} was ended by SIGKILL; another one starts in 0.1 s")
+        await process.logged("worker [0-9]+ accepts", 3)
+        assert kept in process.workers() and len(process.workers()) == 2
+        gate.open.set()
+        assert all([is_whole(await stream.rest()) for stream in by_worker[kept]])
+        assert is_whole(await (await ask(process.port)).rest())
+        assert await process.stop() == 0
+
+
+async def test_a_rolling_restart_under_load_loses_nothing() -> None:
+    """Long streams from before each of two reloads and short ones all the while; then the stop."""
+    gate, done = Gate(), asyncio.Event()
+    async with standin(gate) as upstream, started(upstream.base_url, *FLAGS) as process:
+        answers = []
+
+        async def keep_asking() -> None:
+            while not done.is_set():
+                answers.append(await (await ask(process.port)).rest())
+
+        long = [await begun(process.port) for _ in range(6)]
+        old = set(process.workers())
+        short = [asyncio.create_task(keep_asking()) for _ in range(4)]
+        for number in range(2):
+            process.send(signal.SIGHUP)
+            await process.logged("SIGHUP: 2 new workers accept", number + 1)
+            fresh = await begun(process.port)  # by the new ones, while the old ones still have theirs
+            long.append(fresh)
+        assert old <= set(process.workers()), "they wait for their streams"
+        gate.open.set()
+        assert all([is_whole(await stream.rest()) for stream in long])
+        await asyncio.gather(*(gone(pid) for pid in old if pid in process.workers()))
+        done.set()
+        await asyncio.gather(*short)
+        gate.open.clear()
+        last = [await begun(process.port) for _ in range(4)]
+        process.send(signal.SIGTERM)
+        await process.logged("SIGTERM: stopping")
+        gate.open.set()
+        assert all([is_whole(await stream.rest()) for stream in last])
+        assert all(map(is_whole, answers)) and answers
+        assert await process.process.wait() == 0
+
+
+async def test_keys_are_read_anew_and_broken_ones_keep_the_old_workers(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("laptop first-key-of-all\n")
+    flags = (*FLAGS, "--api-keys-file", str(keys))
+    async with standin() as upstream, started(upstream.base_url, *flags) as process:
+        old = process.workers()
+        keys.write_text("nonsense")
+        process.send(signal.SIGHUP)
+        await process.logged("ERROR SIGHUP: a new worker ended with code 2; the old ones stay")
+        assert len(process.matching("^cfchat: --api-keys-file")) == 1
+        assert process.workers() == old
+        keys.write_text("laptop second-key-of-all\n")
+        process.send(signal.SIGHUP)
+        await process.logged("SIGHUP: 2 new workers accept")
+        await asyncio.gather(*(gone(pid) for pid in old if pid in process.workers()))
+        assert (await (await ask(process.port)).rest()).status == 401
+        assert await process.stop() == 0
+
+
+def test_daily_tokens_are_shared_out() -> None:
+    environ = {"CFCHAT_WORKERS": "4", "CFCHAT_DAILY_TOKENS": "1002"}
+    for daily, each in (("1002", 250), ("3", 1)):
+        config = load({}, {**environ, "CFCHAT_DAILY_TOKENS": daily}, demo=True)
+        assert _share(config).guard.daily_tokens == each
+    assert _share(load({}, {"CFCHAT_WORKERS": "4"}, demo=True)).guard.daily_tokens is None
+
+
+async def test_a_second_signal_ends_all_at_once() -> None:
+    async with standin(Gate()) as upstream, started(upstream.base_url, *FLAGS) as process:
+        stream = await begun(process.port)
+        process.send(signal.SIGINT)
+        await process.logged("SIGTERM: stopping", 2)
+        process.send(signal.SIGINT)
+        assert not (await stream.rest()).whole
+        assert await process.process.wait() == 0
+
+
+async def test_one_signal_to_every_process_is_one_order() -> None:
+    """As `systemctl stop` sends it by default: the parent's own comes on top."""
+    gate = Gate()
+    async with standin(gate) as upstream, started(upstream.base_url, *FLAGS) as process:
+        stream = await begun(process.port)
+        for pid in (*process.workers(), process.pid):
+            os.kill(pid, signal.SIGTERM)
+        await process.logged("INFO SIGTERM: stopping", 3)
+        gate.open.set()
+        assert is_whole(await stream.rest())
+        assert await process.process.wait() == 0
+
+
+async def test_workers_whose_parent_is_killed_finish_and_end() -> None:
+    gate = Gate()
+    async with standin(gate) as upstream, started(upstream.base_url, *FLAGS) as process:
+        stream, workers = await begun(process.port), process.workers()
+        process.send(signal.SIGKILL)
+        await process.logged("the parent is gone: stopping", 2)
+        gate.open.set()
+        assert is_whole(await stream.rest())
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                await gone(pid)
+
+
+async def test_a_worker_that_stands_still_is_killed() -> None:
+    code = (
+        "import sys; sys.path.insert(0, {!r}); import cfchat.workers as w; w.BEAT, w.SILENCE = 0.1, 2.0;"
+        "from cfchat.cli import main; sys.exit(main())"
+    )
+    argv = [sys.executable, "-c", code.format(str(ROOT))]
+    async with standin() as upstream, started(upstream.base_url, "--workers", "1", argv=argv) as process:
+        (pid,) = process.workers()
+        os.kill(pid, signal.SIGSTOP)
+        await process.logged(f"worker {pid} shows no sign of life")
+        await process.logged("worker [0-9]+ accepts", 2)
+        assert is_whole(await (await ask(process.port)).rest())
+
+
+async def test_a_worker_that_cannot_start_ends_the_start() -> None:
+    # The parent has no need of it: only what a worker alone reads can be wrong.
+    code = (
+        "import sys; sys.path.insert(0, {!r}); import os, cfchat.workers as workers\n"
+        "if workers.VARIABLE in os.environ: sys.exit(7)\n"
+        "from cfchat.cli import main; sys.exit(main())"
+    )
+    argv = [sys.executable, "-c", code.format(str(ROOT))]
+    async with standin() as upstream, started(upstream.base_url, "--workers", "3", argv=argv) as process:
+        assert await process.process.wait() == 7
+    assert process.matching("ERROR a worker ended with code 7 before it was ready") and not process.banner
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+async def test_as_process_1_of_a_container_it_buries_orphans(workers: str) -> None:
+    unshare = shutil.which("unshare")
+    if "CI" not in os.environ and (unshare is None or os.getuid() != 0):
+        pytest.skip("needs root and unshare")
+    assert unshare is not None
+    # The shell leaves an orphan to whom it becomes.
+    shell = ["sh", "-c", '(sleep 0.1 & echo orphan >&2) & exec "$@"', "sh", *command()]
+    before = [unshare, "--pid", "--fork", "--kill-child=SIGKILL"]
+    async with (
+        standin() as upstream,
+        started(upstream.base_url, "--workers", workers, before=before, argv=shell) as process,
+    ):
+        (first,) = process.workers()
+        children = Path(f"/proc/{first}/task/{first}/children")
+        await until(lambda: len(children.read_text().split()) == int(workers))
+        assert is_whole(await (await ask(process.port)).rest())
+        os.kill(first, signal.SIGTERM)
+        assert await process.process.wait() == 0
