@@ -146,7 +146,7 @@ async def test_more_clients_than_files() -> None:
 
 
 @linux
-@pytest.mark.parametrize("command", [[], ["ask", "Hello"], ["check"]])
+@pytest.mark.parametrize("command", [["--port", "0"], ["ask", "Hello"], ["check"]])
 async def test_without_authorities_it_says_what_to_set(command: list[str]) -> None:
     paths = ssl.get_default_verify_paths()
     usual = {os.path.realpath(os.path.dirname(paths.openssl_cafile)), os.path.realpath(paths.openssl_capath)}
