@@ -150,7 +150,8 @@ class StandIn:
                 self._requested[len(self.requests)].set()
                 await self._script()(exchange)
         except ConnectionError:
-            pass  # the peer left: what a test asks about, not a fault of the script
+            # The peer left: what a test asks about, not a fault of the script.
+            connection.closed_by_peer.set()
         except Exception as fault:
             self._faults.append(fault)
         finally:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 STAMP = re.compile(rb"~(\d{16})")
 LAST_CHUNK = b"0\r\n\r\n"
-FIELD = b"Transfer-Encoding: chunked"
+PATIENCE = 30.0
 
 
 @dataclass
@@ -76,6 +76,7 @@ class Client:
     def __init__(self, plug: socket.socket) -> None:
         self.plug = plug
         self.asked = 0.0
+        self.begun = False
         self.tokens = 0
         self.tail = b""  # what could be cut: a stamp, the last chunk
 
@@ -101,12 +102,14 @@ class Clients:
 
     def run(self) -> Result:
         task = self.task
-        until = time.monotonic() + task.warm
         for number in range(task.clients):
             self.connect()
             if task.mode == "paced":  # spread over a step, so that they do not march together
                 self.poll_for(task.pace / 1000 / task.clients if number else 0.0)
-        self.poll_for(until - time.monotonic())
+        patience = time.monotonic() + PATIENCE
+        while not all(client.begun for client in self.clients.values()) and time.monotonic() < patience:
+            self.poll_for(0.05)  # until each has its connection, and its handshake is done
+        self.poll_for(task.warm)
         self.begin_counting()
         self.poll_for(task.seconds)
         lasted = time.monotonic() - self.began
@@ -162,6 +165,7 @@ class Clients:
         if not client.tail and not data.startswith(b"HTTP/1.1 200 "):
             self.fault(f"answered {data[:40]!r}")
         if not client.tokens and b"~" in data:
+            client.begun = True
             self.first.append(now - client.asked)
         new = data.count(b"~")
         self.tokens += new
