@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from html import escape
 from pkgutil import get_data
 from string import Template
 
@@ -23,7 +24,6 @@ FILES = {
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/favicon.svg": ("favicon.svg", "image/svg+xml"),
 }
-ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"})
 NOTE = "Answers come from <code>$model</code> and can be wrong."
 DEMO_NOTE = (
     "This is a demo: ELIZA, of 1966, answers. For a real model set <code>CLOUDFLARE_ACCOUNT_ID</code> and "
@@ -36,7 +36,7 @@ def pages(model: str, demo: bool) -> Mapping[str, Handler]:
 
     The files are read here, wherever the package is, in a zip for one. Raises OSError where one is missing.
     """
-    note = Template(DEMO_NOTE if demo else NOTE).substitute(model=model.translate(ESCAPED))
+    note = Template(DEMO_NOTE if demo else NOTE).substitute(model=escape(model))
     return {path: _handler(_read(name, note), content_type) for path, (name, content_type) in FILES.items()}
 
 
