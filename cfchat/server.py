@@ -162,7 +162,7 @@ class Server:
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; returns the address listened on (port 0 becomes a real one). Raises OSError."""
         self._watch_files()
-        server = await asyncio.get_running_loop().create_server(self._protocol, host, port, backlog=BACKLOG)
+        server = await asyncio.start_server(self._accept, host, port, limit=READ_SIZE, backlog=BACKLOG)
         self._servers.append(server)
         self.address = server.sockets[0].getsockname()[:2]
         return self.address
@@ -170,13 +170,12 @@ class Server:
     async def start_on(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
         """Listen on sockets that were bound elsewhere, TCP or unix. They are closed with the server."""
         self._watch_files()
-        options: dict[str, Any] = {"backlog": BACKLOG}
+        options: dict[str, Any] = {"limit": READ_SIZE, "backlog": BACKLOG}
         if tls is not None:
             waits = {"ssl_handshake_timeout": self.limits.head, "ssl_shutdown_timeout": self.limits.linger}
             options |= {"ssl": tls, **waits}
-        loop = asyncio.get_running_loop()
         for plug in sockets:
-            self._servers.append(await loop.create_server(self._protocol, sock=plug, **options))
+            self._servers.append(await asyncio.start_server(self._accept, sock=plug, **options))
         address = sockets[0].getsockname()
         self.address = address[:2] if isinstance(address, tuple) else (os.fsdecode(address), 0)
 
@@ -184,14 +183,10 @@ class Server:
         if self._files is None:
             self._files = _FilesRunOut.watched(asyncio.get_running_loop())
 
-    def _protocol(self) -> asyncio.StreamReaderProtocol:
-        return asyncio.StreamReaderProtocol(_Inbound(limit=READ_SIZE), self._accept)
-
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A plain function: a coroutine would be wrapped in a task that asyncio owns, and not we.
         peer = writer.get_extra_info("peername")
-        assert isinstance(reader, _Inbound)
-        connection = _Connection(self, reader, writer, peer[0] if isinstance(peer, tuple) else UNIX)
+        connection = _Connection(self, _Inbound(reader), writer, peer[0] if isinstance(peer, tuple) else UNIX)
         name = self.peers.counted(connection.peer)
         here, there = len(self._connections), 0 if name is None else self._counted[name]
         if here >= 2 * self.limits.connections or there >= 2 * self.limits.connections_each:
@@ -273,16 +268,23 @@ class _ClientGone(Exception):
     """The client closed the connection, or does not take what it is sent."""
 
 
-class _Inbound(asyncio.StreamReader):
+class _Inbound:
     """What the client sends. While it is answered nobody reads: then what comes is handed on as it comes.
 
-    A task that reads would do the same, at the price of a task for each request.
+    A task that reads would do the same, at the price of a task for each request. The reader is start_server's own, so
+    its three ways in are led through here.
     """
 
-    _take: Callable[[bytes], bool] | None = None
-    _leave: Callable[[], None] | None = None
-    _ended = False
-    _kept = False  # bytes are waiting for `read`, so what comes now must wait behind them
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self._feed_data, self._feed_eof, self._fail = reader.feed_data, reader.feed_eof, reader.set_exception
+        reader.feed_data = self.feed_data  # type: ignore[method-assign]
+        reader.feed_eof = self.feed_eof  # type: ignore[method-assign]
+        reader.set_exception = self.set_exception  # type: ignore[method-assign]
+        self._take: Callable[[bytes], bool] | None = None
+        self._leave: Callable[[], None] | None = None
+        self._ended = False
+        self._kept = False  # bytes are waiting for `read`, so what comes now must wait behind them
 
     def watch(self, take: Callable[[bytes], bool], leave: Callable[[], None]) -> None:
         """Call `take` with what comes until it says that this is enough, `leave` when the client has left.
@@ -296,9 +298,13 @@ class _Inbound(asyncio.StreamReader):
     def stop_watching(self) -> None:
         self._take = self._leave = None
 
-    async def read_some(self) -> bytes:
-        """As `read`."""
-        data = await self.read(READ_SIZE)
+    def release(self) -> None:
+        """Give the reader back as it was: two that hold each other are freed late."""
+        del self._reader.feed_data, self._reader.feed_eof, self._reader.set_exception
+
+    async def read(self) -> bytes:
+        """Some of what is there, at most READ_SIZE; empty at the end. Raises OSError."""
+        data = await self._reader.read(READ_SIZE)
         self._kept = len(data) == READ_SIZE
         return data
 
@@ -307,14 +313,14 @@ class _Inbound(asyncio.StreamReader):
             self._kept = not self._take(bytes(data))
         else:
             self._kept = True
-            super().feed_data(data)
+            self._feed_data(data)
 
     def feed_eof(self) -> None:
-        super().feed_eof()
+        self._feed_eof()
         self._end()
 
     def set_exception(self, exc: Exception) -> None:
-        super().set_exception(exc)
+        self._fail(exc)
         self._end()
 
     def _end(self) -> None:
@@ -381,6 +387,7 @@ class _Connection:
             self._reader.stop_watching()
             self._transport.close()
             await self._until_closed()
+            self._reader.release()
 
     async def _until_closed(self) -> None:
         """The last bytes, and TLS's own end, must have gone out before this process may end; but not for ever."""
@@ -515,7 +522,7 @@ class _Connection:
         return type(event) is EndOfMessage
 
     async def _receive(self) -> None:
-        data = await self._reader.read_some()
+        data = await self._reader.read()
         if data:
             self._wire.receive_data(data)
         else:
@@ -596,7 +603,7 @@ class _Connection:
             if self._writer.can_write_eof():
                 self._writer.write_eof()
             async with asyncio.timeout(self.limits.linger):
-                while left > 0 and (data := await self._reader.read_some()):
+                while left > 0 and (data := await self._reader.read()):
                     left -= len(data)
 
 

@@ -505,7 +505,7 @@ async def test_a_body_is_read_in_turns_with_others() -> None:
 
     async def handler(request: Request) -> Response:
         (connection,) = server._connections.values()
-        await until(lambda: bool(connection._reader._paused))  # type: ignore[attr-defined]
+        await until(lambda: bool(connection._reader._reader._paused))  # type: ignore[attr-defined]
         before = turns
         await request.read_body()
         taken.append(turns - before)
