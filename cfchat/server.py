@@ -57,7 +57,7 @@ class Limits:
     write: float = 30.0
     keep_alive: float = 75.0
     drain: float = 30.0
-    grace: float = 1.0  # to send a request, on a connection that was made just before a drain
+    grace: float = 5.0  # to send a request, on a connection that was made just before a drain
     heartbeat: float = 15.0  # of silence in a reply that has one
     linger: float = 2.0
     linger_bytes: int = 4 << 20

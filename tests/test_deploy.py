@@ -104,6 +104,8 @@ async def test_the_container_by_its_lines(tmp_path: Path) -> None:
         entry = json.loads(words["ENTRYPOINT"])
         argv = [sys.executable, *(str(tmp_path / word[1:]) if word.startswith("/") else word for word in entry[1:])]
         async with started("", argv=argv, **{**settings, "CLOUDFLARE_API_TOKEN": ""}) as process:
+            probe = json.loads(words["HEALTHCHECK"].partition("CMD ")[2].replace("8787", str(process.port)))
+            await asyncio.to_thread(subprocess.check_call, [sys.executable, *probe[1:]])
             assert is_whole(await (await ask(process.port)).rest())
             assert upstream.requests[-1].fields["authorization"] == "Bearer token-in-a-file"
             assert json.loads(upstream.requests[-1].body)["messages"][0]["content"] == PROMPT

@@ -252,7 +252,7 @@ async def test_drain_lets_a_reply_finish_and_ends_idle_connections() -> None:
         await go.wait()
         return Response(200, (), b"done")
 
-    async with serving(handler) as (server, port):
+    async with serving(handler, limits=Limits(grace=0.1)) as (server, port):
         idle_reader, idle = await asyncio.open_connection("127.0.0.1", port)
         reply = asyncio.create_task(talk(port, GET))
         await begun.wait()
@@ -276,6 +276,17 @@ async def test_a_connection_made_just_before_a_drain_may_still_ask() -> None:
         received = await reader.read()
         assert codes(received) == [200] and b"Connection: close" in received
         writer.close()
+        await draining
+
+
+async def test_whom_the_kernel_has_let_in_before_a_drain_may_ask() -> None:
+    async with serving(limits=Limits(grace=20.0)) as (server, port):
+        with socket.create_connection(("127.0.0.1", port)) as client:  # the loop has not seen it yet
+            draining = asyncio.create_task(server.drain(20))
+            await until(lambda: server.connections == 1)
+            await asyncio.sleep(0)  # it waits for a request
+            client.sendall(GET)
+            assert codes(await asyncio.to_thread(client.recv, 4096)) == [200]
         await draining
 
 
