@@ -260,3 +260,8 @@ def test_the_limits_where_none_are_named() -> None:
     assert len(SSEParser().feed(lines * 1024 + b"\n")) == 1
     with pytest.raises(EventTooLarge):
         SSEParser().feed(lines * 1025 + b"\n")
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r", "\r\n"])
+def test_a_newline_of_any_kind_arrives(newline: str) -> None:
+    assert encode_event(f"a{newline}b") == b"data: a\ndata: b\n\n"
