@@ -134,7 +134,7 @@ async def test_a_token_costs_so_much_work(shape: str) -> None:
 async def test_one_write_for_each_read() -> None:
     async with replies() as (reply,):
         calls = await cost(reply, "classic", 100, 1000, 20)
-        reads, writes = calls["Stream.data_received"], calls["_Connection.write"]
+        reads, writes = calls["Stream.buffer_updated"], calls["_Connection.write"]
     assert 50 <= reads <= 60 and writes <= reads
 
 

@@ -91,9 +91,9 @@ def test_what_came_before_a_broken_record_is_given() -> None:
 class Noting(Stream):
     came = 0
 
-    def data_received(self, data: bytes) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
         self.came += 1
-        super().data_received(data)
+        super().buffer_updated(nbytes)
 
 
 @asynccontextmanager
@@ -148,7 +148,7 @@ async def test_what_nobody_reads_is_left_with_the_sender() -> None:
         await until(lambda: stream._paused)
         for _ in range(100):
             await asyncio.sleep(0)
-        assert READ_SIZE < len(stream._unread) < READ_SIZE + (256 << 10) + (16 << 10)
+        assert READ_SIZE < len(stream._unread) <= 2 * READ_SIZE + (16 << 10)
         heard = b""
         while data := await stream.read():
             heard += data

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import ssl
+import threading
 
 READ_SIZE = 64 * 1024  # also what may lie unread before the socket is left alone
 # Of one record (RFC 8446 §5.1): a read with more room takes a record whole, and leaves nothing inside OpenSSL.
@@ -35,7 +36,7 @@ class Layer:
             return False
         return True
 
-    def receive(self, data: bytes) -> bytes:
+    def receive(self, data: bytes | memoryview) -> bytes:
         """What the records say that are complete with these bytes. See `ended` and `fault`."""
         self._incoming.write(data)
         pieces = []
@@ -66,7 +67,21 @@ class Layer:
         return self._outgoing.read()
 
 
-class Stream(asyncio.Protocol):
+_own = threading.local()
+
+
+def _shared_buffer() -> memoryview:
+    """One for all streams of a thread: its loop reads one after the other, and what was read is taken at once.
+
+    A plain Protocol is given new bytes of 256 KiB for each read, and has the kernel make and take back their pages.
+    """
+    if not hasattr(_own, "buffer"):
+        _own.buffer = memoryview(bytearray(READ_SIZE))
+    buffer: memoryview = _own.buffer
+    return buffer
+
+
+class Stream(asyncio.BufferedProtocol):
     """A connection as asyncio's create_connection makes it. One reader at a time.
 
     While it is `idle` nothing is expected: what comes then, the end included, makes it `disturbed`.
@@ -78,6 +93,7 @@ class Stream(asyncio.Protocol):
         self.idle = False
         self.disturbed = False
         self._lost = False
+        self._buffer = _shared_buffer()
         self._layers: list[Layer] = []  # the first is next to TCP
         self._unread = b""
         self._paused = False
@@ -143,14 +159,18 @@ class Stream(asyncio.Protocol):
         self._layers.append(layer)
         self._deliver(b"", below)
 
-    # --- of asyncio.Protocol ----------------------------------------------------------------------
+    # --- of asyncio.BufferedProtocol --------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
-    def data_received(self, data: bytes) -> None:
-        self._deliver(data, 0)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = self._buffer[:nbytes]
+        self._deliver(data if self._layers else bytes(data), 0)
 
     def eof_received(self) -> None:
         self._end(None)
@@ -161,7 +181,7 @@ class Stream(asyncio.Protocol):
 
     # --- within -----------------------------------------------------------------------------------
 
-    def _deliver(self, data: bytes, start: int) -> None:
+    def _deliver(self, data: bytes | memoryview, start: int) -> None:
         """Pass bytes up through the layers from `start` on, and wake the reader."""
         layers = self._layers
         for depth in range(start, len(layers)):
@@ -170,6 +190,7 @@ class Stream(asyncio.Protocol):
             if layer.unsent:
                 self._send(layer.take(), depth)
         if data:
+            assert isinstance(data, bytes)
             self.disturbed |= self.idle
             self._unread = self._unread + data if self._unread else data
             if len(self._unread) > READ_SIZE and not self._paused:

@@ -104,8 +104,8 @@ class Clients:
         task = self.task
         for number in range(task.clients):
             self.connect()
-            if task.mode == "paced":  # spread over a step, so that they do not march together
-                self.poll_for(task.pace / 1000 / task.clients if number else 0.0)
+            if task.mode == "paced":  # spread over a reply, so that they do not march together
+                self.poll_for(task.tokens * task.pace / 1000 / task.clients if number else 0.0)
         patience = time.monotonic() + PATIENCE
         while not all(client.begun for client in self.clients.values()) and time.monotonic() < patience:
             self.poll_for(0.05)  # until each has its connection, and its handshake is done
