@@ -20,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from math import nan
 from pathlib import Path
 from statistics import median
 from typing import IO
@@ -49,7 +50,7 @@ class Figure:
     """One number of a result, and whether more of it is better."""
 
     name: str
-    of: Callable[[Result], float]
+    of: Callable[[Result], float]  # nan where nothing of it fell into the time that was measured
     more: bool = False
 
 
@@ -58,10 +59,10 @@ RATE = Figure("tokens/s", lambda result: result.tokens / result.seconds, more=Tr
 REPLIES = Figure("requests/s", lambda result: result.replies / result.seconds, more=True)
 PACED = (
     CPU,
-    Figure("added ms per token p50", lambda result: result.latency["p50"]),
-    Figure("added ms per token p99", lambda result: result.latency["p99"]),
-    Figure("added ms to the first p50", lambda result: result.first["p50"]),
-    Figure("added ms to the first p99", lambda result: result.first["p99"]),
+    Figure("added ms per token p50", lambda result: result.latency.get("p50", nan)),
+    Figure("added ms per token p99", lambda result: result.latency.get("p99", nan)),
+    Figure("added ms to the first p50", lambda result: result.first.get("p50", nan)),
+    Figure("added ms to the first p99", lambda result: result.first.get("p99", nan)),
 )
 FIGURES = {"short": (REPLIES, CPU), "paced 100": PACED, "paced 300": PACED}
 
