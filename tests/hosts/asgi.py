@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
@@ -84,13 +84,14 @@ async def hosted(server: str, app: str, script: Script) -> AsyncIterator[Hosted]
                 },
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
             )
             try:
                 yield Hosted(listening.getsockname()[1], APPS[app], standin, process, log)
             finally:
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # hypercorn has a process of its own for its work
+                await process.wait()
 
 
 @everywhere
