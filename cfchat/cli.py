@@ -240,6 +240,9 @@ async def serve(config: Config, demo: bool) -> int:
         else:
             house = _serve_here(config, sockets, certificate, notifier, _signals, welcome)
         await house
+        if worker is not None:
+            # All is said: a signal that found the loop half closed would be told of on stderr, or kill.
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT))
     return OK
 
 

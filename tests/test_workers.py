@@ -60,8 +60,8 @@ async def test_a_rolling_restart_under_load_loses_nothing() -> None:
             while not done.is_set():
                 answers.append(await (await ask(process.port)).rest())
 
-        long = [await begun(process.port) for _ in range(6)]
-        old = set(process.workers())
+        by_worker = await spread(process)
+        long, old = [stream for streams in by_worker.values() for stream in streams], set(by_worker)
         short = [asyncio.create_task(keep_asking()) for _ in range(4)]
         for number in range(2):
             process.send(signal.SIGHUP)
