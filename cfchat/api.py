@@ -18,7 +18,7 @@ from cfchat.conversation import Conversation, Options, parse_messages, parse_opt
 from cfchat.errors import CfchatError, ConfigError, UpstreamError
 from cfchat.guard import Guard, Proxies
 from cfchat.hooks import Hooks
-from cfchat.listen import Certificate, listening, url_of
+from cfchat.listen import Certificate, listening, reason_of, url_of
 from cfchat.metrics import Metrics
 from cfchat.observe import log_exchange
 from cfchat.page import pages
@@ -191,8 +191,7 @@ async def _listen(server: Server, host: str, port: int) -> tuple[str, int]:
     try:
         return await server.start(host, port)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from error
+        raise ConfigError(f"cannot listen on {host} port {port}: {reason_of(error)}") from error
 
 
 # --- to ask ---------------------------------------------------------------------------------------

@@ -82,12 +82,12 @@ def _message(item: object, place: str) -> Message:
         call = item.get("tool_call_id")
         if not isinstance(call, str) or not call:
             raise BadChatRequest("The result of a tool names its call.", param=f"{place}.tool_call_id")
-        return Message("tool", without_surrogates(parse_content(item, place)), tool_call_id=without_surrogates(call))
+        return Message("tool", parse_content(item, place), tool_call_id=without_surrogates(call))
     if isinstance(item, dict) and item.get("role") == "assistant" and item.get("tool_calls"):
         calls = item["tool_calls"]
         if not isinstance(calls, list):
             raise BadChatRequest("The calls of tools are a list.", param=f"{place}.tool_calls")
-        content = "" if item.get("content") is None else without_surrogates(parse_content(item, place))
+        content = "" if item.get("content") is None else parse_content(item, place)
         read = [_call(call, f"{place}.tool_calls[{index}]") for index, call in enumerate(calls)]
         return Message("assistant", content, tuple(read))
     return parse_message(item, place)

@@ -287,7 +287,7 @@ def parse_message(item: object, place: str) -> Message:
     role = item.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise BadChatRequest("The role must be system, user or assistant.", param=f"{place}.role")
-    return Message(_ROLES[role], without_surrogates(parse_content(item, place)))
+    return Message(_ROLES[role], parse_content(item, place))
 
 
 def parse_content(item: Mapping[str, object], place: str) -> str:
@@ -300,9 +300,9 @@ def parse_content(item: Mapping[str, object], place: str) -> str:
         key = next((key for key in ("content", "parts", "text") if item.get(key) is not None), "content")
     value, place = item.get(key), f"{place}.{key}"
     if isinstance(value, str) and key != "parts":
-        return value
+        return without_surrogates(value)
     if isinstance(value, list) and key != "text":
-        return "".join(_part(part, f"{place}[{index}]") for index, part in enumerate(value))
+        return without_surrogates("".join(_part(part, f"{place}[{index}]") for index, part in enumerate(value)))
     raise BadChatRequest("The content must be a string or a list of text parts.", param=place)
 
 

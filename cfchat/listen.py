@@ -65,7 +65,7 @@ def adopted(files: Sequence[int]) -> Iterator[list[socket.socket]]:
             try:
                 plug = socket.socket(fileno=number)
             except OSError as error:
-                raise ConfigError(f"file {number} that was handed down is no socket: {_reason(error)}") from error
+                raise ConfigError(f"file {number} that was handed down is no socket: {reason_of(error)}") from error
             sockets.append(plug)
             plug.set_inheritable(False)
             if plug.type != socket.SOCK_STREAM or not plug.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -100,7 +100,7 @@ def _listen_tcp(host: str, port: int) -> list[socket.socket]:
     except OSError as error:
         for plug in sockets:
             plug.close()
-        raise ConfigError(f"cannot listen on {host} port {port}: {_reason(error)}") from error
+        raise ConfigError(f"cannot listen on {host} port {port}: {reason_of(error)}") from error
     return sockets
 
 
@@ -117,7 +117,7 @@ def _listen_unix(path: str, mode: int) -> socket.socket:
         plug.listen(BACKLOG)
     except OSError as error:
         plug.close()
-        raise ConfigError(f"cannot listen on {path}: {_reason(error)}") from error
+        raise ConfigError(f"cannot listen on {path}: {reason_of(error)}") from error
     except ConfigError:
         plug.close()
         raise
@@ -147,7 +147,8 @@ def _identity(path: str) -> tuple[int, int] | None:
     return None
 
 
-def _reason(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
+    """Why it failed, in the system's words where it has some."""
     # The numbers of getaddrinfo are below nought, and none of errno's.
     return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
 
@@ -183,7 +184,7 @@ class Certificate:
             reason = error.reason or "not a certificate and its key in PEM"
             raise ConfigError(f"--tls-cert: cannot use {files}: {_TLS_REASONS.get(reason, reason)}") from error
         except OSError as error:
-            raise ConfigError(f"--tls-cert: cannot read {files}: {_reason(error)}") from error
+            raise ConfigError(f"--tls-cert: cannot read {files}: {reason_of(error)}") from error
 
 
 _TLS_REASONS = {"KEY_VALUES_MISMATCH": "the key is of another certificate"}
