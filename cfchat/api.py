@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,11 +19,12 @@ from cfchat.errors import CfchatError, ConfigError, UpstreamError
 from cfchat.guard import Guard, Proxies
 from cfchat.hooks import Hooks
 from cfchat.listen import Certificate, listening, reason_of, url_of
-from cfchat.metrics import Metrics
+from cfchat.metrics import Metrics, Samples
 from cfchat.observe import log_exchange
 from cfchat.page import pages
 from cfchat.pulse import Pulse
 from cfchat.server import Response, Server
+from cfchat.tally import member
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.connection import Origin, make_ssl_context
 from cfchat.upstream.secret import Secret
@@ -37,7 +38,10 @@ log = logging.getLogger("cfchat")
 
 @dataclass(slots=True)
 class Rooms:
-    """All of cfchat but a server; `server` is the one before it, where that is ours. `admin` is for operators."""
+    """All of cfchat but a server; `server` is the one before it, where that is ours. `admin` is for operators.
+
+    `of_all` tells what this and the others have counted, where it is one of several workers.
+    """
 
     config: Config
     upstream: Upstream
@@ -46,6 +50,7 @@ class Rooms:
     pulse: Pulse
     server: Server | None = None
     admin: Server | None = None
+    of_all: Callable[[], Awaitable[Samples]] | None = None
 
     @property
     def demo(self) -> bool:
@@ -62,8 +67,8 @@ class Rooms:
             return "draining"
         return "" if self.upstream.reachable else "the model's server cannot be reached"
 
-    def measured(self) -> str:
-        """The metrics as text."""
+    def own(self) -> Samples:
+        """What is counted here."""
         metrics, pool = self.app.metrics, self.upstream.pool.state
         for state, number in zip(("running", "waiting"), self.app.streams, strict=True):
             metrics.streams.set(number, state)
@@ -71,15 +76,16 @@ class Rooms:
         metrics.pool.set(pool.lent_out, "lent")
         metrics.pool.set(pool.idle, "idle")
         metrics.ready.set(not self.fault())
-        return metrics.text()
+        return metrics.samples()
+
+    async def counted(self) -> Samples:
+        """What is counted here and by all others."""
+        return self.own() if self.of_all is None else await self.of_all()
 
     async def start(self) -> None:
         """Begin the upkeep of connections, which the demo needs not, and what operators look at. Raises ConfigError."""
-        if self.config.admin is not None:
-            handlers = probes(self.fault, self.measured, open_to_all=True)
-            note = partial(log_exchange, level=logging.DEBUG)
-            self.admin = Server(table(handlers), _refuse, note=note)
-            log.info("admin: http://%s:%d/metrics, /healthz, /readyz", *await _listen(self.admin, *self.config.admin))
+        if self.config.admin is not None and self.of_all is None:
+            self.admin = await start_admin(self.config.admin, self.fault, self.counted)
         self.pulse.start()
         if not self.demo:
             await self.upstream.start()
@@ -98,7 +104,7 @@ async def open_rooms(config: Config, hooks: Hooks = Hooks()) -> AsyncIterator[Ro
     async with open_upstream(config, lambda error: metrics.upstream_errors.add(1, error.code)) as upstream:
         demo, model = config.upstream is None, upstream.settings.models[0]
         offered = replace(config.app, model=model, models=(model, *config.app.aliases.values())) if demo else config.app
-        asked = probes(lambda: rooms.fault(), lambda: rooms.measured(), open_to_all=False)
+        asked = probes(lambda: rooms.fault(), lambda: rooms.counted(), open_to_all=False)
         handlers = {path: handler for path, handler in asked.items() if path != METRICS or config.admin is None}
         shown = {**(pages(model, demo) if config.page else {}), **handlers}
         guard = Guard(config.guard)
@@ -171,10 +177,17 @@ async def serve(config: Config | None = None, hooks: Hooks = Hooks()) -> AsyncIt
 
 @asynccontextmanager
 async def serve_on(
-    sockets: Sequence[socket.socket], config: Config, hooks: Hooks = Hooks(), tls: ssl.SSLContext | None = None
+    sockets: Sequence[socket.socket],
+    config: Config,
+    hooks: Hooks = Hooks(),
+    tls: ssl.SSLContext | None = None,
+    tally: socket.socket | None = None,
 ) -> AsyncIterator[Serving]:
-    """`serve` on sockets that listen already."""
-    async with open_rooms(config, hooks) as rooms:
+    """`serve` on sockets that listen already; in a worker with its line to the parent's tally."""
+    async with AsyncExitStack() as stack:
+        rooms = await stack.enter_async_context(open_rooms(config, hooks))
+        if tally is not None:
+            rooms.of_all = await stack.enter_async_context(member(tally, rooms.own))
         app, peers = rooms.app, Proxies(config.trusted_proxies)
         server = rooms.server = Server(app.handle, app.refuse, config.server, peers, app.note)
         try:
@@ -187,11 +200,17 @@ async def serve_on(
         await server.drain()
 
 
-async def _listen(server: Server, host: str, port: int) -> tuple[str, int]:
+async def start_admin(
+    address: tuple[str, int], fault: Callable[[], str], counted: Callable[[], Awaitable[Samples]]
+) -> Server:
+    """A server of /healthz, /readyz, /metrics for whoever reaches this address. Raises ConfigError."""
+    handlers = probes(fault, counted, open_to_all=True)
+    admin = Server(table(handlers), _refuse, note=partial(log_exchange, level=logging.DEBUG))
     try:
-        return await server.start(host, port)
+        log.info("admin: http://%s:%d/metrics, /healthz, /readyz", *await admin.start(*address))
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host} port {port}: {reason_of(error)}") from error
+        raise ConfigError(f"cannot listen on {address[0]} port {address[1]}: {reason_of(error)}") from error
+    return admin
 
 
 # --- to ask ---------------------------------------------------------------------------------------

@@ -226,7 +226,7 @@ async def serve(config: Config, demo: bool) -> int:
     Raises ConfigError where the address cannot be listened on, or the certificate is none.
     """
     worker = take_worker(os.environ)
-    notifier, files = worker or (take_notifier(os.environ), take_files(os.environ))
+    notifier, tally, files = worker or (take_notifier(os.environ), None, take_files(os.environ))
     with contextlib.ExitStack() as stack:
         stack.callback(notifier.close)
         where = config.where
@@ -234,9 +234,9 @@ async def serve(config: Config, demo: bool) -> int:
         sockets = stack.enter_context(adopted(files) if files else listening(where))
         welcome = partial(_welcome, sockets[0].getsockname(), demo, config)
         if worker is not None:
-            house = _serve_here(_share(config), sockets, certificate, notifier, orders)
+            house = _serve_here(_share(config), sockets, certificate, notifier, orders, tally=tally)
         elif config.workers:
-            return await Parent(sockets, config.workers, config.server.drain, notifier).run(welcome)
+            return await _keep_workers(config, sockets, notifier, welcome)
         else:
             house = _serve_here(config, sockets, certificate, notifier, _signals, welcome)
         await house
@@ -253,11 +253,12 @@ async def _serve_here(
     notifier: Notifier,
     orders: Callable[[Notifier], asyncio.Queue[str]],
     welcome: Callable[[], None] = lambda: None,
+    tally: socket.socket | None = None,
 ) -> None:
     """Serve in this process until an order to stop comes."""
     given = orders(notifier)
     tls = certificate.context if certificate else None
-    async with api.serve_on(sockets, config, tls=tls) as serving:
+    async with api.serve_on(sockets, config, tls=tls, tally=tally) as serving:
         with stalls_told(serving.rooms.pulse):
             _allow_files(config.server.connections)
             _reload_on_hangup(serving.rooms.guard, config.keys_file, certificate, notifier)
@@ -265,6 +266,18 @@ async def _serve_here(
             gc.freeze()  # what is here by now stays, so no collection need look at it
             notifier.ready()
             await _until_told(serving.server, given, notifier)
+
+
+async def _keep_workers(
+    config: Config, sockets: Sequence[socket.socket], notifier: Notifier, welcome: Callable[[], None]
+) -> int:
+    """Be the parent until an order to stop comes; returns the exit code."""
+    parent = Parent(sockets, config.workers, config.server.drain, notifier)
+    admin = await api.start_admin(config.admin, parent.fault, parent.tally.total) if config.admin else None
+    code = await parent.run(welcome)
+    if admin is not None:
+        await admin.drain(1.0)
+    return code
 
 
 def _share(config: Config) -> Config:

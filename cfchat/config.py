@@ -461,9 +461,6 @@ def load(
         faults += _check_gateway(values)
     if values["tls_key"] and not values["tls_cert"]:
         faults.append("--tls-cert must name the certificate of --tls-key")
-    if values["admin"] and values["workers"]:
-        admin, workers = spell(_NAMED["admin"]), spell(_NAMED["workers"])
-        faults.append(f"{admin} does not go with {workers}: each worker would need an address of its own")
     if faults:
         raise ConfigError("\n".join(faults))
     values["proxy"] = proxy

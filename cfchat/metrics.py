@@ -6,7 +6,8 @@ Names of labels are ours, their values may be a stranger's: they are escaped, an
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Sets of label values in one family; what comes beyond them is counted as "other".
@@ -14,13 +15,18 @@ MOST = 200
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 MOMENTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
+READY = "cfchat_ready"
+
+# By the head of each family, its numbers by name and labels: what is written, told to another process and added up.
+Samples = Mapping[str, Mapping[str, float]]
+
 
 class Family:
     """Numbers under one name, one for each set of label values. A counter is only added to, a gauge is set."""
 
     def __init__(self, name: str, told: str, labels: Sequence[str] = (), kind: str = "counter") -> None:
         self._name = name
-        self._head = f"# HELP {name} {told}\n# TYPE {name} {kind}\n"
+        self.head = _head(name, told, kind)
         self._labels = labels
         self._numbers: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
 
@@ -31,9 +37,8 @@ class Family:
     def set(self, number: float, *values: str) -> None:
         self._numbers[self._known(values)] = number
 
-    def text(self) -> str:
-        lines = [f"{self._name}{_labelled(self._labels, values)} {n:.15g}\n" for values, n in self._numbers.items()]
-        return self._head + "".join(lines)
+    def samples(self) -> dict[str, float]:
+        return {self._name + _labelled(self._labels, values): number for values, number in self._numbers.items()}
 
     def _known(self, values: tuple[str, ...]) -> tuple[str, ...]:
         if values in self._numbers or len(self._numbers) < MOST:
@@ -46,7 +51,7 @@ class Histogram:
 
     def __init__(self, name: str, told: str, bounds: Sequence[float]) -> None:
         self._name = name
-        self._head = f"# HELP {name} {told}\n# TYPE {name} histogram\n"
+        self.head = _head(name, told, "histogram")
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
@@ -55,15 +60,11 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    def text(self) -> str:
-        return self._head + "".join(self._lines())
-
-    def _lines(self) -> Iterator[str]:
-        count = 0
-        for bound, more in zip((*map("{:g}".format, self._bounds), "+Inf"), self._counts, strict=True):
-            count += more
-            yield f'{self._name}_bucket{{le="{bound}"}} {count}\n'
-        yield f"{self._name}_sum {self._sum:.15g}\n{self._name}_count {count}\n"
+    def samples(self) -> dict[str, float]:
+        bounds = (*map("{:g}".format, self._bounds), "+Inf")
+        counts = accumulate(self._counts)
+        buckets = {f'{self._name}_bucket{{le="{bound}"}}': n for bound, n in zip(bounds, counts, strict=True)}
+        return {**buckets, f"{self._name}_sum": self._sum, f"{self._name}_count": sum(self._counts)}
 
 
 class Metrics:
@@ -85,12 +86,43 @@ class Metrics:
         self.streams = Family("cfchat_streams", "Replies running, or waiting for their turn.", ("state",), "gauge")
         self.clients = Family("cfchat_client_connections", "Connections of clients.", (), "gauge")
         self.pool = Family("cfchat_upstream_connections", "Connections to Cloudflare.", ("state",), "gauge")
-        self.ready = Family("cfchat_ready", "Whether /readyz says yes.", (), "gauge")
+        self.ready = Family(READY, "How many processes say yes to /readyz.", (), "gauge")
         self.lag = Histogram("cfchat_loop_lag_seconds", "How late a timer of the event loop was.", MOMENTS)
 
-    def text(self) -> str:
-        """All of it, as Prometheus reads it."""
-        return "".join(family.text() for family in vars(self).values())
+    def samples(self) -> Samples:
+        return {family.head: family.samples() for family in vars(self).values()}
+
+
+def text_of(samples: Samples) -> str:
+    """As Prometheus reads them."""
+    return "".join(
+        head + "".join(f"{name} {number:.15g}\n" for name, number in numbers.items())
+        for head, numbers in samples.items()
+    )
+
+
+def total(parts: Iterable[Samples]) -> Samples:
+    """The sum of each number, whoever has it."""
+    summed: dict[str, dict[str, float]] = {}
+    for part in parts:
+        for head, numbers in part.items():
+            family = summed.setdefault(head, {})
+            for name, number in numbers.items():
+                family[name] = family.get(name, 0.0) + number
+    return summed
+
+
+def lasting(samples: Samples) -> Samples:
+    """What is still true when its process has ended: all but the gauges."""
+    return {head: numbers for head, numbers in samples.items() if not head.endswith(_kind("gauge"))}
+
+
+def _head(name: str, told: str, kind: str) -> str:
+    return f"# HELP {name} {told}\n# TYPE {name}{_kind(kind)}"
+
+
+def _kind(kind: str) -> str:
+    return f" {kind}\n"
 
 
 def _labelled(names: Sequence[str], values: Sequence[str]) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_address
 
 from cfchat.errors import MethodNotAllowed, NotFound
-from cfchat.metrics import CONTENT_TYPE
+from cfchat.metrics import CONTENT_TYPE, Samples, text_of
 from cfchat.server import Handler, Request, Response
 
 METRICS = "/metrics"
@@ -17,8 +17,10 @@ _FORWARDED = ("forwarded", "via", "x-real-ip", "cf-connecting-ip", "true-client-
 _NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
-def probes(fault: Callable[[], str], metrics: Callable[[], str], open_to_all: bool) -> Mapping[str, Handler]:
-    """Handlers by path. `fault` says why this server is not ready, or nothing; `metrics` is their text.
+def probes(
+    fault: Callable[[], str], counted: Callable[[], Awaitable[Samples]], open_to_all: bool
+) -> Mapping[str, Handler]:
+    """Handlers by path. `fault` says why this server is not ready, or nothing; `counted` is what metrics tell.
 
     Metrics are `open_to_all` on an address of their own; else only to this machine, and 404 to others.
     """
@@ -33,7 +35,8 @@ def probes(fault: Callable[[], str], metrics: Callable[[], str], open_to_all: bo
     async def metrics_of(request: Request) -> Response:
         if not open_to_all and not is_from_here(request):
             raise NotFound("There is nothing at this path. The chat is at POST /api/chatbot.")
-        return Response(200, [("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store")], metrics().encode())
+        body = text_of(await counted()).encode()
+        return Response(200, [("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store")], body)
 
     return dict(zip(PROBES, (healthz, readyz, metrics_of), strict=True))
 

@@ -3,7 +3,7 @@
 A worker is the same command run once more, with the sockets handed down, and not a fork of the parent: it reads code,
 settings, keys and certificates anew, shares no memory with the others, and one that cannot start proves its settings
 wrong before any of the old has gone. Each talks to the parent in sd_notify's words, over a socket of its own; where
-that ends, the parent is gone, and the worker drains.
+that ends, the parent is gone, and the worker drains. By another it tells what it has counted.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cfchat.systemd import Notifier
+from cfchat.tally import Tally
 
 log = logging.getLogger("cfchat.workers")
 
-VARIABLE = "CFCHAT_WORKER"  # in a worker: the numbers of its files, that to the parent first
+VARIABLE = "CFCHAT_WORKER"  # in a worker: the numbers of its files, those to the parent and its tally first
 START = 30.0  # seconds until a worker is ready
 SILENCE = 30.0  # seconds without a sign of life, after which one is killed
 BEAT = 5.0
@@ -65,6 +66,7 @@ class Parent:
         self._count = count
         self._drain = drain
         self._notifier = notifier
+        self.tally = Tally()
         self._loop = asyncio.get_running_loop()
         self._alive: dict[int, _Worker] = {}
         self._current: set[_Worker] = set()
@@ -74,6 +76,12 @@ class Parent:
         self._started = False
         self._stopping = False
         self._ended = asyncio.Event()
+
+    def fault(self) -> str:
+        """Why nobody should be sent here; nothing where all is well."""
+        if self._stopping:
+            return "draining"
+        return "" if self.tally.ready() else "no worker is ready"
 
     async def run(self, welcome: Callable[[], None]) -> int:
         """Until a signal ends all of it; returns the exit code. `welcome` is called when all are ready."""
@@ -126,7 +134,8 @@ class Parent:
 
     def _spawn(self) -> _Worker:
         ours, theirs = socket.socketpair()
-        files = [theirs, *self._sockets]
+        tally, counts = socket.socketpair()
+        files = [theirs, counts, *self._sockets]
         try:
             for plug in files:
                 plug.set_inheritable(True)
@@ -135,7 +144,9 @@ class Parent:
             pid = os.posix_spawn(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ, setpgroup=0)
         finally:
             theirs.close()
+            counts.close()
         ours.setblocking(False)
+        self.tally.join(tally)
         worker = _Worker(pid, ours, self._loop.create_future())
         # Where nobody waits for it any more, its failure is no news.
         worker.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())
@@ -255,15 +266,16 @@ class Parent:
 # --- in a worker ----------------------------------------------------------------------------------
 
 
-def take_worker(environ: MutableMapping[str, str]) -> tuple[Notifier, list[int]] | None:
-    """In a worker: the way to the parent, and the files that listen. None where this is no worker."""
+def take_worker(environ: MutableMapping[str, str]) -> tuple[Notifier, socket.socket, list[int]] | None:
+    """In a worker: the way to the parent and to its tally, and the files that listen. None where this is no worker."""
     files = environ.pop(VARIABLE, "")
     if not files:
         return None
-    parent, *listening = map(int, files.split(","))
-    plug = socket.socket(fileno=parent)
-    plug.set_inheritable(False)
-    return Notifier(plug, BEAT), listening
+    parent, tally, *listening = map(int, files.split(","))
+    plugs = socket.socket(fileno=parent), socket.socket(fileno=tally)
+    for plug in plugs:
+        plug.set_inheritable(False)
+    return Notifier(plugs[0], BEAT), plugs[1], listening
 
 
 def orders(notifier: Notifier) -> asyncio.Queue[str]:

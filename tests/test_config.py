@@ -314,8 +314,3 @@ def test_aliases_are_offered_with_their_models() -> None:
 def test_an_alias_that_makes_no_sense(alias: str) -> None:
     (line,) = faults({"alias": alias}, ENVIRON)
     assert line.startswith("--alias must be")
-
-
-def test_one_admin_address_is_not_enough_for_several_workers() -> None:
-    (line,) = faults({"admin": "127.0.0.1:9090", "workers": "2"}, ENVIRON)
-    assert line.startswith("--admin does not go with --workers")

@@ -24,7 +24,7 @@ ROWS = (
     {"upstream", "replies"},
     {"metrics"},
     {"guard", "observe", "pulse"},
-    {"server", "listen", "systemd"},  # may log by observe
+    {"server", "listen", "systemd", "tally"},  # may log by observe
     {"workers", "deploy"},
     {"page", "hooks", "watch"},
     {"app"},
@@ -47,6 +47,7 @@ STRANGERS = {
     "page": {"wire", "conversation", "completions", "upstream", "replies", "guard", "observe"},
     "listen": {"wire", "conversation", "completions", "upstream", "replies", "guard", "observe"},
     "systemd": {"wire", "conversation", "completions", "upstream", "replies", "guard", "observe"},
+    "tally": {"wire", "conversation", "completions", "upstream", "replies", "guard", "observe", "pulse"},
     "workers": {"wire", "conversation", "completions", "upstream", "replies", "guard", "observe", "server"},
     "deploy": {"wire", "conversation", "completions", "upstream", "replies", "guard", "observe", "server", "systemd"},
 }

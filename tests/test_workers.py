@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import sys
@@ -11,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from client import until
+from client import parse, until
 from process import Gate, Process, ask, begun, gone, is_whole, ports_of, standin, started
 from test_cli import ROOT, command
 
@@ -159,6 +160,113 @@ async def test_a_worker_that_stands_still_is_killed() -> None:
         await process.logged(f"worker {pid} shows no sign of life")
         await process.logged("worker [0-9]+ accepts", 2)
         assert is_whole(await (await ask(process.port)).rest())
+
+
+# --- what all have counted ------------------------------------------------------------------------
+
+ASKED, WHOLE = 'cfchat_requests_total{route="/api/chatbot",status="200"}', 'cfchat_replies_total{end="whole"}'
+RUNNING = 'cfchat_streams{state="running"}'
+
+
+async def scrape(port: int, path: str = "/metrics") -> dict[str, float]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    answer = parse(await reader.read())
+    writer.close()
+    lines = answer.body.decode().splitlines()
+    heads = [line for line in lines if line[0] == "#"]
+    assert answer.status == 200 and len(heads) == len(set(heads))
+    return {name: float(number) for name, _, number in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+async def status(port: int, path: str) -> tuple[int, bytes]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    answer = parse(await reader.read())
+    writer.close()
+    return answer.status, answer.body
+
+
+async def admin_of(process: Process) -> int:
+    (line,) = await process.logged("admin: http://")
+    found = re.search(r"127\.0\.0\.1:(\d+)/metrics", line)
+    assert found, line
+    return int(found[1])
+
+
+async def test_whichever_worker_is_asked_tells_what_all_have_counted() -> None:
+    gate = Gate()
+    async with standin(gate) as upstream, started(upstream.base_url, *FLAGS) as process:
+        streams = [stream for some in (await spread(process)).values() for stream in some]
+        assert [(await scrape(process.port))[RUNNING] for _ in range(4)] == [len(streams)] * 4
+        gate.open.set()
+        assert all([is_whole(await stream.rest()) for stream in streams])
+        found = [await scrape(process.port) for _ in range(4)]
+    assert [numbers[WHOLE] for numbers in found] == [len(streams)] * 4
+    assert [numbers["cfchat_ready"] for numbers in found] == [2] * 4
+    assert [numbers['cfchat_requests_total{route="/metrics",status="200"}'] for numbers in found] == [4, 5, 6, 7]
+
+
+async def test_the_parent_tells_them_at_an_address_of_their_own_and_forgets_none() -> None:
+    gate = Gate()
+    flags = (*FLAGS, "--admin", "127.0.0.1:0")
+    async with standin(gate) as upstream, started(upstream.base_url, *flags) as process:
+        admin = await admin_of(process)
+        assert await status(admin, "/readyz") == (200, b"ready\n")
+        assert (await status(process.port, "/metrics"))[0] == 404
+        by_worker = await spread(process)
+        killed, kept = by_worker
+        for _ in range(5):
+            assert is_whole(await (await ask(process.port)).rest())
+        before = await scrape(admin)
+        os.kill(killed, signal.SIGKILL)
+        await process.logged(f"worker {killed} was ended by SIGKILL")
+        await process.logged("worker [0-9]+ accepts", 3)
+        assert not any([(await stream.rest()).whole for stream in by_worker[killed]])
+        after = await scrape(admin)
+        assert before[WHOLE] == after[WHOLE] == 5
+        assert (before[RUNNING], after[RUNNING]) == (sum(map(len, by_worker.values())), len(by_worker[kept]))
+        old = process.workers()
+        process.send(signal.SIGHUP)
+        await process.logged("SIGHUP: 2 new workers accept")
+        gate.open.set()
+        assert all([is_whole(await stream.rest()) for stream in by_worker[kept]])
+        await asyncio.gather(*(gone(pid) for pid in old if pid in process.workers()))
+        last = await scrape(admin)
+        gate.open.clear()
+        stream = await begun(process.port)
+        process.send(signal.SIGTERM)
+        await process.logged("SIGTERM: stopping", 3)
+        assert await status(admin, "/readyz") == (503, b"draining\n")
+        assert (await status(admin, "/healthz"))[0] == 200
+        gate.open.set()
+        assert is_whole(await stream.rest())
+        assert await process.process.wait() == 0
+    assert last[WHOLE] == 5 + len(by_worker[kept])
+    assert last["cfchat_ready"] == 2 and last[RUNNING] == 0
+
+
+async def test_a_worker_that_stands_still_keeps_no_numbers_back() -> None:
+    gate = Gate()
+    async with standin(gate) as upstream, started(upstream.base_url, *FLAGS, "--admin", "127.0.0.1:0") as process:
+        admin = await admin_of(process)
+        by_worker = await spread(process)
+        streams = sum(map(len, by_worker.values()))
+        assert (await scrape(admin))[RUNNING] == streams
+        still, _ = by_worker
+        os.kill(still, signal.SIGSTOP)
+        assert (await scrape(admin))[RUNNING] == streams
+        os.kill(still, signal.SIGCONT)
+        gate.open.set()
+        assert all([is_whole(await stream.rest()) for some in by_worker.values() for stream in some])
+
+
+async def test_an_admin_address_in_use_ends_the_start() -> None:
+    async with standin() as upstream:
+        flags = ("--workers", "2", "--admin", f"127.0.0.1:{upstream.port}")
+        async with started(upstream.base_url, *flags) as process:
+            assert await process.process.wait() == 2
+    assert process.matching(f"^cfchat: cannot listen on 127.0.0.1 port {upstream.port}: ") and not process.banner
 
 
 async def test_a_worker_that_cannot_start_ends_the_start() -> None:
