@@ -175,6 +175,10 @@ class Server:
             waits = {"ssl_handshake_timeout": self.limits.head, "ssl_shutdown_timeout": self.limits.linger}
             options |= {"ssl": tls, **waits}
         for plug in sockets:
+            if plug.family in (socket.AF_INET, socket.AF_INET6):
+                # For those that it accepts, too. asyncio does so only where a socket knows that its protocol is TCP,
+                # which one of socket.create_server does not: words would wait 40 ms for the client's ACK.
+                plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
             self._servers.append(await asyncio.start_server(self._accept, sock=plug, **options))
         address = sockets[0].getsockname()
         self.address = address[:2] if isinstance(address, tuple) else (os.fsdecode(address), 0)

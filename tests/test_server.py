@@ -322,6 +322,21 @@ async def test_a_connection_that_has_only_just_come_is_ended_too() -> None:
             assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
 
 
+@pytest.mark.parametrize("made_by", ["asyncio", "socket.create_server"])
+async def test_words_do_not_wait_for_the_clients_ack(made_by: str) -> None:
+    server = Server(echo, refuse)
+    if made_by == "asyncio":
+        await server.start("127.0.0.1", 0)
+    else:
+        await server.start_on([socket.create_server(("127.0.0.1", 0))])
+    _, writer = await asyncio.open_connection(*server.address)
+    await until(lambda: server.connections == 1)
+    (connection,) = server._connections.values()
+    assert connection._transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    writer.close()
+    await server.drain(0.2)
+
+
 async def test_a_real_client_keeps_its_connection() -> None:
     def converse(port: int) -> list[bytes]:
         client = http.client.HTTPConnection("127.0.0.1", port)
