@@ -30,7 +30,7 @@ P = TypeVar("P", bound=Poolable)
 class Settings:
     """What is kept, and how long; times in seconds."""
 
-    idle: int = 32  # connections kept without work
+    idle: int = 128  # connections kept without work
     idle_timeout: float = 60.0  # less than Cloudflare's, so that we close first and rarely meet a stale one
     max_age: float = 600.0  # so that a change of address or certificate is noticed
 
