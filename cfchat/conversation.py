@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from cfchat.errors import BadChatRequest, BadOption, InvalidJSON, UnknownModel
 
@@ -99,8 +99,7 @@ class ToolCall:
     arguments: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """What one step of a reply says. The last one of a whole reply has the finish reason.
 
     Calls of tools come only where the conversation has tools.

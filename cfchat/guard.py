@@ -303,7 +303,7 @@ def _parse(hop: str) -> IPv4Address | IPv6Address | None:
 def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
     if address == UNIX:
         return True
-    found = _parse(address)
+    found = _parse(address) if trusted else None
     return found is not None and any(found in network for network in trusted if network.version == found.version)
 
 

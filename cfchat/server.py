@@ -40,7 +40,7 @@ log = logging.getLogger("cfchat.server")
 BACKLOG = 1024
 READ_SIZE = 64 * 1024
 READ_AHEAD = 64 * 1024
-WRITE_AHEAD = 64 * 1024
+WRITE_AHEAD = 32 * 1024  # what a client may have unread, give or take as much again
 
 UNIX = "unix"  # the address of every peer on a unix socket
 
@@ -582,16 +582,11 @@ class _Connection:
     def write(self, data: bytes) -> None:
         if self._transport.is_closing():
             raise _ClientGone
-        self._writer.write(data)
-
-    @property
-    def full(self) -> bool:
-        """Whether the client has too much unread."""
-        return self._transport.get_write_buffer_size() >= WRITE_AHEAD
+        self._transport.write(data)
 
     async def flush(self) -> None:
         """Backpressure: wait while the client has too much unread, but not for ever."""
-        if not self.full:
+        if self._transport.get_write_buffer_size() < WRITE_AHEAD:
             return
         try:
             async with asyncio.timeout(self.limits.write):
@@ -623,6 +618,7 @@ class _Stream:
         self._chunked = chunked
         self._held = [prefix]  # goes out in one write before anything is waited for
         self._pushed = 0  # bytes of the body that are not held any more
+        self._flushed = 0  # those behind which the client's backpressure was looked at
         self._loop = asyncio.get_running_loop()
         self._written = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -657,18 +653,20 @@ class _Stream:
                 return
             if piece:
                 self._hold(piece)
-                if self._entry.sent - self._pushed >= WRITE_AHEAD or self._connection.full:
+                if self._entry.sent - self._flushed >= WRITE_AHEAD:
+                    self._flushed = self._entry.sent
                     self._push()
                     await self._connection.flush()
 
     def _hold(self, piece: bytes) -> None:
         entry = self._entry
+        if self._response.heartbeat:
+            self._written = self._loop.time()
+            if not entry.sent:
+                self._beat_after(self._connection.limits.heartbeat)
         if not entry.sent:
             entry.began()
-            if self._response.heartbeat:
-                self._beat_after(self._connection.limits.heartbeat)
         entry.sent += len(piece)
-        self._written = self._loop.time()
         self._held.append(encode_chunk(piece) if self._chunked else piece)
 
     def _push(self) -> None:

@@ -64,7 +64,7 @@ def test_records_in_any_cut(size: int) -> None:
     wire = peer.say(b"a") + peer.say(said) + peer.say(b"z")
     assert b"".join(layer.receive(piece) for piece in pieces_of(wire, size)) == b"a" + said + b"z"
     assert peer.hear(layer.protect(b"heard")) == b"heard"
-    assert not layer.ended and layer.fault is None and not layer.unsent
+    assert not layer.ended and layer.fault is None and not layer.outgoing.pending
 
 
 def test_what_came_before_the_end_is_given() -> None:
@@ -82,7 +82,7 @@ def test_what_came_before_a_broken_record_is_given() -> None:
     bad[-1] ^= 1
     assert layer.receive(good + bad) == b"good"
     assert layer.fault is not None and "BAD" in str(layer.fault).upper()
-    assert layer.unsent  # the alert
+    assert layer.outgoing.pending  # the alert
 
 
 # --- a stream, with one --------------------------------------------------------------------------
@@ -123,7 +123,7 @@ async def test_the_keys_may_change_while_it_talks() -> None:
                     before = stream.came
                     server.stdin.write(b"K\n")
                     await until(lambda: stream.came > before)  # noqa: B023
-                    assert not stream._layers[0].unsent  # the answer is on its way, though nothing else is said
+                    assert not stream._layers[0].outgoing.pending  # the answer is sent, though nothing is said
                 server.stdin.write(b"said %d\n" % number)
                 assert await stream.read() == b"said %d\n" % number
                 stream.write(b"heard %d\n" % number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 from cfchat.errors import NotAcceptable
 from cfchat.replies.events import Events
@@ -29,7 +30,12 @@ def negotiate(accept: str | None) -> Form:
     Of forms that are wanted alike, one that is named goes before one that a wildcard meets, then the order of the
     field decides. Raises NotAcceptable where it takes none of them.
     """
-    ranges = dict(_ranges(accept or "")) or {"*/*": 1.0}
+    return _maker(accept or "")()
+
+
+@lru_cache(maxsize=64)
+def _maker(accept: str) -> Callable[[], Form]:
+    ranges = dict(_ranges(accept)) or {"*/*": 1.0}
     weights = {name: _weight(name, ranges) for name in FORMS}
     anything = ranges.get("*/*", 0.0)
     best = max(weights.values())
@@ -38,11 +44,11 @@ def negotiate(accept: str | None) -> Form:
         raise NotAcceptable(told, param="accept")
     named = next((name for name in ranges if weights.get(name) == best), None)
     if named is not None:
-        return FORMS[named]()
+        return FORMS[named]
     # The bare text has the label of events, for those who do not care.
     if anything == best and weights["text/event-stream"] == best:
-        return Text()
-    return next(form() for name, form in FORMS.items() if weights[name] == best)
+        return Text
+    return next(form for name, form in FORMS.items() if weights[name] == best)
 
 
 def _ranges(accept: str) -> Iterator[tuple[str, float]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 from cfchat.conversation import Conversation
 from cfchat.upstream import cloudflare
@@ -47,6 +47,7 @@ class Api:
     gateway: Gateway | None = None
     _ours: bytes = field(init=False, repr=False, compare=False)  # fields of every request
     _asking: bytes = field(init=False, repr=False, compare=False)  # and of each that asks a model
+    _key: bytes = field(init=False, repr=False, compare=False)  # of what nobody else may work out
 
     def __post_init__(self) -> None:
         ours = (
@@ -59,6 +60,7 @@ class Api:
         asking = (("Content-Type", "application/json"), ("Accept", "text/event-stream"))
         object.__setattr__(self, "_ours", encode_fields(ours))
         object.__setattr__(self, "_asking", encode_fields((*ours, *asking)))
+        object.__setattr__(self, "_key", blake2b(self.token.reveal().encode()).digest())
 
     @property
     def on_gateway(self) -> bool:
@@ -88,4 +90,4 @@ class Api:
         first = next((message.content for message in messages if message.role == "user"), "")
         parts = [part.encode() for part in (client, messages[0].content, first)]
         whole = b"".join([b"%d:%b" % (len(part), part) for part in parts])
-        return hmac.digest(self.token.reveal().encode(), whole, "sha256").hex()[:32]
+        return blake2b(whole, digest_size=16, key=self._key).hexdigest()

@@ -24,6 +24,7 @@ class EventReader:
         self._parser = SSEParser()
         self._likeness: Likeness | None = None
         self._tried = 0
+        self._between = False  # nothing of an event has come yet, and it can be one more of the answer
 
     def feed(self, data: bytes) -> list[Delta]:
         """The deltas of these bytes.
@@ -45,7 +46,7 @@ class EventReader:
     def _skim(self, data: bytes, deltas: list[Delta]) -> bytes:
         """Read what is alike; what is behind it is given back, or all that is in doubt."""
         for _ in range(_TRIED_EACH):
-            if self._likeness is not None and self._parser.between and self._reply.answering:
+            if self._likeness is not None and self._between:
                 words, data = self._likeness.read(data)
                 if words:
                     self._tried = 0
@@ -72,8 +73,10 @@ class EventReader:
         try:
             events = self._parser.feed(data)
             deltas += self._reply.read(events)
+            self._between = self._parser.between and self._reply.answering
         except (EventTooLarge, UpstreamError):
             # Both readers keep it in mind.
+            self._between = False
             if not deltas:
                 raise
             return None

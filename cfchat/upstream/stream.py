@@ -22,8 +22,8 @@ class Layer:
 
     def __init__(self, context: ssl.SSLContext, name: str) -> None:
         self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self.outgoing = ssl.MemoryBIO()  # also what TLS says for itself: alerts, the answer to a key update
+        self.tls = context.wrap_bio(self._incoming, self.outgoing, server_hostname=name)
         self.ended = False  # by close_notify
         self.fault: ssl.SSLError | None = None  # behind all that was given
 
@@ -56,15 +56,10 @@ class Layer:
     def protect(self, data: bytes) -> bytes:
         """The records for these bytes. They never wait for the peer: it may not ask to negotiate anew."""
         self.tls.write(data)
-        return self._outgoing.read()
-
-    @property
-    def unsent(self) -> int:
-        """How many bytes TLS has to say for itself: of a handshake, an alert, the answer to a key update."""
-        return self._outgoing.pending
+        return self.outgoing.read()
 
     def take(self) -> bytes:
-        return self._outgoing.read()
+        return self.outgoing.read()
 
 
 _own = threading.local()
@@ -187,7 +182,7 @@ class Stream(asyncio.BufferedProtocol):
         for depth in range(start, len(layers)):
             layer = layers[depth]
             data = layer.receive(data)
-            if layer.unsent:
+            if layer.outgoing.pending:
                 self._send(layer.take(), depth)
         if data:
             assert isinstance(data, bytes)

@@ -77,10 +77,10 @@ class UntilCloseDecoder:
     def read(self, buffer: ReceiveBuffer) -> bytes:
         """See Decoder."""
         if self._room is None:
-            return buffer.take(len(buffer))
+            return buffer.take(buffer.size)
         piece = buffer.take(self._room)
         self._room -= len(piece)
-        if not piece and len(buffer):
+        if not piece and buffer.size:
             raise _TOO_LARGE()
         return piece
 
@@ -119,7 +119,7 @@ class ChunkedDecoder:
         """See Decoder. Takes all the chunks that are there."""
         if self._error:
             raise self._error
-        if not len(buffer):
+        if not buffer.size:
             return b""
         pieces: list[bytes] = []
         try:
@@ -127,7 +127,7 @@ class ChunkedDecoder:
                 pass
             if self._alone and not self._in_chunk and not self.ended:
                 self._take_plain(buffer, pieces)
-            while len(buffer) and self._advance(buffer, pieces):
+            while buffer.size and self._advance(buffer, pieces):
                 pass
         except ProtocolError as error:
             if not pieces:
@@ -202,7 +202,7 @@ class ChunkedDecoder:
 
     def _end(self, buffer: ReceiveBuffer) -> bool:
         """Check the CRLF behind the data: whoever skips two bytes there can be led astray (CVE-2025-43859)."""
-        if len(buffer) < 2:
+        if buffer.size < 2:
             return False
         if buffer.take(2) != b"\r\n":
             raise ProtocolError("A chunk is longer than it says.")

@@ -10,17 +10,15 @@ _CR = 0x0D
 
 
 class ReceiveBuffer:
-    """Bytes go in at the end and come out at the front, all in linear time."""
+    """Bytes go in at the end and come out at the front, all in linear time. `size` is how many are there."""
 
-    __slots__ = ("_data", "_searched", "_start")
+    __slots__ = ("_data", "_searched", "_start", "size")
 
     def __init__(self) -> None:
+        self.size = 0
         self._data = bytearray()
         self._start = 0  # what is before it has been taken
         self._searched = 0  # there is no LF between start and here
-
-    def __len__(self) -> int:
-        return len(self._data) - self._start
 
     def append(self, data: bytes) -> None:
         """Add what was read."""
@@ -30,17 +28,19 @@ class ReceiveBuffer:
             self._searched -= self._start
             self._start = 0
         self._data += data
+        self.size += len(data)
 
     def clear(self) -> None:
         """Drop everything."""
         self._data = bytearray()
-        self._start = self._searched = 0
+        self._start = self._searched = self.size = 0
 
     def take(self, count: int) -> bytes:
         """Take at most `count` bytes, and as many as there are."""
         end = min(self._start + count, len(self._data))
         taken = bytes(self._data[self._start : end])
         self._start = end
+        self.size -= len(taken)
         self._searched = max(self._searched, end)
         return taken
 
@@ -48,9 +48,15 @@ class ReceiveBuffer:
         """All that is there, and stays; nothing where some of it was looked at before."""
         return b"" if self._searched > self._start else bytes(self._data[self._start :])
 
+    def peek_until(self, end: bytes, limit: int) -> bytes:
+        """What is there up to and with the first half of `end`, if `end` is whole within `limit` bytes; it stays."""
+        found = self._data.find(end, self._start, self._start + limit)
+        return b"" if found < 0 else bytes(self._data[self._start : found + len(end) // 2])
+
     def skip(self, count: int) -> None:
         """Drop so many bytes of those that are there."""
         self._start += count
+        self.size -= count
         self._searched = max(self._searched, self._start)
 
     def take_line(self, limit: int, too_long: Callable[[], ProtocolError]) -> bytes | None:
@@ -73,4 +79,5 @@ class ReceiveBuffer:
         if found == start or data[found - 1] != _CR:
             raise ProtocolError("A line ends with LF alone.")
         self._start = self._searched = found + 1
+        self.size -= found + 1 - start
         return bytes(data[start : found - 1])

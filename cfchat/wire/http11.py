@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import Final, Generic, TypeVar, overload
+from typing import Final, Generic, NamedTuple, TypeVar, overload
 
 from cfchat.errors import (
     HeadTooLarge,
@@ -109,8 +109,7 @@ def _persists(minor: int, fields: Fields) -> bool:
     return "close" not in options and (minor >= 1 or "keep-alive" in options)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """A request line and its fields. `minor` is 0 or 1: a later 1.x is read as 1.1."""
 
     method: str
@@ -166,8 +165,7 @@ class RequestHead:
         return path, query
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(NamedTuple):
     """A status line and its fields."""
 
     status: int
@@ -181,15 +179,13 @@ class ResponseHead:
         return _persists(self.minor, self.fields)
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
+class Data(NamedTuple):
     """Some of a body, never empty."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class EndOfMessage:
+class EndOfMessage(NamedTuple):
     """A message is complete. Trailers are never merged into fields (RFC 9110 §6.5.1)."""
 
     trailers: Fields = _NO_FIELDS
@@ -232,15 +228,33 @@ class _FieldSection:
         self._room = size
         self._count = count
         self._items: list[tuple[str, str]] = []
+        self._untried = True
 
     def read(self, buffer: ReceiveBuffer) -> Fields | None:
         """The fields, or None if the section has not ended yet."""
+        if self._untried:
+            self._untried = False  # no byte is looked at again and again
+            if items := self._read_all(buffer):
+                return Fields(items)
         while (line := buffer.take_line(self._room, _HEAD_TOO_LARGE)) is not None:
             if not line:
                 items, self._items = self._items, []  # not kept twice for as long as the body lasts
-                return Fields(items)
+                return Fields(items) if items else _NO_FIELDS
             self._add(line)
         return None
+
+    def _read_all(self, buffer: ReceiveBuffer) -> list[tuple[str, str]]:
+        """All fields at once where all are there and right; else none, and line by line shows what is wrong."""
+        block = buffer.peek_until(b"\r\n\r\n", self._room)
+        if not block:
+            return []
+        found = grammar.FIELD_LINES.findall(block.decode("latin-1"))
+        # What the pattern did not match was left out. Each line has a colon, a CR and an LF besides.
+        whole = len(block) == sum([len(name) + len(value) + 3 for name, value in found])
+        if not whole or len(found) > self._count:
+            return []
+        buffer.skip(len(block) + 2)
+        return [(name, value.strip(" \t")) for name, value in found]
 
     def _add(self, line: bytes) -> None:
         self._room -= len(line) + 2
@@ -309,7 +323,7 @@ class _Reader(Generic[HeadT]):
     @property
     def buffered(self) -> int:
         """How many bytes are kept."""
-        return len(self._buffer)
+        return self._buffer.size
 
     def receive_data(self, data: bytes) -> None:
         """Take what was read. After an error it is dropped."""
@@ -346,7 +360,7 @@ class _Reader(Generic[HeadT]):
         """There are too few bytes for an event."""
         if not self._eof:
             return NEED_DATA
-        if self._begun or len(self._buffer):
+        if self._begun or self._buffer.size:
             raise Incomplete("The connection ended inside a message.")
         return CLOSED
 
@@ -447,7 +461,7 @@ class RequestReader(_Reader[RequestHead]):
     @property
     def begun(self) -> bool:
         """Some of a request has come that is not complete; empty lines before it are none of it."""
-        return self._begun or len(self._buffer) > 0
+        return self._begun or self._buffer.size > 0
 
     @property
     def body_pending(self) -> bool:
@@ -510,7 +524,7 @@ class ResponseReader(_Reader[ResponseHead]):
     @property
     def unread(self) -> int:
         """How many bytes were received and are not told as events yet."""
-        return len(self._buffer)
+        return self._buffer.size
 
     def start_next(self, method: str) -> None:
         """The next request was sent. Only where the connection is reusable."""

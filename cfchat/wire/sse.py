@@ -8,7 +8,7 @@ decoding first would.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cfchat.errors import EventTooLarge
 
@@ -18,8 +18,7 @@ _NEWLINE = re.compile(r"\r\n|\r|\n")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One dispatched event; `id` is the last one seen so far."""
 
     data: str
@@ -147,7 +146,7 @@ class SSEParser:
     def _dispatch(self) -> Event:
         data = self._data[:-1].decode("utf-8", "replace")
         self._data.clear()
-        return Event(data, self._type.decode("utf-8", "replace") or "message", self._id)
+        return Event(data, self._type.decode("utf-8", "replace") if self._type else "message", self._id)
 
 
 def encode_event(data: str, event: str | None = None) -> bytes:
