@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import os
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,12 @@ settings.register_profile("ci", max_examples=150, deadline=None, derandomize=Tru
 settings.register_profile("fuzz", max_examples=5000, deadline=None)
 # `pytest --hypothesis-profile fuzz` overrides this.
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_collection_finish() -> None:
+    """What is here by now stays: no collection of a test need look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 def run(test: Callable[..., Awaitable[None]], arguments: dict[str, Any]) -> None:
