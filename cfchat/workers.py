@@ -285,12 +285,15 @@ def orders(notifier: Notifier) -> asyncio.Queue[str]:
     plug = notifier.plug
     assert plug is not None
 
+    finishing = False
+
     def finish(why: str) -> None:
         # Told by the parent, by whoever signals all processes of a service, and by the parent's end: it is one order.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, lambda: None)
-        loop.remove_reader(plug)
-        given.put_nowait(why)
+        nonlocal finishing
+        if not finishing:
+            finishing = True
+            loop.remove_reader(plug)
+            given.put_nowait(why)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, finish, number.name)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from test_cli import ROOT, command
 
 from cfchat.cli import _share
 from cfchat.config import load
+from cfchat.systemd import Notifier
+from cfchat.workers import orders
 
 FLAGS = ("--workers", "2", "--fallback-models", "none", "--log-level", "info")
 
@@ -301,3 +304,22 @@ async def test_as_process_1_of_a_container_it_buries_orphans(workers: str) -> No
         assert is_whole(await (await ask(process.port)).rest())
         os.kill(first, signal.SIGTERM)
         assert await process.process.wait() == 0
+
+
+async def test_two_signals_at_once_are_one_order_too() -> None:
+    """They may be told to the loop in one turn: nothing has been done about the first when the second comes."""
+    ours, theirs = socket.socketpair()
+    notifier = Notifier(theirs, 1.0)
+    given = orders(notifier)
+    try:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+        assert await given.get() == "SIGTERM"
+        ours.close()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert given.empty()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            asyncio.get_running_loop().remove_signal_handler(number)
+        notifier.close()
