@@ -29,6 +29,7 @@ from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.connection import Origin, make_ssl_context
 from cfchat.upstream.secret import Secret
 from cfchat.watch import METRICS, probes, table
+from cfchat.wire.http11 import Fields
 
 log = logging.getLogger("cfchat")
 
@@ -318,6 +319,6 @@ async def _start_demo(stack: AsyncExitStack) -> Settings:
     return Settings(Origin(host, port, False, "/client/v4"), demo.ACCOUNT, Secret(demo.TOKEN), models=(demo.MODEL,))
 
 
-def _refuse(error: CfchatError, request_id: str) -> Response:
+def _refuse(error: CfchatError, request_id: str, fields: Fields | None) -> Response:
     """For machines that are not chat clients."""
     return Response(error.status, [("Content-Type", "text/plain"), *error.fields], error.message.encode() + b"\n")

@@ -49,6 +49,7 @@ from cfchat.upstream import cloudflare
 from cfchat.upstream.answer import Answer
 from cfchat.upstream.client import Upstream
 from cfchat.watch import PROBES
+from cfchat.wire.http11 import Fields
 
 log = logging.getLogger("cfchat.app")
 
@@ -125,15 +126,15 @@ class App:
         except Incomplete:
             raise
         except CfchatError as error:
-            response = self._refusal(error, request.id)
-        # On errors, too: without them a page cannot read why.
+            # With the fields of CORS, too: without them a page cannot read why.
+            return self.refuse(error, request.id, request.fields)
         response.fields = [*response.fields, *self.guard.origins.fields(request.fields)]
         return response
 
-    def refuse(self, error: CfchatError, request_id: str) -> Response:
-        """Words an error for a request whose fields are not known."""
+    def refuse(self, error: CfchatError, request_id: str, fields: Fields | None) -> Response:
+        """Words an error of the server's own; `fields` are the request's, where they are known."""
         response = self._refusal(error, request_id)
-        response.fields = [*response.fields, *self.guard.origins.fields(None)]
+        response.fields = [*response.fields, *self.guard.origins.fields(fields)]
         return response
 
     def note(self, entry: Exchange) -> None:

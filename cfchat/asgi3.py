@@ -165,7 +165,7 @@ class _Exchange:
             raise
         except Exception:
             log.exception("%s handler failed", request.id)
-            return app.refuse(CfchatError("Something went wrong in this server."), request.id)
+            return app.refuse(CfchatError("Something went wrong in this server."), request.id, request.fields)
 
     # --- reading ------------------------------------------------------------------------------
 

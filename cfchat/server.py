@@ -113,7 +113,7 @@ class Request:
 
 
 Handler = Callable[[Request], Awaitable[Response]]
-Refusal = Callable[[CfchatError, str], Response]
+Refusal = Callable[[CfchatError, str, Fields | None], Response]
 
 
 class Peers(Protocol):
@@ -137,7 +137,10 @@ class Direct:
 
 
 class Server:
-    """Serves `handler` until drained. `refuse(error, request_id)` words every error; `note` gets what is over."""
+    """Serves `handler` until drained; `note` gets what is over.
+
+    `refuse(error, request_id, fields)` words every error; the fields are the request's, None where none was read.
+    """
 
     def __init__(
         self,
@@ -450,18 +453,18 @@ class _Connection:
         except CfchatError as error:
             if isinstance(error, Incomplete):
                 raise _ClientGone from error
-            return self._server.refuse(error, request.id)
+            return self._server.refuse(error, request.id, request.fields)
         except (OSError, _ClientGone):
             raise
         except Exception:
             log.exception("%s handler failed", request.id)
-            return self._server.refuse(CfchatError("Something went wrong in this server."), request.id)
+            return self._server.refuse(CfchatError("Something went wrong in this server."), request.id, request.fields)
 
     async def _refuse(self, error: CfchatError) -> None:
         """Answer what never became a request. Nothing behind it is ever answered."""
         entry = Exchange(new_id(), self.peer, "-", "-", {})
         try:
-            await self._send(None, self._server.refuse(error, entry.id), entry, keep=False)
+            await self._send(None, self._server.refuse(error, entry.id, None), entry, keep=False)
             await self._linger()
         finally:
             self._server.note(entry)

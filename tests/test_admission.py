@@ -14,6 +14,7 @@ from standin import partial as half
 
 from cfchat.app import Settings as AppSettings
 from cfchat.guard import Guard, Origins, Proxies, Rate, Settings, parse_keys
+from cfchat.wire.http11 import Fields
 
 WORDS = reply(
     b'data: {"response":"Hello"}\n\ndata: {"response":"","usage":{"total_tokens":60,"completion_tokens":9}}\n\n'
@@ -76,6 +77,19 @@ async def test_origins_that_are_named_and_others() -> None:
         assert (answer.status, answer.error["code"]) == (403, "origin_not_allowed")
         assert "access-control-allow-origin" not in answer.fields
     assert len(standin.requests) == 2
+
+
+@pytest.mark.parametrize(("fields", "status"), [("Expect: more\r\n", 417), ("X-Fault: ours\r\n", 500)])
+async def test_a_page_can_read_the_servers_own_errors_too(fields: str, status: int) -> None:
+    class Faulty(Guard):
+        def identify(self, fields: Fields) -> str:
+            raise ZeroDivisionError
+
+    guard = Faulty(Settings(origins=Origins(("https://a.example",))))
+    async with StandIn([]) as standin, house(standin, guard=guard) as cfchat:
+        answer = await cfchat.post(fields=f"Origin: https://a.example\r\n{fields}")
+    assert (answer.status, answer.fields["access-control-allow-origin"]) == (status, "https://a.example")
+    assert answer.error["request_id"] == answer.fields["x-request-id"]
 
 
 async def test_a_rate_is_told_and_kept() -> None:

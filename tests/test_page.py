@@ -151,7 +151,7 @@ async def test_a_page_says_which_model_answers() -> None:
 async def test_a_models_name_is_no_markup() -> None:
     name = "<script>alert(1)</script>\"'&$note"
     handler = pages(name, demo=False)["/"]
-    server = Server(handler, lambda error, request_id: pytest.fail(str(error)))
+    server = Server(handler, lambda error, request_id, fields: pytest.fail(str(error)))
     _, port = await server.start("127.0.0.1", 0)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

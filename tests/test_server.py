@@ -14,13 +14,14 @@ from client import parse, until
 
 from cfchat.errors import CfchatError, UpstreamInterrupted
 from cfchat.server import READ_AHEAD, READ_SIZE, Direct, Limits, Peers, Request, Response, Server
+from cfchat.wire.http11 import Fields
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def refuse(error: CfchatError, request_id: str) -> Response:
+def refuse(error: CfchatError, request_id: str, fields: Fields | None) -> Response:
     return Response(error.status, (), json.dumps({"error": {"code": error.code}}).encode())
 
 
