@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from recorded import REPLIES, STREAMS, load, stream_bytes
 
 from cfchat.conversation import Delta
-from cfchat.errors import CfchatError
+from cfchat.errors import CfchatError, UpstreamError
 from cfchat.upstream.deltas import ReplyReader
 from cfchat.upstream.events import EventReader
 from cfchat.upstream.likeness import Likeness, find
@@ -233,3 +233,32 @@ def test_what_lacks_a_part_is_not_skimmed() -> None:
     for raw in (b"", b"\n\n", b'data: {"response":"a"}\n', b'data: {"response":"}\n\n', b"\xff"):
         assert CLASSIC.read(raw) == ("", raw)
     assert CLASSIC.read(b'data: {"response":"\xff"}\n\n')[0] == ""  # U+FFFD is for the parser to say
+
+
+# --- where skimming must not go on ----------------------------------------------------------------
+
+ALIKE = b'data: {"response":" word"}\n\n'
+
+
+BEGUN = (b'data: {"response":"one"}\n', b"data: \n", b"event: error\n", b"data: {", b": say\n")
+
+
+@pytest.mark.parametrize("begun", BEGUN)
+def test_an_event_that_has_begun_is_read_to_its_end(begun: bytes) -> None:
+    pieces = [ALIKE * 40, begun, ALIKE * 40, b"data: [DONE]\n\n"]
+    assert skimmed(pieces, 100) == parsed(pieces, 100)
+
+
+def test_a_fault_behind_words_is_told_before_any_further_words() -> None:
+    pieces = [ALIKE * 40, ALIKE + b"data: " + b"x" * (1 << 20) + b"y\n\n", ALIKE * 40]
+    assert skimmed(pieces, 100) == parsed(pieces, 100)
+    assert skimmed(pieces, 100)["text"] == " word" * 41
+
+
+def test_an_error_behind_words_is_raised_by_the_next_call_whatever_comes() -> None:
+    reader = EventReader(ReplyReader(100))
+    reader.feed(ALIKE * 40)
+    error = b'event: error\ndata: {"errors":[{"code":3040,"message":"busy"}]}\n\n'
+    assert "".join(delta.text for delta in reader.feed(ALIKE * 9 + error)) == " word" * 9
+    with pytest.raises(UpstreamError):
+        reader.feed(ALIKE * 40)
