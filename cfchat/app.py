@@ -133,7 +133,9 @@ class App:
 
     def refuse(self, error: CfchatError, request_id: str, fields: Fields | None) -> Response:
         """Words an error of the server's own; `fields` are the request's, where they are known."""
-        response = self._refusal(error, request_id)
+        if not isinstance(error, UpstreamError):
+            self.metrics.rejected.add(1, error.code)
+        response = _refusal(error, request_id)
         response.fields = [*response.fields, *self.guard.origins.fields(fields)]
         return response
 
@@ -153,11 +155,6 @@ class App:
             return path
         named = (f"{before}*{behind}" for before, behind in self._named_routes if _between(path, before, behind))
         return next(named, "other")
-
-    def _refusal(self, error: CfchatError, request_id: str) -> Response:
-        if not isinstance(error, UpstreamError):
-            self.metrics.rejected.add(1, error.code)
-        return _refusal(error, request_id)
 
     async def _route(self, request: Request) -> Response:
         if request.method not in _METHODS or request.method == "CONNECT":

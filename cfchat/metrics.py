@@ -114,15 +114,11 @@ def total(parts: Iterable[Samples]) -> Samples:
 
 def lasting(samples: Samples) -> Samples:
     """What is still true when its process has ended: all but the gauges."""
-    return {head: numbers for head, numbers in samples.items() if not head.endswith(_kind("gauge"))}
+    return {head: numbers for head, numbers in samples.items() if not head.endswith(" gauge\n")}
 
 
 def _head(name: str, told: str, kind: str) -> str:
-    return f"# HELP {name} {told}\n# TYPE {name}{_kind(kind)}"
-
-
-def _kind(kind: str) -> str:
-    return f" {kind}\n"
+    return f"# HELP {name} {told}\n# TYPE {name} {kind}\n"
 
 
 def _labelled(names: Sequence[str], values: Sequence[str]) -> str:

@@ -49,9 +49,9 @@ class ReceiveBuffer:
         return b"" if self._searched > self._start else bytes(self._data[self._start :])
 
     def peek_until(self, end: bytes, limit: int) -> bytes:
-        """What is there up to and with the first half of `end`, if `end` is whole within `limit` bytes; it stays."""
+        """What is there up to and with `end`, if that is within `limit` bytes; it stays."""
         found = self._data.find(end, self._start, self._start + limit)
-        return b"" if found < 0 else bytes(self._data[self._start : found + len(end) // 2])
+        return b"" if found < 0 else bytes(self._data[self._start : found + len(end)])
 
     def skip(self, count: int) -> None:
         """Drop so many bytes of those that are there."""

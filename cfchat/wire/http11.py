@@ -249,11 +249,11 @@ class _FieldSection:
         if not block:
             return []
         found = grammar.FIELD_LINES.findall(block.decode("latin-1"))
-        # What the pattern did not match was left out. Each line has a colon, a CR and an LF besides.
-        whole = len(block) == sum([len(name) + len(value) + 3 for name, value in found])
+        # What the pattern did not match was left out. Each line has a colon and a CRLF besides; the last one is empty.
+        whole = len(block) == sum([len(name) + len(value) + 3 for name, value in found]) + 2
         if not whole or len(found) > self._count:
             return []
-        buffer.skip(len(block) + 2)
+        buffer.skip(len(block))
         return [(name, value.strip(" \t")) for name, value in found]
 
     def _add(self, line: bytes) -> None:
