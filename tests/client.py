@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+FROM_HERE = "Host: 127.0.0.1:8787\r\n"
+
 
 @dataclass
 class Reply:
@@ -24,6 +26,28 @@ class Reply:
     def error(self) -> dict[str, Any]:
         error: dict[str, Any] = json.loads(self.body)["error"]
         return error
+
+
+async def send(port: int, data: bytes) -> Reply:
+    """The reply to a request that is the last of its connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    received = await reader.read()
+    writer.close()
+    return parse(received)
+
+
+async def get(port: int, path: str, fields: str = FROM_HERE) -> Reply:
+    return await send(port, f"GET {path} HTTP/1.1\r\nConnection: close\r\n{fields}\r\n".encode())
+
+
+async def scrape(port: int) -> dict[str, float]:
+    """What /metrics tells, by name and labels; no family is told twice."""
+    answer = await get(port, "/metrics")
+    lines = answer.body.decode().splitlines()
+    heads = [line for line in lines if line[0] == "#"]
+    assert answer.status == 200 and len(heads) == len(set(heads))
+    return {name: float(number) for name, _, number in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
 async def until(true: Callable[[], bool]) -> None:

@@ -19,14 +19,18 @@ def counted(number: float) -> Samples:
     return {COUNTER.head: {"x_total": number}, GAUGE.head: {"y": 1}}
 
 
+def joined(parent: Tally) -> socket.socket:
+    """A worker's end of a line that the parent has."""
+    ours, theirs = socket.socketpair()
+    parent.join(ours)
+    return theirs
+
+
 async def test_all_may_ask_at_once() -> None:
     parent = Tally()
     async with AsyncExitStack() as stack:
-        ways = []
-        for number in range(8):
-            ours, theirs = socket.socketpair()
-            parent.join(ours)
-            ways.append(await stack.enter_async_context(member(theirs, partial(counted, number))))
+        lines = (member(joined(parent), partial(counted, number)) for number in range(8))
+        ways = [await stack.enter_async_context(line) for line in lines]
         assert await asyncio.gather(*(way() for way in ways), parent.total()) == [
             {COUNTER.head: {"x_total": 28}, GAUGE.head: {"y": 8}}
         ] * 9
@@ -36,9 +40,7 @@ async def test_all_may_ask_at_once() -> None:
 
 async def test_what_is_new_is_told_when_it_is_asked_for() -> None:
     parent, numbers = Tally(), [1.0]
-    ours, theirs = socket.socketpair()
-    parent.join(ours)
-    async with member(theirs, lambda: counted(sum(numbers))) as of_all:
+    async with member(joined(parent), lambda: counted(sum(numbers))) as of_all:
         for number in range(3):
             numbers.append(number)
             assert (await of_all())[COUNTER.head] == (await parent.total())[COUNTER.head] == {"x_total": sum(numbers)}
@@ -49,9 +51,7 @@ async def test_what_is_new_is_told_when_it_is_asked_for() -> None:
 
 async def test_what_is_new_is_told_unasked() -> None:
     parent, numbers = Tally(), [1.0]
-    ours, theirs = socket.socketpair()
-    parent.join(ours)
-    async with member(theirs, lambda: counted(sum(numbers))):
+    async with member(joined(parent), lambda: counted(sum(numbers))):
         await until(lambda: parent.known().get(COUNTER.head) == {"x_total": 1})
         numbers.append(5)
         await until(lambda: parent.known()[COUNTER.head] == {"x_total": 6})
@@ -67,8 +67,7 @@ async def test_a_parent_that_does_not_answer_leaves_ones_own() -> None:
 
 async def test_a_worker_that_does_not_answer_counts_as_it_told_last() -> None:
     parent = Tally()
-    ours, theirs = socket.socketpair()
-    parent.join(ours)
+    theirs = joined(parent)
     theirs.sendall(b'{"# TYPE x counter\\n": {"x": 7}}\n')
     await until(lambda: bool(parent.known()))
     assert await parent.total() == {"# TYPE x counter\n": {"x": 7}}

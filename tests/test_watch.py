@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from client import Reply, parse, request, until
+from client import FROM_HERE, Reply, get, request, scrape, send, until
 from standin import STREAM_TYPE, Exchange, Script, StandIn, head_of, json_error, partial, reply
 
 import cfchat
@@ -26,7 +26,6 @@ WORDS = reply(
 )
 HALF = b'data: {"response":"Hel"}\n\n'
 BODY = b'[{"role": "user", "content": "Hello"}]'
-FROM_HERE = "Host: 127.0.0.1:8787\r\n"
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
@@ -48,25 +47,8 @@ async def served(script: Script, **settings: Any) -> AsyncIterator[cfchat.Servin
             yield serving
 
 
-async def send(port: int, data: bytes) -> Reply:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(data)
-    received = await reader.read()
-    writer.close()
-    return parse(received)
-
-
-async def get(port: int, path: str, fields: str = FROM_HERE) -> Reply:
-    return await send(port, f"GET {path} HTTP/1.1\r\nConnection: close\r\n{fields}\r\n".encode())
-
-
 async def post(port: int, body: bytes = BODY, path: str = "/api/chatbot", fields: str = "") -> Reply:
     return await send(port, request(body, path, fields))
-
-
-async def numbers(serving: cfchat.Serving) -> dict[str, float]:
-    lines = (await get(serving.port, "/metrics")).body.decode().splitlines()
-    return {name: float(number) for name, _, number in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -79,7 +61,7 @@ async def test_the_numbers_are_right_after_known_traffic() -> None:
         await post(serving.port, b"no json")
         await post(serving.port, path="/nowhere/at/all")
         await get(serving.port, "/api/chat/42/stream")
-        found = await numbers(serving)
+        found = await scrape(serving.port)
     assert found['cfchat_requests_total{route="/api/chatbot",status="200"}'] == 3
     assert found['cfchat_requests_total{route="/api/chatbot",status="400"}'] == 1
     assert found['cfchat_requests_total{route="other",status="404"}'] == 1
@@ -101,7 +83,7 @@ async def test_the_numbers_are_right_after_known_traffic() -> None:
 async def test_what_fails_is_counted_by_its_code() -> None:
     async with served(json_error(401, 10000, "Authentication error")) as serving:
         await post(serving.port)
-        found = await numbers(serving)
+        found = await scrape(serving.port)
     assert found['cfchat_upstream_errors_total{code="upstream_auth"}'] == 1
     assert found['cfchat_requests_total{route="/api/chatbot",status="502"}'] == 1
     assert "cfchat_rejected_total" not in "".join(found)
@@ -110,7 +92,7 @@ async def test_what_fails_is_counted_by_its_code() -> None:
 async def test_a_broken_reply_is_counted_as_one() -> None:
     async with served(partial(HALF, then="close")) as serving:
         await post(serving.port)
-        found = await numbers(serving)
+        found = await scrape(serving.port)
     assert found['cfchat_replies_total{end="broken"}'] == 1
     assert found['cfchat_upstream_errors_total{code="upstream_interrupted"}'] == 1
     assert found["cfchat_per_token_seconds_count"] == 0
@@ -125,10 +107,10 @@ async def test_a_reply_that_runs_and_one_that_the_client_left() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
         writer.write(request(BODY))
         await reader.readuntil(b"Hel")
-        running = await numbers(serving)
+        running = await scrape(serving.port)
         writer.transport.abort()
         await until(lambda: serving.rooms.app.streams == (0, 0))
-        found = await numbers(serving)
+        found = await scrape(serving.port)
     assert running['cfchat_streams{state="running"}'] == 1
     assert running['cfchat_upstream_connections{state="lent"}'] == 1
     assert found['cfchat_requests_total{route="/api/chatbot",status="499"}'] == 1
@@ -136,7 +118,7 @@ async def test_a_reply_that_runs_and_one_that_the_client_left() -> None:
 
 async def test_the_loop_is_timed() -> None:
     async with served(WORDS) as serving:
-        while not (await numbers(serving))["cfchat_loop_lag_seconds_count"]:
+        while not (await scrape(serving.port))["cfchat_loop_lag_seconds_count"]:
             pass
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from client import parse, until
+from client import get, scrape, until
 from process import Gate, Process, ask, begun, gone, is_whole, ports_of, standin, started
 from test_cli import ROOT, command
 
@@ -167,26 +167,11 @@ async def test_a_worker_that_stands_still_is_killed() -> None:
 
 # --- what all have counted ------------------------------------------------------------------------
 
-ASKED, WHOLE = 'cfchat_requests_total{route="/api/chatbot",status="200"}', 'cfchat_replies_total{end="whole"}'
-RUNNING = 'cfchat_streams{state="running"}'
-
-
-async def scrape(port: int, path: str = "/metrics") -> dict[str, float]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-    answer = parse(await reader.read())
-    writer.close()
-    lines = answer.body.decode().splitlines()
-    heads = [line for line in lines if line[0] == "#"]
-    assert answer.status == 200 and len(heads) == len(set(heads))
-    return {name: float(number) for name, _, number in (line.rpartition(" ") for line in lines if line[0] != "#")}
+WHOLE, RUNNING = 'cfchat_replies_total{end="whole"}', 'cfchat_streams{state="running"}'
 
 
 async def status(port: int, path: str) -> tuple[int, bytes]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-    answer = parse(await reader.read())
-    writer.close()
+    answer = await get(port, path)
     return answer.status, answer.body
 
 
