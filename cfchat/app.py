@@ -44,7 +44,7 @@ from cfchat.replies import openai
 from cfchat.replies.form import Form, Meta, described
 from cfchat.replies.negotiation import negotiate
 from cfchat.replies.ui_message import UIMessage
-from cfchat.server import Handler, Request, Response
+from cfchat.server import Handler, Request, Response, Sink
 from cfchat.upstream import cloudflare
 from cfchat.upstream.answer import Answer
 from cfchat.upstream.client import Upstream
@@ -249,10 +249,11 @@ class App:
             bill.began = time.monotonic()
             self.metrics.first_token.observe(bill.began - asked)
             stack.callback(self._settle, request, asker, answer.model, bill)
-            pieces = self._pieces(answer, form, Meta(request.id, int(time.time()), answer.model), bill)
+            relay = _Relay(form, bill)
+            pieces = self._pieces(answer, form, Meta(request.id, int(time.time()), answer.model), bill, relay)
             if form.whole:
                 return Response(200, fields, b"".join([piece async for piece in pieces]))
-            return Response(200, fields, pieces, stack.pop_all().aclose, form.fail, form.heartbeat)
+            return Response(200, fields, pieces, stack.pop_all().aclose, form.fail, form.heartbeat, relay.attach)
         raise AssertionError("unreachable: the stack swallows nothing")
 
     async def _ask(self, stack: AsyncExitStack, conversation: Conversation, request: Request) -> Answer:
@@ -290,11 +291,13 @@ class App:
             if bill.whole and said > 1:
                 metrics.per_token.observe((time.monotonic() - bill.began) / (said - 1))
 
-    async def _pieces(self, answer: Answer, form: Form, meta: Meta, bill: _Bill) -> AsyncGenerator[bytes, None]:
+    async def _pieces(
+        self, answer: Answer, form: Form, meta: Meta, bill: _Bill, relay: _Relay
+    ) -> AsyncGenerator[bytes, None]:
         """The reply as it goes out; what comes before the first words goes with them."""
         start = form.start(meta)
         try:
-            async with aclosing(answer.batches()) as batches:
+            async with aclosing(answer.batches(relay)) as batches:
                 async for batch in batches:
                     bill.add(batch)
                     yield start + form.encode(batch)
@@ -389,6 +392,25 @@ class _Bill:
     def _told(self, name: str, estimate: int) -> int:
         number = self._usage.get(name)
         return int(number) if isinstance(number, (int, float)) else estimate
+
+
+class _Relay:
+    """Batches on their way out by a sink, as soon as there is one: what `_pieces` does, without its turns."""
+
+    def __init__(self, form: Form, bill: _Bill) -> None:
+        self._form = form
+        self._bill = bill
+
+    def attach(self, sink: Sink) -> None:
+        self.ready = sink.ready  # type: ignore[method-assign]
+        self._sink = sink
+
+    def ready(self) -> bool:
+        return False
+
+    def take(self, batch: list[Delta]) -> None:
+        self._bill.add(batch)
+        self._sink.take(self._form.encode(batch))
 
 
 class _Streams:

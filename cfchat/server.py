@@ -63,13 +63,24 @@ class Limits:
     linger_bytes: int = 4 << 20
 
 
+class Sink(Protocol):
+    """Where pieces of a body may go the moment they are there, while the next one is awaited."""
+
+    def ready(self) -> bool:
+        """Whether one may go now: the client's backpressure was looked at not long ago."""
+
+    def take(self, piece: bytes) -> None:
+        """Send a piece, when ready."""
+
+
 @dataclass(slots=True)
 class Response:
     """What a handler answers. `body` is bytes, or an async generator of bytes that is sent as it comes.
 
     A generator that raises cuts the reply: its last chunk is never sent, unless `fail` has words to end it with.
     `heartbeat` is sent between its pieces where none has come for a while. `aclose` is awaited when the reply is
-    over, however it ended, even if the body was never begun.
+    over, however it ended, even if the body was never begun. `attach` gets a sink before the body is begun, for
+    pieces that need not wait for a turn of their task.
     """
 
     status: int
@@ -78,6 +89,7 @@ class Response:
     aclose: Callable[[], Awaitable[None]] | None = None
     fail: Callable[[CfchatError], bytes] = lambda error: b""
     heartbeat: bytes = b""
+    attach: Callable[[Sink], None] = lambda sink: None
 
 
 class Request:
@@ -626,8 +638,22 @@ class _Stream:
         self._written = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
+    def ready(self) -> bool:
+        """See Sink."""
+        return self._entry.sent - self._flushed < WRITE_AHEAD
+
+    def take(self, piece: bytes) -> None:
+        """See Sink."""
+        if piece:
+            self._hold(piece)
+            try:
+                self._push()
+            except _ClientGone:
+                return  # it stays held, and the task is about to be cancelled
+
     async def send(self, body: AsyncGenerator[bytes, None]) -> bool:
         """Write all of it; whether it is whole."""
+        self._response.attach(self)
         try:
             await self._send_pieces(body)
         except CfchatError as error:

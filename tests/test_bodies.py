@@ -203,6 +203,41 @@ def test_many_chunks_at_once_are_what_they_are_one_by_one(run: bytes, body: byte
         assert outcome[2] or buffer.take(999) == one_by_one.take(999)
 
 
+@given(RUNS, chunked_bodies() | st.binary(max_size=40), CUTS)
+def test_what_is_peeled_is_what_would_be_read(run: list[bytes], body: bytes, cuts: list[int]) -> None:
+    chunks = [chunk for data in run if (chunk := encode_chunk(data))]
+    for pieces in ([*chunks, *pieces_of(body, cuts)], pieces_of(b"".join(chunks) + body, cuts)):
+        decoder, buffer, out, peeled = ChunkedDecoder(LINE, EXTENSIONS, alone=True), ReceiveBuffer(), b"", 0
+        error = None
+        try:
+            for piece in pieces:
+                whole = b"" if buffer.size else decoder.peel(piece)
+                peeled += bool(whole)
+                out += whole
+                buffer.append(b"" if whole else piece)
+                while read := decoder.read(buffer):
+                    out += read
+        except ProtocolError as caught:
+            error = type(caught)
+        assert (out, decoder.ended, error) == reference(b"".join(pieces), limit=None, chunks=None)
+        assert peeled >= len(chunks) or pieces[: len(chunks)] != chunks
+
+
+@pytest.mark.parametrize("before", [b"5\r\n", b"5\r\nab", b"5\r\nabcde", b"0\r\n"])
+def test_nothing_is_peeled_inside_a_chunk_or_behind_the_last(before: bytes) -> None:
+    decoder, buffer = ChunkedDecoder(alone=True), ReceiveBuffer()
+    buffer.append(before)
+    drain(decoder, buffer)
+    assert decoder.peel(encode_chunk(b"a")) == b""
+    assert ChunkedDecoder(alone=True).peel(encode_chunk(b"a")) == b"a"
+    assert ChunkedDecoder(alone=True, limit=9).peel(encode_chunk(b"a")) == b""
+
+
+@pytest.mark.parametrize("data", [b"", LAST_CHUNK, b"1\r\naXX", b"1\r\na", b"2\r\na\r\n", b"1;x\r\na\r\n"])
+def test_what_is_no_plain_chunk_is_not_peeled(data: bytes) -> None:
+    assert ChunkedDecoder(alone=True).peel(data) == b""
+
+
 @given(st.lists(st.binary(max_size=30)), CUTS)
 def test_what_is_encoded_is_decoded(datas: list[bytes], cuts: list[int]) -> None:
     body = b"".join(map(encode_chunk, datas)) + LAST_CHUNK

@@ -66,6 +66,24 @@ def skimmed(pieces: Iterable[bytes], *settings: Any) -> Told:
     return told(deltas, reply, error)
 
 
+def relayed(pieces: Iterable[bytes], *settings: Any) -> Told:
+    """As the client does it while somebody takes the words as they come."""
+    reply, deltas, error = ReplyReader(*settings), list[Delta](), None
+    reader = EventReader(reply)
+    try:
+        for piece in pieces:
+            if words := reader.words(piece):
+                deltas += filter(None, [reply.say(words)])
+            else:
+                deltas += reader.feed(piece)
+            if reply.done:
+                break
+        deltas += reader.close()
+    except CfchatError as caught:
+        error = caught
+    return told(deltas, reply, error)
+
+
 def cut(raw: bytes, cuts: Iterable[int]) -> list[bytes]:
     places = sorted({place % (len(raw) + 1) for place in cuts} | {0, len(raw)})
     return [raw[start:end] for start, end in pairwise(places)]
@@ -131,14 +149,15 @@ CUTS = st.lists(st.integers(0, 5000), max_size=6)
 @given(streams(), CUTS, st.booleans())
 def test_what_is_skimmed_is_what_is_parsed(raw: bytes, cuts: list[int], thinks_first: bool) -> None:
     for pieces in ([raw], cut(raw, cuts)):
-        assert skimmed(pieces, 99, thinks_first) == parsed(pieces, 99, thinks_first)
+        expected = parsed(pieces, 99, thinks_first)
+        assert skimmed(pieces, 99, thinks_first) == relayed(pieces, 99, thinks_first) == expected
 
 
 @given(st.lists(REPLIES, max_size=8), CUTS, st.booleans())
 def test_any_json_at_all(replies: list[object], cuts: list[int], tools: bool) -> None:
     raw = b"".join(b"data: " + json.dumps(reply).encode() + b"\n\n" for reply in replies)
     pieces = cut(raw, cuts)
-    assert skimmed(pieces, 99, False, tools) == parsed(pieces, 99, False, tools)
+    assert skimmed(pieces, 99, False, tools) == parsed(pieces, 99, False, tools) == relayed(pieces, 99, False, tools)
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -149,9 +168,10 @@ def test_recorded_streams(name: str) -> None:
     assert skimmed([raw], *settings) == expected
     for size in (1, 2, 7, 50, 333):
         pieces = [raw[at : at + size] for at in range(0, len(raw), size)]
-        assert skimmed(pieces, *settings) == expected
+        assert skimmed(pieces, *settings) == relayed(pieces, *settings) == expected
     # As a model sends it, an event at a time; and a longer stream of the same events.
-    assert skimmed(raw.replace(b"\n\n", b"\n\n\0").split(b"\0"), *settings) == expected
+    one_by_one = raw.replace(b"\n\n", b"\n\n\0").split(b"\0")
+    assert skimmed(one_by_one, *settings) == relayed(one_by_one, *settings) == expected
     longer = raw.removesuffix(b"data: [DONE]\n\n") * 20
     assert skimmed(cut(longer, range(0, 10**6, 4001)), 2048) == parsed([longer], 2048)
 
@@ -262,3 +282,28 @@ def test_an_error_behind_words_is_raised_by_the_next_call_whatever_comes() -> No
     assert "".join(delta.text for delta in reader.feed(ALIKE * 9 + error)) == " word" * 9
     with pytest.raises(UpstreamError):
         reader.feed(ALIKE * 40)
+
+
+# --- words that are told without being read --------------------------------------------------------
+
+
+def learned() -> EventReader:
+    reader = EventReader(ReplyReader(100))
+    for _ in range(4):
+        reader.feed(ALIKE)
+    assert reader.words(ALIKE) == " word"
+    return reader
+
+
+@pytest.mark.parametrize("behind", [b"data: [DONE]\n\n", b"data: {", b": hm\n\n", b"\n", b"d"])
+def test_words_are_told_only_where_nothing_is_behind_them(behind: bytes) -> None:
+    assert learned().words(ALIKE * 3) == " word" * 3
+    assert learned().words(ALIKE + behind) == ""
+    assert learned().words(behind) == ""
+
+
+@pytest.mark.parametrize("begun", [*BEGUN[:4], b"data: [DONE]\n\n"])
+def test_no_words_are_told_inside_an_event_or_behind_the_last(begun: bytes) -> None:
+    reader = learned()
+    reader.feed(begun)
+    assert reader.words(ALIKE) == ""

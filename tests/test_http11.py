@@ -1017,3 +1017,33 @@ def test_a_response_until_close_has_no_limit_where_none_is_set() -> None:
     events: list[Any] = []
     assert pump(reader, events) == "ended"
     assert len(events[1][1]) == 2_000_000 and not reader.reusable
+
+
+# --- a shorter way for chunks that come alone ------------------------------------------------------
+
+
+def test_a_chunk_is_peeled_only_where_all_before_it_was_read() -> None:
+    chunk = b"1\r\na\r\n"
+    reader = ResponseReader(ReadLimits(body=None))
+    assert reader.peel(chunk) == b""  # where a head should be
+    reader.receive_data(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert isinstance(reader.next_event(), ResponseHead)
+    assert reader.peel(chunk) == b"a" and reader.next_event() is NEED_DATA
+    reader.receive_data(b"5")
+    assert reader.next_event() is NEED_DATA
+    assert reader.peel(chunk) == b""
+    reader.receive_data(b"\r\nhello\r\n")
+    assert reader.next_event() == Data(b"hello") and reader.next_event() is NEED_DATA
+    assert reader.peel(chunk) == b"a"
+    reader.receive_data(b"x\r\n")
+    with pytest.raises(ProtocolError):
+        reader.next_event()
+    assert reader.peel(chunk) == b""
+
+
+@pytest.mark.parametrize("fields", [b"Content-Length: 99\r\n", b""])
+def test_what_is_not_chunked_is_not_peeled(fields: bytes) -> None:
+    reader = ResponseReader(ReadLimits(body=None))
+    reader.receive_data(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n")
+    assert isinstance(reader.next_event(), ResponseHead)
+    assert reader.peel(b"1\r\na\r\n") == b""

@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 from cfchat.conversation import Delta
 from cfchat.errors import EventTooLarge, UpstreamError, UpstreamProtocolError, UpstreamTimeout
@@ -30,6 +32,16 @@ class Deadlines:
     first_delta: float = 60.0
     between_deltas: float = 30.0
     whole_reply: float = 0.0
+
+
+class Relay(Protocol):
+    """Who takes batches the moment they come, without a task being woken for each."""
+
+    def ready(self) -> bool:
+        """Whether the next batch may be taken now."""
+
+    def take(self, batch: list[Delta]) -> None:
+        """A batch, when ready."""
 
 
 class Answer:
@@ -73,8 +85,13 @@ class Answer:
             raise
         raise self._reply.empty_error()
 
-    async def batches(self) -> AsyncGenerator[list[Delta], None]:
-        """The reply, once: lists of Delta, none empty. Raises an UpstreamError where it breaks off."""
+    async def batches(self, relay: Relay | None = None) -> AsyncGenerator[list[Delta], None]:
+        """The reply, once: lists of Delta, none empty. Raises an UpstreamError where it breaks off.
+
+        `relay` is given those that come while the next one is awaited here, if it is ready and they say words alone.
+        """
+        if relay is not None:
+            self._connection.offer(partial(self._relay, relay))
         deadline, seconds = self._connection.deadline, self._deadlines.between_deltas
         batch = self._first
         while batch:
@@ -88,6 +105,19 @@ class Answer:
         """Log what was left out of it."""
         if self._reply.passed_over:
             log.info("%s passed over %d events without text", self._tag, self._reply.passed_over)
+
+    def _relay(self, relay: Relay, data: bytes) -> bool:
+        """Whether the relay has taken what the bytes say. They are not looked at again then."""
+        if not relay.ready():
+            return False
+        words = self._events.words(data)
+        if not words:
+            return False
+        self._connection.deadline.move(self._deadlines.between_deltas, connection.NEXT_TOKEN)
+        delta = self._reply.say(words)
+        if delta is not None:
+            relay.take([delta])
+        return True
 
     async def _read_head(self) -> None:
         """Read the head; and all, where it is no stream."""

@@ -215,9 +215,22 @@ class Connection:
             raise UpstreamProtocolError("The model's server sent nonsense.", detail=error.message) from error
         return event
 
+    def offer(self, take: Callable[[bytes], bool]) -> None:
+        """Offer `take` what comes of the body while `next_event` is awaited; what it takes is no event any more.
+
+        It is called as the bytes come, and nobody's task is run for them. All others are told as ever. Until `rest`.
+        """
+
+        def offered(data: bytes) -> bool:
+            body = self._wire.peel(data)
+            return bool(body) and take(body)
+
+        self._stream.taker = offered
+
     def rest(self) -> None:
         """Between two exchanges: whatever comes now makes the connection unusable."""
         self.deadline.rest()
+        self._stream.taker = None
         self._stream.idle = True
 
     def close(self) -> None:

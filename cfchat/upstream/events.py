@@ -39,6 +39,13 @@ class EventReader:
             self._parse(data, deltas)
         return deltas
 
+    def words(self, data: bytes) -> str:
+        """What these bytes say, if they are whole events like those before and no more; else nothing. Reads nothing."""
+        if self._likeness is None or not self._between or len(data) > _MOST_SKIMMED:
+            return ""
+        words, rest = self._likeness.read(data)
+        return "" if rest else words
+
     def close(self) -> list[Delta]:
         """The body has ended, perhaps inside an event. Raises what `feed` and ReplyReader.close raise."""
         return self._reply.close(None if self._reply.done else self._parser.pending)
@@ -55,7 +62,10 @@ class EventReader:
                         deltas.append(delta)
                     break
             end = data.find(b"\n\n") + 2
-            if end < 2 or self._tried >= _TRIED:
+            if end < 2:
+                break
+            if self._tried >= _TRIED:
+                self._likeness = None  # they are not alike
                 break
             if len(data) < _MORE * end and self._tried < _BEFORE:
                 self._tried += 1

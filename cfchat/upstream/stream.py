@@ -11,6 +11,7 @@ import errno
 import os
 import ssl
 import threading
+from collections.abc import Callable
 
 READ_SIZE = 64 * 1024  # also what may lie unread before the socket is left alone
 # Of one record (RFC 8446 §5.1): a read with more room takes a record whole, and leaves nothing inside OpenSSL.
@@ -80,6 +81,7 @@ class Stream(asyncio.BufferedProtocol):
     """A connection as asyncio's create_connection makes it. One reader at a time.
 
     While it is `idle` nothing is expected: what comes then, the end included, makes it `disturbed`.
+    `taker` is offered what comes while `read` is awaited, and says whether it took it: then nobody is woken.
     """
 
     transport: asyncio.Transport
@@ -87,6 +89,7 @@ class Stream(asyncio.BufferedProtocol):
     def __init__(self) -> None:
         self.idle = False
         self.disturbed = False
+        self.taker: Callable[[bytes], bool] | None = None
         self._lost = False
         self._buffer = _shared_buffer()
         self._layers: list[Layer] = []  # the first is next to TCP
@@ -187,14 +190,19 @@ class Stream(asyncio.BufferedProtocol):
         if data:
             assert isinstance(data, bytes)
             self.disturbed |= self.idle
-            self._unread = self._unread + data if self._unread else data
-            if len(self._unread) > READ_SIZE and not self._paused:
-                self._paused = True
-                self.transport.pause_reading()
-            self._wake()
+            awaited = self._waiter is not None and not self._waiter.done()
+            if self.taker is None or not awaited or not self.taker(data):
+                self._keep(data)
         for layer in layers:
             if layer.ended or layer.fault:
                 self._end(layer.fault)
+
+    def _keep(self, data: bytes) -> None:
+        self._unread = self._unread + data if self._unread else data
+        if len(self._unread) > READ_SIZE and not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+        self._wake()
 
     def _send(self, data: bytes, layers: int) -> None:
         for depth in range(layers - 1, -1, -1):

@@ -135,6 +135,14 @@ class ChunkedDecoder:
             self._error = error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def peel(self, data: bytes) -> bytes:
+        """The data of the one chunk that these bytes are, if a chunk can begin here; else nothing. Nothing is read.
+
+        What was peeled is over. Only where the buffer is empty.
+        """
+        begins = self._alone and not (self._in_chunk or self.ended or self._error)
+        return _only_chunk(data) if begins else b""
+
     def finish(self) -> None:
         """See Decoder."""
         raise _CUT()
@@ -146,11 +154,9 @@ class ChunkedDecoder:
         done with it. Anything in doubt is left to the steps.
         """
         data = buffer.fresh()
-        line, _, rest = data.partition(b"\r\n")
-        if rest[-2:] == b"\r\n" and line == b"%x" % (len(rest) - 2) and line != b"0":
-            # One chunk and no more, as it is while the model sets the pace.
+        if piece := _only_chunk(data):
             buffer.skip(len(data))
-            pieces.append(rest[:-2])
+            pieces.append(piece)
             return
         parts = data.split(b"\r\n")
         sizes, found = parts[0:-2:2], parts[1:-1:2]
@@ -208,3 +214,9 @@ class ChunkedDecoder:
             raise ProtocolError("A chunk is longer than it says.")
         self._in_chunk = False
         return True
+
+
+def _only_chunk(data: bytes) -> bytes:
+    """The data of a chunk and no more, as it comes while the model sets the pace, if its line is a bare size."""
+    line, _, rest = data.partition(b"\r\n")
+    return rest[:-2] if rest[-2:] == b"\r\n" and line == b"%x" % (len(rest) - 2) else b""
