@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from math import ceil
@@ -164,24 +164,25 @@ class App:
             if request.method == "OPTIONS" and request.path == "*":
                 return Response(204, [("Allow", "GET, HEAD, POST, OPTIONS")])
             raise NotFound("There is nothing at this path. The chat is at POST /api/chatbot.")
-        if "GET" in route:
-            route = {**route, "HEAD": route["GET"]}  # the server leaves the body out
-        methods = [*route, "OPTIONS"]
+        # Of a HEAD the server leaves the body out.
+        handler = route.get("GET" if request.method == "HEAD" else request.method)
+        if handler is not None:
+            return await handler(request)
+        methods = [*route, *(["HEAD"] if "GET" in route else []), "OPTIONS"]
         if request.method == "OPTIONS":
             return _options(request, methods)
-        handler = route.get(request.method)
-        if handler is None:
-            allow = ", ".join(methods)
-            raise MethodNotAllowed(f"This path takes {allow}.", fields=[("Allow", allow)])
-        return await handler(request)
+        allow = ", ".join(methods)
+        raise MethodNotAllowed(f"This path takes {allow}.", fields=[("Allow", allow)])
 
     def _find(self, path: str) -> Route | None:
+        if path in self._routes:
+            return self._routes[path]
         named = (
             route
             for (before, behind), route in self._named_routes.items()
             if _between(path, before, behind)
         )
-        return self._routes.get(path) or next(named, None)
+        return next(named, None)
 
     # --- chat ----------------------------------------------------------------------------------------
 
@@ -224,44 +225,39 @@ class App:
         self, request: Request, asker: Asker, conversation: Conversation, form: Form
     ) -> Response:
         conversation = with_system(conversation, self._settings.system_prompt, self._settings.client_system)
-        async with AsyncExitStack() as stack:
-            await self._streams.enter()
-            stack.callback(self._streams.leave)
+        await self._streams.enter()
+        try:
             if self._hooks.before_call is not None:
                 conversation = await run(self._hooks.before_call(conversation, request), "before_call", request.id)
             bill, asked = _Bill(conversation), time.monotonic()
             try:
-                answer = await self._ask(stack, conversation, request)
+                answer = await self._ask(conversation, request)
             except asyncio.CancelledError:
                 # Whoever leaves before the first word has asked, and that is paid for.
                 self._settle(request, asker, conversation.options.model or self._settings.model, bill)
                 raise
-            fields = [
-                ("Content-Type", form.content_type),
-                ("Cache-Control", "no-cache"),
-                ("X-Accel-Buffering", "no"),
-                ("X-Model", answer.model),
-                *form.fields,
-                *asker.fields,
-            ]
-            if answer.left_out:
-                fields.append(("X-Messages-Left-Out", str(answer.left_out)))
-            bill.began = time.monotonic()
-            self.metrics.first_token.observe(bill.began - asked)
-            stack.callback(self._settle, request, asker, answer.model, bill)
-            relay = _Relay(form, bill)
-            pieces = self._pieces(answer, form, Meta(request.id, int(time.time()), answer.model), bill, relay)
-            if form.whole:
-                return Response(200, fields, b"".join([piece async for piece in pieces]))
-            return Response(200, fields, pieces, stack.pop_all().aclose, form.fail, form.heartbeat, relay.attach)
-        raise AssertionError("unreachable: the stack swallows nothing")
+        except BaseException:
+            self._streams.leave()
+            raise
+        bill.began = time.monotonic()
+        self.metrics.first_token.observe(bill.began - asked)
 
-    async def _ask(self, stack: AsyncExitStack, conversation: Conversation, request: Request) -> Answer:
+        async def end() -> None:
+            try:
+                self._settle(request, asker, answer.model, bill)
+            finally:
+                self._upstream.end(answer)
+                self._streams.leave()
+
+        relay = _Relay(form, bill)
+        pieces = self._pieces(answer, form, Meta(request.id, int(time.time()), answer.model), bill, relay)
+        response = Response(200, _fields(answer, form, asker), pieces, end, form.fail, form.heartbeat, relay.attach)
+        return await _whole(response, pieces) if form.whole else response
+
+    async def _ask(self, conversation: Conversation, request: Request) -> Answer:
         notes = request.notes
         try:
-            answer = await stack.enter_async_context(
-                self._upstream.stream(conversation, client=request.client, tag=request.id)
-            )
+            answer = await self._upstream.begin(conversation, client=request.client, tag=request.id)
         except UpstreamError as error:
             notes |= {"tries": error.tries, "model": error.model, "code": error.code}
             self.metrics.tries.add(error.tries)
@@ -272,18 +268,19 @@ class App:
 
     def _settle(self, request: Request, asker: Asker, model: str, bill: _Bill) -> None:
         """Count what a reply that is over has cost, however it ended."""
-        for name in self.guard.spend(asker, bill.tokens, time.time()):
+        asked, said = counts = bill.counts
+        for name in self.guard.spend(asker, bill.total(asked + said), time.time()):
             log.warning("80 %% of today's tokens are used up: %s", name)
-        self._measure(bill)
+        self._measure(bill, asked, said)
         if self._hooks.after_reply is not None:
-            reply = Reply(request.id, asker.label, request.client, model, *bill.counts, bill.estimated, bill.whole)
+            reply = Reply(request.id, asker.label, request.client, model, *counts, bill.estimated, bill.whole)
             # In a task of its own: a client that leaves with its reply must not end it.
             task = asyncio.get_running_loop().create_task(_told_only(self._hooks.after_reply(reply), request.id))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
 
-    def _measure(self, bill: _Bill) -> None:
-        metrics, (asked, said) = self.metrics, bill.counts
+    def _measure(self, bill: _Bill, asked: int, said: int) -> None:
+        metrics = self.metrics
         metrics.tokens.add(asked, "prompt")
         metrics.tokens.add(said, "completion")
         if bill.began is not None:
@@ -296,12 +293,12 @@ class App:
     ) -> AsyncGenerator[bytes, None]:
         """The reply as it goes out; what comes before the first words goes with them."""
         start = form.start(meta)
+        answer.relay_to(relay)
         try:
-            async with aclosing(answer.batches(relay)) as batches:
-                async for batch in batches:
-                    bill.add(batch)
-                    yield start + form.encode(batch)
-                    start = b""
+            while batch := await answer.next_batch():
+                bill.add(batch)
+                yield start + form.encode(batch)
+                start = b""
         except UpstreamError as error:
             self.metrics.upstream_errors.add(1, error.code)
             raise
@@ -326,6 +323,29 @@ class App:
         if name not in self._names:
             raise ModelNotFound("There is no such model here. GET /v1/models lists those there are.", param="model")
         return Response(200, _JSON, openai.encode_model(name))
+
+
+def _fields(answer: Answer, form: Form, asker: Asker) -> list[tuple[str, str]]:
+    fields = [
+        ("Content-Type", form.content_type),
+        ("Cache-Control", "no-cache"),
+        ("X-Accel-Buffering", "no"),
+        ("X-Model", answer.model),
+        *form.fields,
+        *asker.fields,
+    ]
+    if answer.left_out:
+        fields.append(("X-Messages-Left-Out", str(answer.left_out)))
+    return fields
+
+
+async def _whole(response: Response, pieces: AsyncGenerator[bytes, None]) -> Response:
+    """The response with its body in one piece, so that what fails in it can still have its status."""
+    assert response.aclose is not None
+    try:
+        return Response(response.status, response.fields, b"".join([piece async for piece in pieces]))
+    finally:
+        await response.aclose()
 
 
 def _between(path: str, before: str, behind: str) -> bool:
@@ -376,9 +396,8 @@ class _Bill:
             self._said += len(delta.text)
         self._usage = batch[-1].usage or self._usage
 
-    @property
-    def tokens(self) -> int:
-        return self._told("total_tokens", sum(self.counts))
+    def total(self, estimate: int) -> int:
+        return self._told("total_tokens", estimate)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -423,7 +442,7 @@ class _Streams:
 
     async def enter(self) -> None:
         """Raises Overloaded where too many wait already, or the turn does not come in time."""
-        if self._free.locked():
+        if self.waiting or self.running >= self._settings.max_streams:
             await self._wait()
         else:
             await self._free.acquire()  # without a wait

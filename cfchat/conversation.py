@@ -66,6 +66,7 @@ class Options:
     presence_penalty: float | None = None
 
 
+NO_OPTIONS = Options()
 _NUMBERS = tuple(option.name for option in fields(Options) if option.name != "model")
 _WHOLE = frozenset({"max_tokens", "top_k", "seed"})
 
@@ -139,7 +140,7 @@ def parse_conversation(body: bytes, limits: Limits = Limits()) -> Conversation:
     """
     document = parse_json(body)
     messages = parse_messages(document.get("messages") if isinstance(document, dict) else document, limits)
-    options = parse_options(document, limits) if isinstance(document, dict) else Options()
+    options = parse_options(document, limits) if isinstance(document, dict) else NO_OPTIONS
     return Conversation(messages, options)
 
 
@@ -153,10 +154,10 @@ def with_system(conversation: Conversation, prompt: str, own: str = MERGE) -> Co
     if own == REJECT and own_words:
         place = next(index for index, message in enumerate(conversation.messages) if message.role == "system")
         raise BadChatRequest("System messages are not accepted here.", param=f"messages[{place}].role")
-    words = "\n\n".join(text for text in (prompt, *(own_words if own == MERGE else ())) if text)
-    rest = tuple(message for message in conversation.messages if message.role != "system")
-    head = (Message("system", words),) if words else ()
-    return replace(conversation, messages=head + rest)
+    words = "\n\n".join([text for text in (prompt, *(own_words if own == MERGE else ())) if text])
+    rest = [message for message in conversation.messages if message.role != "system"]
+    head = [Message("system", words)] if words else []
+    return Conversation((*head, *rest), conversation.options, conversation.passed)
 
 
 def with_defaults(conversation: Conversation, defaults: Options) -> Conversation:
@@ -331,7 +332,7 @@ def parse_messages(
         raise BadChatRequest("The list of messages is empty.", param="messages")
     if len(items) > limits.messages:
         raise BadChatRequest(f"There are more than {limits.messages} messages.", param="messages")
-    messages = tuple(read(item, f"messages[{index}]") for index, item in enumerate(items))
-    if all(message.role != "user" for message in messages):
+    messages = [read(item, f"messages[{index}]") for index, item in enumerate(items)]
+    if "user" not in [message.role for message in messages]:
         raise BadChatRequest("At least one message must come from the user.", param="messages")
-    return messages
+    return tuple(messages)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from math import ceil, floor
+from typing import NamedTuple
 
 from cfchat.errors import BudgetSpent, OriginNotAllowed, RateLimited, Unauthorized
 from cfchat.wire.grammar import TOKEN_LIST
@@ -321,8 +322,7 @@ class Settings:
     daily_tokens_each: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(NamedTuple):
     """Who asks: a key's label, or nothing; the name that is counted; fields that tell what is left to them."""
 
     label: str

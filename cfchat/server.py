@@ -32,6 +32,7 @@ from cfchat.wire.http11 import (
     ReadLimits,
     RequestHead,
     RequestReader,
+    encode_fields,
     encode_response_head,
 )
 
@@ -367,6 +368,7 @@ class _Connection:
         self._writer = writer
         self._transport = writer.transport
         self._wire = RequestReader(server.limits.read)
+        self._alarm = _Alarm(self._cancel)
         self._idle = False
         self._fresh = True  # nothing was asked yet
         self.peer = peer
@@ -403,6 +405,7 @@ class _Connection:
             log.exception("connection from %s failed", self.peer)
             self._transport.abort()
         finally:
+            self._alarm.cancel()
             self._reader.stop_watching()
             self._transport.close()
             await self._until_closed()
@@ -493,20 +496,23 @@ class _Connection:
                 if not self._fresh:
                     return None
                 patience = self.limits.head
-            async with asyncio.timeout(patience) as deadline:
-                while event is NEED_DATA:
-                    await self._receive()
-                    event = self._wire.next_event()
-                    if event is NEED_DATA and self._idle and self._wire.begun:
-                        self._idle = False
-                        deadline.reschedule(asyncio.get_running_loop().time() + self.limits.head)
-        except TimeoutError:
+            self._alarm.set(patience)
+            while event is NEED_DATA:
+                await self._receive()
+                event = self._wire.next_event()
+                if event is NEED_DATA and self._idle and self._wire.begun:
+                    self._idle = False
+                    self._alarm.set(self.limits.head)
+        except asyncio.CancelledError:
+            if not self._alarm.rang or self.task.uncancel():
+                raise
             if self._idle:
                 return None
             raise RequestTimeout("The request's head did not arrive in time.") from None
         except Incomplete:
             return None
         finally:
+            self._alarm.stop()
             self._idle = False
         if event is CLOSED:
             return None
@@ -554,6 +560,9 @@ class _Connection:
 
     def _leave(self) -> None:
         self.gone = True
+        self._cancel()
+
+    def _cancel(self) -> None:
         self.task.cancel()
 
     # --- writing ------------------------------------------------------------------------------
@@ -562,13 +571,12 @@ class _Connection:
         """Write the reply; whether it is whole."""
         entry.status = response.status
         body = response.body
-        fields = [*response.fields, ("Date", _date()), ("X-Request-Id", entry.id)]
-        fields.append(("X-Content-Type-Options", "nosniff"))
+        fields = [*response.fields, _NO_SNIFFING]
         bare = head is not None and head.method == "HEAD"
         if isinstance(body, bytes):
             if response.status not in (204, 304):  # a 304 could only tell the length of what it leaves out
                 fields.append(("Content-Length", str(len(body))))
-            self.write(self._encode_head(response.status, fields, keep, head) + (b"" if bare else body))
+            self.write(self._encode_head(entry, fields, keep, head) + (b"" if bare else body))
             entry.began()
             entry.sent += 0 if bare else len(body)
             await self.flush()
@@ -576,7 +584,7 @@ class _Connection:
         chunked = head is None or head.minor >= 1
         if chunked:
             fields.append(("Transfer-Encoding", "chunked"))
-        prefix = self._encode_head(response.status, fields, keep and (chunked or bare), head)
+        prefix = self._encode_head(entry, fields, keep and (chunked or bare), head)
         stream = _Stream(self, response, entry, prefix, chunked)
         async with aclosing(body):
             if bare:
@@ -584,15 +592,14 @@ class _Connection:
                 return True
             return await stream.send(body) and chunked
 
-
     def _encode_head(
-        self, status: int, fields: list[tuple[str, str]], keep: bool, head: RequestHead | None
+        self, entry: Exchange, fields: list[tuple[str, str]], keep: bool, head: RequestHead | None
     ) -> bytes:
         if not keep:
             fields.append(("Connection", "close"))
         elif head is not None and head.minor == 0:
             fields.append(("Connection", "keep-alive"))
-        return encode_response_head(status, fields)
+        return encode_response_head(entry.status, fields, b"%bX-Request-Id: %b\r\n" % (_date(), entry.id.encode()))
 
     def write(self, data: bytes) -> None:
         if self._transport.is_closing():
@@ -619,6 +626,49 @@ class _Connection:
             async with asyncio.timeout(self.limits.linger):
                 while left > 0 and (data := await self._reader.read()):
                     left -= len(data)
+
+
+class _Alarm:
+    """One timer for all that a connection waits for, again and again: set and stopped by an assignment.
+
+    asyncio.timeout makes a timer, and what is around it, for each wait.
+    """
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._ring = ring
+        self._loop = asyncio.get_running_loop()
+        self._when = self._looks = inf  # when it rings, and when the timer looks whether it does
+        self._timer: asyncio.TimerHandle | None = None
+        self.rang = False  # since it was set
+
+    def set(self, seconds: float) -> None:
+        """Ring so many seconds from now."""
+        self.rang = False
+        self._when = self._loop.time() + seconds
+        if self._when < self._looks:
+            self._look_at(self._when)
+
+    def stop(self) -> None:
+        """Nothing is waited for. The timer stays: to let it run out costs less than to make another."""
+        self._when = inf
+
+    def cancel(self) -> None:
+        """The end of it."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look_at(self, when: float) -> None:
+        self.cancel()
+        self._looks = when
+        self._timer = self._loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        self._timer, self._looks = None, inf
+        if self._loop.time() >= self._when:
+            self.rang = True
+            self._ring()
+        elif self._when != inf:
+            self._look_at(self._when)
 
 
 class _Stream:
@@ -802,6 +852,7 @@ class _FilesRunOut:
             log.error("no connection can be accepted: %s; it is tried again each second", error.strerror)
 
 
+_NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -818,15 +869,15 @@ def new_id() -> str:
 # Never the locale's. (email.utils knows this, too, and takes as long to import as this whole module.)
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_dated: tuple[int, str] = (0, "")
+_dated: tuple[int, bytes] = (0, b"")
 
 
-def _date() -> str:
-    """IMF-fixdate (RFC 9110 §5.6.7), made once a second."""
+def _date() -> bytes:
+    """The Date field, as IMF-fixdate (RFC 9110 §5.6.7); made once a second."""
     global _dated
     now = int(time.time())
     if _dated[0] != now:
         year, month, day, hour, minute, second, weekday, *_ = time.gmtime(now)
         date = f"{_DAYS[weekday]}, {day:02} {_MONTHS[month - 1]} {year} {hour:02}:{minute:02}:{second:02} GMT"
-        _dated = (now, date)
+        _dated = (now, encode_fields([("Date", date)]))
     return _dated[1]

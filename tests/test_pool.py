@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -63,7 +65,7 @@ class PoolMachine(RuleBasedStateMachine):
     def lend(self, seconds: int) -> None:
         self.now += seconds
         conn, closed = self.state.lend(self.now)
-        self.leave(closed, [conn for conn in self.idle if self.expired(conn)])
+        self.leave(closed, list(takewhile(self.expired, reversed(self.idle))))
         if conn is None:
             assert not self.idle
             return

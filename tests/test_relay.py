@@ -68,7 +68,8 @@ async def over_a_connection(pieces: Iterable[bytes], turns: Sequence[bool], tape
 
     async def read() -> None:
         await answer.begin(b"")
-        async for batch in answer.batches(tape):
+        answer.relay_to(tape)
+        async for batch in answer.batches():
             tape.deltas += batch
 
     task, waits = asyncio.create_task(read()), chain(repeat(True, 5), cycle(turns))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cfchat.conversation import Delta
 from cfchat.errors import CfchatError
@@ -19,8 +19,7 @@ DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": still there\n\n"  # a comment (WHATWG HTML §9.2.6), which every parser passes over
 
 
-@dataclass(frozen=True, slots=True)
-class Meta:
+class Meta(NamedTuple):
     """What a reply may say of itself: an id of its own, when it began (seconds since the epoch), and who answers."""
 
     id: str

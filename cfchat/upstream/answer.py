@@ -45,7 +45,10 @@ class Relay(Protocol):
 
 
 class Answer:
-    """One reply. `model` said it, after `tries` requests, without `left_out` messages that did not fit."""
+    """One reply, by a connection of its own for as long.
+
+    `model` said it, after `tries` requests, without `left_out` messages that did not fit.
+    """
 
     def __init__(
         self, lent: Connection, model: str, max_tokens: int, deadlines: Deadlines, tag: str, tools: bool = False
@@ -53,7 +56,7 @@ class Answer:
         self.model = model
         self.tries = 1
         self.left_out = 0
-        self._connection = lent
+        self.connection = lent
         self._deadlines = deadlines
         self._tag = tag
         self._shape = (max_tokens, cloudflare.thinks_first(model), tools)
@@ -64,17 +67,17 @@ class Answer:
 
     async def begin(self, request: bytes) -> None:
         """Send the request and read up to the first text or call: what fails here can be tried again."""
-        deadline = self._connection.deadline
+        deadline = self.connection.deadline
         deadline.bound(self._deadlines.whole_reply, connection.WHOLE_REPLY)
         deadline.move(self._deadlines.first_delta, connection.FIRST_TOKEN)
-        self._connection.send(request)
+        self.connection.send(request)
         try:
             await self._read_head()
             if self._over:
                 return
             while batch := await self._read():
                 self._first += batch
-                if any(delta.text or delta.tool_calls for delta in batch):
+                if self._reply.answered:
                     return
                 # It thinks, and asking again would only make it think anew.
                 deadline.move(self._deadlines.between_deltas, connection.NEXT_TOKEN)
@@ -85,21 +88,25 @@ class Answer:
             raise
         raise self._reply.empty_error()
 
-    async def batches(self, relay: Relay | None = None) -> AsyncGenerator[list[Delta], None]:
-        """The reply, once: lists of Delta, none empty. Raises an UpstreamError where it breaks off.
-
-        `relay` is given those that come while the next one is awaited here, if it is ready and they say words alone.
-        """
-        if relay is not None:
-            self._connection.offer(partial(self._relay, relay))
-        deadline, seconds = self._connection.deadline, self._deadlines.between_deltas
-        batch = self._first
-        while batch:
-            # While the client takes its time the upstream is not late.
-            deadline.pause()
+    async def batches(self) -> AsyncGenerator[list[Delta], None]:
+        """The reply, once: lists of Delta, none empty. Raises an UpstreamError where it breaks off."""
+        while batch := await self.next_batch():
             yield batch
-            deadline.move(seconds, connection.NEXT_TOKEN)
+
+    async def next_batch(self) -> list[Delta]:
+        """The next deltas of the reply; empty at its end. Raises an UpstreamError where it breaks off."""
+        if self._first:
+            batch, self._first = self._first, []
+        else:
+            self.connection.deadline.move(self._deadlines.between_deltas, connection.NEXT_TOKEN)
             batch = await self._read()
+        # While the client takes its time the upstream is not late.
+        self.connection.deadline.pause()
+        return batch
+
+    def relay_to(self, relay: Relay) -> None:
+        """Give `relay` what comes while the next batch is awaited, if it is ready and words are all that comes."""
+        self.connection.offer(partial(self._relay, relay))
 
     def close(self) -> None:
         """Log what was left out of it."""
@@ -113,7 +120,7 @@ class Answer:
         words = self._events.words(data)
         if not words:
             return False
-        self._connection.deadline.move(self._deadlines.between_deltas, connection.NEXT_TOKEN)
+        self.connection.deadline.move(self._deadlines.between_deltas, connection.NEXT_TOKEN)
         delta = self._reply.say(words)
         if delta is not None:
             relay.take([delta])
@@ -121,12 +128,12 @@ class Answer:
 
     async def _read_head(self) -> None:
         """Read the head; and all, where it is no stream."""
-        head = await self._connection.head()
+        head = await self.connection.head()
         if head.status != 200:
-            body = await whole_body(self._connection)
+            body = await whole_body(self.connection)
             raise faults.read_error(head.status, head.fields, body, now=time.time())
         if head.fields.get("content-type", "").lower().startswith("application/json"):
-            body = await whole_body(self._connection)
+            body = await whole_body(self.connection)
             self._over = True
             self._first = deltas.read_json_reply(body, *self._shape)
 
@@ -136,7 +143,7 @@ class Answer:
             return []
         try:
             while not self._reply.done:
-                event = await self._connection.next_event()
+                event = await self.connection.next_event()
                 if type(event) is not Data:
                     break
                 batch = self._events.feed(event.data)
@@ -151,9 +158,9 @@ class Answer:
 
     async def _read_to_end(self) -> None:
         """[DONE] makes the reply whole; only the connection's next life depends on what follows."""
-        self._connection.deadline.move(AFTER_DONE, connection.AFTER_DONE)
+        self.connection.deadline.move(AFTER_DONE, connection.AFTER_DONE)
         try:
-            while type(await self._connection.next_event()) is Data:
+            while type(await self.connection.next_event()) is Data:
                 pass
         except UpstreamError as error:
             log.debug("%s connection not kept: %s", self._tag, error)

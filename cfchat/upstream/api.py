@@ -86,8 +86,10 @@ class Api:
 
     def affinity(self, conversation: Conversation, client: str) -> str:
         """One conversation meets one warm prefix cache, with no state here and no address there."""
-        messages = conversation.messages
-        first = next((message.content for message in messages if message.role == "user"), "")
-        parts = [part.encode() for part in (client, messages[0].content, first)]
-        whole = b"".join([b"%d:%b" % (len(part), part) for part in parts])
+        begin, first = conversation.messages[0].content.encode(), b""
+        for message in conversation.messages:
+            if message.role == "user":
+                first = message.content.encode()
+                break
+        whole = b"%d:%b%d:%b%b" % (len(client), client.encode(), len(begin), begin, first)
         return blake2b(whole, digest_size=16, key=self._key).hexdigest()

@@ -7,11 +7,11 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from cfchat.conversation import Conversation, Options, trim, with_defaults
+from cfchat.conversation import NO_OPTIONS, Conversation, Options, trim, with_defaults
 from cfchat.errors import UpstreamError, UpstreamModelGone, UpstreamOverloaded, UpstreamRefused, UpstreamTimeout
 from cfchat.upstream import circuits, cloudflare, connection, faults, pool, retry
 from cfchat.upstream.answer import Answer, Deadlines, whole_body
@@ -25,7 +25,6 @@ log = logging.getLogger("cfchat.upstream")
 DAY = 86400.0
 # So many connections in a row that failed, the last of them so many seconds ago at most: out of reach.
 FAILURES, OF_LATE = 3, 60.0
-_NO_OPTIONS = Options()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +67,7 @@ class Upstream:
         failed: Callable[[UpstreamError], None] = lambda error: None,
     ) -> None:
         self.settings = self._settings = settings
+        self._defaults = settings.defaults != NO_OPTIONS
         self._clock = clock
         self._chance = chance
         self._api = Api(settings.origin, settings.account, settings.token, settings.gateway)
@@ -111,17 +111,32 @@ class Upstream:
         """Close what lies idle, where no upkeep was begun."""
         self._pool.close()
 
-    def stream(
+    @asynccontextmanager
+    async def stream(
         self, conversation: Conversation, *, client: str = "", tag: str = "-"
-    ) -> AbstractAsyncContextManager[Answer]:
-        """Ask the model; leaving the block closes the connection or gives it back.
+    ) -> AsyncGenerator[Answer, None]:
+        """Ask the model, as `begin` does; leaving the block ends the answer."""
+        answer = await self.begin(conversation, client=client, tag=tag)
+        try:
+            yield answer
+        finally:
+            self.end(answer)
+
+    async def begin(self, conversation: Conversation, *, client: str = "", tag: str = "-") -> Answer:
+        """Ask the model, until it has said its first words. The answer must be ended, once.
 
         `client` is the address the conversation comes from, `tag` what log lines begin with.
         Raises an UpstreamError, its `tries` set, where no words came in all tries.
         """
-        if self._settings.defaults != _NO_OPTIONS:
+        if self._defaults:
             conversation = with_defaults(conversation, self._settings.defaults)
-        return _Loan(self._begin(conversation, client, tag), self._end)
+        return await self._try_all(conversation, client, tag)
+
+    def end(self, answer: Answer) -> None:
+        """Close the answer's connection, or keep it for another, if the answer was read to its end."""
+        answer.close()
+        answer.connection.rest()
+        self._pool.give_back(answer.connection, reusable=True)
 
     async def catalogue(self) -> list[cloudflare.Model]:
         """The text models that the account's list names; free of charge. Raises an UpstreamError."""
@@ -142,17 +157,17 @@ class Upstream:
 
     # --- tries ---------------------------------------------------------------------------------------
 
-    async def _begin(self, conversation: Conversation, client: str, tag: str) -> tuple[Answer, Connection]:
+    async def _try_all(self, conversation: Conversation, client: str, tag: str) -> Answer:
         policy, began, attempt = self._settings.policy, self._clock(), 0
         asked: list[str] = []
-        model = self._order(conversation, began)[0]
+        model, *others = self._order(conversation, began)
         while True:
             attempt += 1
             asked.append(model)
             # To wait in a queue pays only where nobody else is left to ask.
-            hurry = attempt < policy.attempts and bool(self._others(conversation, asked))
+            hurry = attempt < policy.attempts and bool(others)
             try:
-                answer, lent = await self._try(conversation, model, hurry, client, tag)
+                answer = await self._try(conversation, model, hurry, client, tag)
             except UpstreamError as error:
                 error.tries, error.model = attempt, model
                 self._note_failure(model, error, tag)
@@ -177,8 +192,9 @@ class Upstream:
                 self._failures = 0
                 self._circuits.succeeded(model)
                 answer.tries = attempt
-                return answer, lent
+                return answer
             await asyncio.sleep(following.wait)
+            others = self._others(conversation, [*asked, model])
 
     def _order(self, conversation: Conversation, now: float) -> list[str]:
         """Whom to ask: the model that the conversation names, then the default and its fallbacks."""
@@ -205,7 +221,7 @@ class Upstream:
 
     async def _try(
         self, conversation: Conversation, model: str, hurry: bool, client: str, tag: str
-    ) -> tuple[Answer, Connection]:
+    ) -> Answer:
         self._circuits.asked(model, self._clock())
         settings = self._settings
         max_tokens = conversation.options.max_tokens or settings.max_tokens
@@ -215,15 +231,15 @@ class Upstream:
         )
         request = self._api.run(model, body, self._api.affinity(conversation, client), tag)
 
-        async def ask(lent: Connection) -> tuple[Answer, Connection]:
+        async def ask(lent: Connection) -> Answer:
             answer = Answer(lent, model, max_tokens, settings.deadlines, tag, "tools" in conversation.passed)
             answer.left_out = left_out
             try:
                 await answer.begin(request)
             except BaseException:
-                self._end(answer, lent)
+                self.end(answer)
                 raise
-            return answer, lent
+            return answer
 
         lent, pooled = await self._pool.borrow()
         try:
@@ -240,11 +256,6 @@ class Upstream:
         if not self._settings.trim or window is None:
             return conversation, 0
         return trim(conversation, window - max_tokens)
-
-    def _end(self, answer: Answer, lent: Connection) -> None:
-        answer.close()
-        lent.rest()
-        self._pool.give_back(lent, reusable=True)
 
     # --- upkeep --------------------------------------------------------------------------------------
 
@@ -278,23 +289,6 @@ class Upstream:
             log.warning("model %s is not in the account's list of models", name)
         elif listed.deprecation:
             log.warning("model %s is going to be removed on %s: choose another", name, listed.deprecation)
-
-
-class _Loan(AbstractAsyncContextManager[Answer]):
-    """An answer, and the connection that it comes by for as long as it is wanted."""
-
-    def __init__(
-        self, begun: Coroutine[None, None, tuple[Answer, Connection]], end: Callable[[Answer, Connection], None]
-    ) -> None:
-        self._begun = begun
-        self._end = end
-
-    async def __aenter__(self) -> Answer:
-        self._lent = await self._begun
-        return self._lent[0]
-
-    async def __aexit__(self, *_: object) -> None:
-        self._end(*self._lent)
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from cfchat.conversation import Conversation, Message, Options, without_surrogates
@@ -70,6 +71,7 @@ _CLASSIC_PASSED = frozenset({"tools", "response_format"})
 _THINKS_FIRST = re.compile(r"@cf/deepseek-ai/deepseek-r1-distill.*|@cf/qwen/qwq.*")
 
 
+@lru_cache(maxsize=64)
 def ranges(model: str | None) -> Mapping[str, tuple[float, float]]:
     """The options of a reply, and from what to what each may go; the widest where no model is named.
 
@@ -92,6 +94,7 @@ def window(model: str) -> int | None:
     return _WINDOWS.get(model)
 
 
+@lru_cache(maxsize=64)
 def thinks_first(model: str) -> bool:
     """Whether the model begins with its thoughts in the text, and leaves out the opening tag."""
     return _THINKS_FIRST.fullmatch(model) is not None
@@ -164,11 +167,10 @@ def encode_request(
 
 def _options(options: Options, model: str) -> dict[str, object]:
     """What the client asked for, as far as this model takes it: it may be another than the client had in mind."""
-    asked = {name: getattr(options, name) for name in ranges(model)}
     return {
-        name: min(max(asked[name], low), high)
+        name: min(max(asked, low), high)
         for name, (low, high) in ranges(model).items()
-        if asked[name] is not None
+        if (asked := getattr(options, name)) is not None
     }
 
 

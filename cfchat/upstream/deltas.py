@@ -29,10 +29,18 @@ def _refuse_constant(name: str) -> NoReturn:
 
 # Few events hold a number as text, so only those are read once more with literals: a Python call for each
 # number of each event costs more. (json.loads with arguments would even build a decoder per event.)
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_decode_first = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
 _decode_literals = json.JSONDecoder(
     parse_constant=_refuse_constant, parse_int=_Literal, parse_float=_Literal
 ).decode
+
+
+def _decode(data: str) -> Any:
+    """What JSON without blanks before it holds. (The decoder's own `decode` searches for blanks, twice.)"""
+    value, end = _decode_first(data)
+    if end != len(data) and data[end:].strip(" \t\n\r"):
+        raise ValueError("more than one value")
+    return value
 
 
 class _Said(NamedTuple):
@@ -56,12 +64,8 @@ def _said_in_event(reply: dict[str, Any]) -> _Said | None:
         return _said_in_choices(choices, reply)
     if reply.keys().isdisjoint(_KEYS):
         return None
-    return _Said(
-        reply.get("response"),
-        reply.get("finish_reason"),
-        reply.get("usage"),
-        tool_calls=reply.get("tool_calls"),
-    )
+    said = reply.get
+    return _Said(said("response"), said("finish_reason"), said("usage"), None, said("tool_calls"))
 
 
 def _said_in_choices(choices: Any, reply: dict[str, Any]) -> _Said | None:

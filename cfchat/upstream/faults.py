@@ -126,8 +126,13 @@ def error_in_event(data: str) -> UpstreamError:
     return _judge(200, _faults_in_body(data.encode("utf-8", "replace")), [])
 
 
+_SIGNS = frozenset({"error", "errors", "success", "internalCode"})
+
+
 def error_in_reply(reply: Mapping[str, Any]) -> UpstreamError | None:
     """The error that a 200, or one event of a stream, carries in place of words."""
+    if _SIGNS.isdisjoint(reply):
+        return None
     if reply.get("error") or reply.get("errors") or reply.get("success") is False or "internalCode" in reply:
         return _judge(200, _faults(reply), [])
     return None

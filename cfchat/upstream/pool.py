@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 
 class Poolable(Protocol):
@@ -35,8 +35,7 @@ class Settings:
     max_age: float = 600.0  # so that a change of address or certificate is noticed
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry(Generic[C]):
+class _Entry(NamedTuple, Generic[C]):
     conn: C  # held, so that its id() stays its own
     made: float
     since: float  # when it was last lent or given back
@@ -64,12 +63,14 @@ class PoolState(Generic[C]):
 
         The youngest first: it is the least likely to be stale, and those not needed grow old and go.
         """
-        expired = self.expire(now)
-        if not self._idle:
-            return None, expired
-        key, entry = self._idle.popitem()
-        self._lent[key] = _Entry(entry.conn, entry.made, now)
-        return entry.conn, expired
+        expired: list[C] = []
+        while self._idle:
+            key, entry = self._idle.popitem()
+            if not self._is_expired(entry, now):
+                self._lent[key] = _Entry(entry.conn, entry.made, now)
+                return entry.conn, expired
+            expired.append(entry.conn)
+        return None, expired
 
     def lent(self, conn: C, now: float) -> None:
         """Enter a connection just made for a borrower. Raises ValueError if it is known already."""

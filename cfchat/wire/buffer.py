@@ -59,6 +59,13 @@ class ReceiveBuffer:
         self.size -= count
         self._searched = max(self._searched, self._start)
 
+    def skip_line_end(self) -> bool:
+        """Drop a CRLF, if it comes first."""
+        found = self._data.startswith(b"\r\n", self._start)
+        if found:
+            self.skip(2)
+        return found
+
     def take_line(self, limit: int, too_long: Callable[[], ProtocolError]) -> bytes | None:
         """Take one line, without its CRLF; None if it has not ended yet.
 

@@ -39,13 +39,13 @@ _HEAD_TOO_LARGE = partial(HeadTooLarge, "The header fields are too large.")
 class Fields:
     """Header fields: in order, names in lower case, repeated ones kept. Immutable."""
 
-    __slots__ = ("_by_name", "_items")
+    __slots__ = ("_items", "_joined")
 
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
         self._items = tuple([(name.lower(), value) for name, value in items])
-        self._by_name: dict[str, list[str]] = {}
-        for name, value in self._items:
-            self._by_name.setdefault(name, []).append(value)
+        self._joined = dict(self._items)
+        if len(self._joined) != len(self._items):
+            self._joined = {name: ", ".join(self.get_all(name)) for name in self._joined}
 
     @overload
     def get(self, name: str) -> str | None: ...
@@ -55,17 +55,16 @@ class Fields:
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """All values under a name as one list (RFC 9110 §5.2), or the default."""
-        values = self._by_name.get(name) or self._by_name.get(name.lower())
-        if values is None:
-            return default
-        return values[0] if len(values) == 1 else ", ".join(values)
+        joined = self._joined
+        return joined[name] if name in joined else joined.get(name.lower(), default)
 
     def get_all(self, name: str) -> list[str]:
         """The values under a name, one for each line it came in."""
-        return list(self._by_name.get(name.lower(), ()))
+        name = name.lower()
+        return [value for known, value in self._items if known == name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._by_name or (isinstance(name, str) and name.lower() in self._by_name)
+        return name in self._joined or (isinstance(name, str) and name.lower() in self._joined)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._items)
@@ -305,6 +304,8 @@ def _content_length(fields: Fields) -> int | None:
     return int(digits) if len(digits) < 20 else 10**19
 
 
+_NO_BODY = LengthDecoder(0)  # reading it changes nothing
+
 HeadT = TypeVar("HeadT", RequestHead, ResponseHead)
 
 
@@ -353,7 +354,7 @@ class _Reader(Generic[HeadT]):
 
     def _expect_start(self) -> None:
         self._begun = False
-        self._decoder: Decoder = LengthDecoder(0)
+        self._decoder: Decoder = _NO_BODY
         self._state: Callable[[], HeadT | Data | EndOfMessage | Need | None] = self._start_line
 
     def _starve(self) -> Need:
@@ -365,6 +366,8 @@ class _Reader(Generic[HeadT]):
         return CLOSED
 
     def _start_line(self) -> Need | None:
+        if not self._buffer.size:
+            return self._starve()
         line = self._buffer.take_line(self._limits.line + 2, _LINE_TOO_LONG)
         if line is None:
             return self._starve()
@@ -389,7 +392,7 @@ class _Reader(Generic[HeadT]):
         return self._end_body()
 
     def _end_body(self) -> EndOfMessage | None:
-        if not isinstance(self._decoder, ChunkedDecoder):
+        if not isinstance(self._decoder, ChunkedDecoder) or self._buffer.skip_line_end():
             return self._end(_NO_FIELDS)
         self._section = _FieldSection(self._limits.trailers, self._limits.fields)
         self._state = self._trailers
@@ -421,6 +424,18 @@ class _Reader(Generic[HeadT]):
 
 
 # --- reading requests --------------------------------------------------------------------------------
+
+
+# Start lines repeat. (Few are kept: they may be long.)
+@lru_cache(maxsize=16)
+def _request_line(line: bytes) -> tuple[str, str, int]:
+    """Method, target and minor version."""
+    match = grammar.REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise ProtocolError("The request line is malformed.")
+    minor, method = _minor(match[3], match[4]), match[1].decode("ascii")
+    _check_target(method, match[2])
+    return method, match[2].decode("ascii"), minor
 
 
 def _check_target(method: str, target: bytes) -> None:
@@ -480,17 +495,12 @@ class RequestReader(_Reader[RequestHead]):
             if self._skipped > self._limits.skipped_lines:
                 raise ProtocolError("There are too many empty lines before the request.")
             return False
-        match = grammar.REQUEST_LINE.fullmatch(line)
-        if match is None:
-            raise ProtocolError("The request line is malformed.")
-        self._minor = _minor(match[3], match[4])
-        self._method, self._target = match[1].decode("ascii"), match[2].decode("ascii")
-        _check_target(self._method, match[2])
+        self._method, self._target, self._minor = _request_line(line)
         return True
 
     def _finish_head(self, fields: Fields) -> RequestHead:
         _check_host(self._minor, fields)
-        self._decoder = self._decoder_for(self._minor, fields, LengthDecoder(0))
+        self._decoder = self._decoder_for(self._minor, fields, _NO_BODY)
         self._state = self._body
         self._head_given = True
         return RequestHead(self._method, self._target, self._minor, fields)
@@ -501,6 +511,15 @@ class RequestReader(_Reader[RequestHead]):
 
 
 # --- reading responses -------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=16)
+def _status_line(line: bytes) -> tuple[int, str, int]:
+    """Status, reason and minor version."""
+    match = grammar.STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise ProtocolError("The status line is malformed.")
+    return int(match[3]), (match[4] or b"").decode("latin-1"), _minor(match[1], match[2])
 
 
 class ResponseReader(_Reader[ResponseHead]):
@@ -549,11 +568,7 @@ class ResponseReader(_Reader[ResponseHead]):
         self._persistent = False
 
     def _read_start(self, line: bytes) -> bool:
-        match = grammar.STATUS_LINE.fullmatch(line)
-        if match is None:
-            raise ProtocolError("The status line is malformed.")
-        self._minor = _minor(match[1], match[2])
-        self._status, self._reason = int(match[3]), (match[4] or b"").decode("latin-1")
+        self._status, self._reason, self._minor = _status_line(line)
         return True
 
     def _finish_head(self, fields: Fields) -> ResponseHead | None:
@@ -565,7 +580,7 @@ class ResponseReader(_Reader[ResponseHead]):
         # RFC 9112 §6.3, first two rules: these end with their head, whatever the fields say.
         tunnel = self._method == "CONNECT" and self._status < 300
         if self._method == "HEAD" or tunnel or self._status in (204, 304):
-            self._decoder = LengthDecoder(0)
+            self._decoder = _NO_BODY
         self._persistent = head.keep_alive
         self._state = self._body
         return head
@@ -608,8 +623,8 @@ def encode_fields(fields: Iterable[tuple[str, str]]) -> bytes:
     return b"".join([_encode_field(name, value) for name, value in fields])
 
 
-def encode_response_head(status: int, fields: Iterable[tuple[str, str]]) -> bytes:
-    """A response head of HTTP/1.1, with the standard reason where there is one.
+def encode_response_head(status: int, fields: Iterable[tuple[str, str]], encoded: bytes = b"") -> bytes:
+    """A response head of HTTP/1.1, with the standard reason where there is one; `encoded` as for a request.
 
     Raises:
         ValueError: the status, a name or a value is not what the grammar allows.
@@ -617,7 +632,7 @@ def encode_response_head(status: int, fields: Iterable[tuple[str, str]]) -> byte
     if not 100 <= status <= 599:
         raise ValueError("the status is not between 100 and 599")
     lines = [_encode_known_field(name, value) for name, value in fields]
-    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, _REASONS.get(status, b""), b"".join(lines))
+    return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (status, _REASONS.get(status, b""), b"".join(lines), encoded)
 
 
 _REASONS = {int(status): status.phrase.encode("ascii") for status in HTTPStatus}
