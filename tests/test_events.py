@@ -238,7 +238,7 @@ PADDED = Likeness('{"choices":[{"delta":{"content":"', '"}}],"p":"', '"}')
 def test_words_in_doubt_are_not_skimmed(words: list[str]) -> None:
     for likeness in (CLASSIC, PADDED):
         raw = "".join(f"data: {likeness.example(word, 'ab')}\n\n" for word in words).encode()
-        assert likeness.read(raw) == ("", raw)
+        assert likeness.read(raw) == ("", raw) and likeness.one(raw) == ""
 
 
 @pytest.mark.parametrize("padding", ["\\", 'a"', '","q":"', "é", " ", "\n", '"}}],"p":"'])
@@ -307,3 +307,19 @@ def test_no_words_are_told_inside_an_event_or_behind_the_last(begun: bytes) -> N
     reader = learned()
     reader.feed(begun)
     assert reader.words(ALIKE) == ""
+
+
+@given(WORDS, PADS, st.binary(max_size=3), st.integers(0, 60))
+def test_one_event_alone_is_told_as_it_is_read(words: str, padding: str, broken: bytes, place: int) -> None:
+    for likeness in (CLASSIC, PADDED):
+        raw = f"data: {likeness.example(words, padding)}\n\n".encode("utf-8", "surrogatepass")
+        behind = raw[place:], raw[place + len(broken) :]
+        for data in (raw, raw + raw, raw[:-1], *(raw[:place] + broken + rest for rest in behind)):
+            told = likeness.one(data)
+            assert not told or likeness.read(data) == (told, b"")
+
+
+@pytest.mark.parametrize("word", [" word", "é", "это", "😀", "{}[],:'"])
+def test_plain_words_are_told(word: str) -> None:
+    for likeness in (CLASSIC, PADDED):
+        assert likeness.one(f"data: {likeness.example(word, 'ab')}\n\n".encode()) == word

@@ -43,6 +43,9 @@ class EventReader:
         """What these bytes say, if they are whole events like those before and no more; else nothing. Reads nothing."""
         if self._likeness is None or not self._between or len(data) > _MOST_SKIMMED:
             return ""
+        words = self._likeness.one(data)
+        if words:
+            return words
         words, rest = self._likeness.read(data)
         return "" if rest else words
 

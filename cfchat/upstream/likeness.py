@@ -32,6 +32,25 @@ class Likeness:
         before, middle, after = self._parts
         return f"{before}{words}{middle}{padding}{after}" if middle else f"{before}{words}{after}"
 
+    def one(self, data: bytes) -> str:
+        """The words of the one event that these bytes are, where they have no escapes; none where in any doubt."""
+        before, after = self._before, self._after
+        if not data.startswith(before) or not data.endswith(after):
+            return ""
+        words = data[len(before) : -len(after)]
+        if self._middle:
+            words, _, padding = words.partition(self._middle)
+            if not padding.isalnum():
+                return ""
+        # With a quote or a backslash in it, it may be another string than it seems to be, or more than one.
+        if b'"' in words or b"\\" in words:
+            return ""
+        try:
+            told = words.decode()
+        except UnicodeDecodeError:
+            return ""
+        return told if told.isprintable() else ""  # JSON escapes what moves the cursor
+
     def read(self, data: bytes) -> tuple[str, bytes]:
         """The words of the events that the bytes begin with, and what is behind them; no words where in any doubt."""
         end = data.rfind(self._after) + len(self._after)
