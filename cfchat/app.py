@@ -297,13 +297,15 @@ class App:
         try:
             while batch := await answer.next_batch():
                 bill.add(batch)
-                yield start + form.encode(batch)
+                if piece := start + form.encode(batch):
+                    yield piece
                 start = b""
         except UpstreamError as error:
             self.metrics.upstream_errors.add(1, error.code)
             raise
         bill.whole = True
-        yield form.finish()
+        if piece := form.finish():
+            yield piece
 
     async def aclose(self) -> None:
         """Wait for what is done after replies."""

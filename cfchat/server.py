@@ -433,7 +433,7 @@ class _Connection:
             return False
         client = self._server.peers.client(self.peer, head.fields)
         request = Request(head, client, new_id(), lambda limit: self._read_body(head, limit))
-        entry = Exchange(request.id, client, head.method, head.path, request.notes)
+        entry = Exchange(request.id, client, head.method, request.path, request.notes)
         try:
             keep = await self._reply(head, request, entry)
         except BaseException as error:
@@ -705,7 +705,7 @@ class _Stream:
         """Write all of it; whether it is whole."""
         self._response.attach(self)
         try:
-            await self._send_pieces(body)
+            await _before_each_wait(self._hold_pieces(body), self._push)
         except CfchatError as error:
             return self._fail(error)
         except asyncio.CancelledError:
@@ -724,12 +724,8 @@ class _Stream:
         await self._connection.flush()
         return True
 
-    async def _send_pieces(self, body: AsyncGenerator[bytes, None]) -> None:
-        while True:
-            try:
-                piece = await _before_waiting(body.__anext__(), self._push)
-            except StopAsyncIteration:
-                return
+    async def _hold_pieces(self, body: AsyncGenerator[bytes, None]) -> None:
+        async for piece in body:
             if piece:
                 self._hold(piece)
                 if self._entry.sent - self._flushed >= WRITE_AHEAD:
@@ -788,25 +784,19 @@ class _Stream:
 
 
 @coroutine
-def _before_waiting(awaitable: Awaitable[bytes], do: Callable[[], None]) -> Generator[Any, Any, bytes]:
-    """Await it; `do` something first, but only where that means to wait. What `do` raises, it gets to see."""
+def _before_each_wait(awaitable: Awaitable[None], do: Callable[[], None]) -> Generator[Any, Any, None]:
+    """Await it, and `do` something each time before that means to wait. What `do` raises, it gets to see."""
     steps = awaitable.__await__()
-    try:
+    with suppress(StopIteration):
         waits_for = next(steps)
-        try:
-            do()
-        except Exception as error:
-            waits_for = steps.throw(error)
         while True:
             try:
+                do()
                 sent = yield waits_for
             except BaseException as error:
                 waits_for = steps.throw(error)
             else:
                 waits_for = steps.send(sent)
-    except StopIteration as stop:
-        value: bytes = stop.value
-        return value
 
 
 class _FilesRunOut:

@@ -190,6 +190,9 @@ class EndOfMessage(NamedTuple):
     trailers: Fields = _NO_FIELDS
 
 
+_END = EndOfMessage()
+
+
 class Need(enum.Enum):
     """Not an event of the peer: why there is none."""
 
@@ -507,7 +510,7 @@ class RequestReader(_Reader[RequestHead]):
 
     def _end(self, trailers: Fields) -> EndOfMessage:
         self._expect_start()
-        return EndOfMessage(trailers)
+        return EndOfMessage(trailers) if trailers else _END
 
 
 # --- reading responses -------------------------------------------------------------------------------
@@ -538,7 +541,7 @@ class ResponseReader(_Reader[ResponseHead]):
         Bytes behind a response belong to no request: they must never be read as the next reply. One that ends
         with its connection is complete only after the end, so it is never followed by another.
         """
-        return self._done and self._persistent and not self._eof and not self.unread
+        return self._done and self._persistent and not self._eof and not self._buffer.size
 
     @property
     def unread(self) -> int:
@@ -594,7 +597,7 @@ class ResponseReader(_Reader[ResponseHead]):
     def _end(self, trailers: Fields) -> EndOfMessage:
         self._done = True
         self._state = self._ended
-        return EndOfMessage(trailers)
+        return EndOfMessage(trailers) if trailers else _END
 
     def _ended(self) -> Need:
         return CLOSED if self._eof else NEED_DATA
