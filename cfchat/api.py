@@ -9,8 +9,9 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import NamedTuple
 
 from cfchat.app import App, limits_of
 from cfchat.config import Config, load_config
@@ -104,7 +105,7 @@ async def open_rooms(config: Config, hooks: Hooks = Hooks()) -> AsyncIterator[Ro
     metrics = Metrics()
     async with open_upstream(config, lambda error: metrics.upstream_errors.add(1, error.code)) as upstream:
         demo, model = config.upstream is None, upstream.settings.models[0]
-        offered = replace(config.app, model=model, models=(model, *config.app.aliases.values())) if demo else config.app
+        offered = config.app._replace(model=model, models=(model, *config.app.aliases.values())) if demo else config.app
         asked = probes(lambda: rooms.fault(), lambda: rooms.counted(), open_to_all=False)
         handlers = {path: handler for path, handler in asked.items() if path != METRICS or config.admin is None}
         shown = {**(pages(model, demo) if config.page else {}), **handlers}
@@ -117,8 +118,7 @@ async def open_rooms(config: Config, hooks: Hooks = Hooks()) -> AsyncIterator[Ro
             await rooms.aclose()
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
+class Serving(NamedTuple):
     """A server that runs: where it listens, and the rooms behind it.
 
     >>> import asyncio, cfchat

@@ -8,10 +8,10 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from http import HTTPMethod
 from math import ceil
 from types import MappingProxyType
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from cfchat.completions import parse_completion
@@ -63,8 +63,7 @@ _METHODS = frozenset(HTTPMethod.__members__)
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What a conversation may be, and how many may run at once. `max_body` is in bytes.
 
     A client may name one of `models`, by one of `aliases`, too, and options up to `caps`; `model` is asked where it
@@ -80,8 +79,8 @@ class Settings:
     queue_timeout: float = 5.0
     model: str = cloudflare.DEFAULT_MODEL
     models: tuple[str, ...] = (cloudflare.DEFAULT_MODEL,)
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    caps: Mapping[str, float] = field(default_factory=lambda: {"max_tokens": 4096})
+    aliases: Mapping[str, str] = {}
+    caps: Mapping[str, float] = {"max_tokens": 4096}
 
 
 class App:

@@ -218,7 +218,7 @@ async def _model(
     name: str, settings: Settings, context: ssl.SSLContext | None, listed: Mapping[str, Model] | None
 ) -> Result:
     """One short streamed reply, asked for once and of nobody else."""
-    alone = replace(settings, models=(name,), policy=replace(settings.policy, attempts=1))
+    alone = settings._replace(models=(name,), policy=settings.policy._replace(attempts=1))
     upstream = Upstream(alone, context)
     began = time.perf_counter()
     try:

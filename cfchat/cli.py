@@ -284,7 +284,7 @@ def _share(config: Config) -> Config:
     """One worker's part of what all together may spend."""
     tokens = config.guard.daily_tokens
     shared = tokens and max(1, tokens // config.workers)
-    return replace(config, guard=replace(config.guard, daily_tokens=shared))
+    return replace(config, guard=config.guard._replace(daily_tokens=shared))
 
 
 def _welcome(address: Any, demo: bool, config: Config) -> None:
@@ -501,7 +501,7 @@ async def list_models(config: Config, as_json: bool) -> int:
             _say_error(error, settings)
             return FAILED
     if as_json:
-        print(json.dumps([asdict(model) for model in models], indent=2))
+        print(json.dumps([model._asdict() for model in models], indent=2))
     else:
         _print_table(models, settings.models)
     return OK

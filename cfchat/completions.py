@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cfchat.conversation import (
     Conversation,
@@ -32,8 +31,7 @@ _SAYS_NOTHING: Mapping[str, tuple[object, ...]] = {
 MOST_LEVELS = 64  # of nesting, in what is passed on
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """A conversation, and how the reply is to come: as a stream or whole, the stream with its usage or without."""
 
     conversation: Conversation

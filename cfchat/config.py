@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from operator import attrgetter
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from cfchat import app, guard, observe, server
@@ -58,8 +58,7 @@ class Config:
     log_format: str = observe.TEXT
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One flag, and the environment variable of the same name; `parse` raises ValueError with the reason."""
 
     flag: str

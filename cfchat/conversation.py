@@ -117,8 +117,7 @@ Ranges = Mapping[str, tuple[float, float]]
 _ANY: Ranges = dict.fromkeys(_NUMBERS, (-1e10, 1e10))
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What a client may send: how many messages, which of `models` it may name, and which options.
 
     `aliases` are other names of models. `ranges` knows from what to what each option of a model goes (None: of the
@@ -127,9 +126,9 @@ class Limits:
 
     messages: int = 1000
     models: tuple[str, ...] = ()
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = {}
     ranges: Callable[[str | None], Ranges] = lambda model: _ANY
-    caps: Mapping[str, float] = field(default_factory=dict)
+    caps: Mapping[str, float] = {}
     takes: Callable[[str | None, str], bool] = lambda model, name: True
 
 

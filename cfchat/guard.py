@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from math import ceil, floor
@@ -35,8 +34,7 @@ Network = IPv4Network | IPv6Network
 # --- origins (WHATWG Fetch, CORS) ----------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Origins:
+class Origins(NamedTuple):
     """Whose pages may read the replies: `("*",)`, or exact origins such as `https://example.com`."""
 
     allowed: tuple[str, ...] = ("*",)
@@ -135,8 +133,7 @@ def _hash(key: str) -> bytes:
 # --- rates ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(NamedTuple):
     """So many requests in so many seconds."""
 
     requests: int
@@ -221,8 +218,7 @@ class Budget:
 # --- addresses -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Proxies:
+class Proxies(NamedTuple):
     """The peers that are trusted to say for whom they ask, all of a unix socket too; fits cfchat.server.Peers."""
 
     trusted: Sequence[Network] = ()
@@ -311,8 +307,7 @@ def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
 # --- all of it -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """Who may ask. `keys` None: everybody. Rates and tokens are for each key, or address where there are no keys."""
 
     origins: Origins = Origins()

@@ -9,16 +9,14 @@ import ssl
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cfchat.errors import ConfigError
 
 BACKLOG = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(NamedTuple):
     """A TCP address, or the path of a unix socket and its permissions; `cert` and `key` are PEM files, for HTTPS."""
 
     host: str = "127.0.0.1"

@@ -14,11 +14,11 @@ from asyncio.constants import ACCEPT_RETRY_DELAY
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from types import coroutine
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, NamedTuple, Protocol, SupportsIndex
 
 from cfchat.errors import BodyTooLarge, CfchatError, ExpectationFailed, Incomplete, Overloaded, RequestTimeout
 from cfchat.observe import Exchange, log_exchange
@@ -46,11 +46,10 @@ WRITE_AHEAD = 32 * 1024  # what a client may have unread, give or take as much a
 UNIX = "unix"  # the address of every peer on a unix socket
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What one client, and all of them, may cost. Deadlines are in seconds and for the whole thing named."""
 
-    read: ReadLimits = field(default_factory=ReadLimits)
+    read: ReadLimits = ReadLimits()
     connections: int = 4096
     connections_each: int = 256  # of one address
     head: float = 10.0

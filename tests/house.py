@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from urllib.parse import urlsplit
 
 from client import Reply, parse, request
@@ -114,4 +113,4 @@ async def house(
 
 def quicker(**seconds: float) -> Callable[[Settings], Settings]:
     """A change of deadlines for `house`."""
-    return lambda settings: replace(settings, deadlines=replace(settings.deadlines, **seconds))
+    return lambda settings: settings._replace(deadlines=settings.deadlines._replace(**seconds))

@@ -145,7 +145,7 @@ async def test_a_body_without_a_length_is_one_in_http_2() -> None:
 
 async def test_a_slow_body_is_408() -> None:
     def hurried(config: cfchat.Config) -> cfchat.Config:
-        return replace(config, server=replace(config.server, body=0.01))
+        return replace(config, server=config.server._replace(body=0.01))
 
     async with mounted(WORDS, hurried) as (app, _):
         call = Call(app, method="POST", headers=[(b"content-length", b"5")])
@@ -273,7 +273,7 @@ async def test_a_fault_of_ours_in_mid_reply_is_cut(
 
 async def test_a_client_that_takes_no_more_is_given_up() -> None:
     def hurried(config: cfchat.Config) -> cfchat.Config:
-        return replace(config, server=replace(config.server, write=0.02, heartbeat=0.01))
+        return replace(config, server=config.server._replace(write=0.02, heartbeat=0.01))
 
     async with mounted(hold, hurried) as (app, standin):
         call = Call(app, BODY)
@@ -285,7 +285,7 @@ async def test_a_client_that_takes_no_more_is_given_up() -> None:
 
 async def test_silence_is_broken_by_heartbeats() -> None:
     def hurried(config: cfchat.Config) -> cfchat.Config:
-        return replace(config, server=replace(config.server, heartbeat=0.01))
+        return replace(config, server=config.server._replace(heartbeat=0.01))
 
     async with mounted(hold, hurried) as (app, _):
         call = Call(app, BODY, headers=[(b"accept", b"text/event-stream")])

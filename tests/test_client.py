@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -37,7 +36,7 @@ Change = Callable[[Settings], Settings]
 
 
 def chain(**more: object) -> Change:
-    return lambda settings: replace(settings, models=CHAIN, **more)  # type: ignore[arg-type]
+    return lambda settings: settings._replace(models=CHAIN, **more)  # type: ignore[arg-type]
 
 
 def asked(exchange: Exchange) -> str:
@@ -91,7 +90,7 @@ async def test_every_recorded_error(name: str) -> None:
     failure = reply(recorded["body"].encode(), recorded["status"], framing="length", fields=fields)
     waits = name in ("429_971_api_throttle", "429_1015_edge_text")  # longer than anybody should be kept
     tries = 1 if waits or not (recorded["retryable"] or recorded.get("fallback")) else 2 if name == "524_html" else 3
-    change: Change = lambda settings: replace(settings, models=CHAIN[: 1 if name == "524_html" else 3])  # noqa: E731
+    change: Change = lambda settings: settings._replace(models=CHAIN[: 1 if name == "524_html" else 3])  # noqa: E731
     async with StandIn([failure] * tries) as standin, house(standin, change=change) as cfchat:
         answer = await cfchat.post()
     code = (502, "upstream_empty") if recorded.get("empty") else told(name, recorded)
@@ -185,7 +184,7 @@ def asking(**options: object) -> dict[str, object]:
 
 async def test_options_reach_the_model() -> None:
     def change(settings: Settings) -> Settings:
-        return replace(settings, defaults=Options(temperature=0.25, top_p=0.5))
+        return settings._replace(defaults=Options(temperature=0.25, top_p=0.5))
 
     app = AppSettings(models=(FIRST, THIRD))
     body = asking(temperature=1, max_tokens=77, seed=5, top_k=3, model=THIRD)
@@ -233,7 +232,7 @@ async def test_extra_fields_go_to_their_own_model_only() -> None:
 async def test_distilled_thoughts_are_not_the_answer() -> None:
     thinker = "@cf/deepseek-ai/deepseek-r1-distill-qwen-32b"
     thoughts = reply(b'data: {"response":"Okay, hm.\\n</th"}\n\ndata: {"response":"ink>\\n\\nHi!"}\n\ndata: [DONE]\n\n')
-    change: Change = lambda settings: replace(settings, models=(thinker,))  # noqa: E731
+    change: Change = lambda settings: settings._replace(models=(thinker,))  # noqa: E731
     async with StandIn([thoughts]) as standin, house(standin, change=change) as cfchat:
         assert (await cfchat.post()).body == b"Hi!"
 
@@ -253,7 +252,7 @@ async def test_too_long_is_a_400_of_its_own() -> None:
 
 
 async def test_with_trim_the_oldest_turns_are_left_out_and_the_reply_says_so() -> None:
-    change: Change = lambda settings: replace(settings, trim=True, window=2048 + 300)  # noqa: E731
+    change: Change = lambda settings: settings._replace(trim=True, window=2048 + 300)  # noqa: E731
     async with StandIn([WORDS, WORDS]) as standin, house(standin, change=change) as cfchat:
         answer = await cfchat.post(LONG)
         assert answer.fields["x-messages-left-out"] == "8"
@@ -268,8 +267,8 @@ async def test_with_trim_the_oldest_turns_are_left_out_and_the_reply_says_so() -
 
 def by_gateway(gateway: Gateway, base_path: str | None = None) -> Change:
     def change(settings: Settings) -> Settings:
-        origin = settings.origin if base_path is None else replace(settings.origin, base_path=base_path)
-        return replace(settings, gateway=gateway, origin=origin)
+        origin = settings.origin if base_path is None else settings.origin._replace(base_path=base_path)
+        return settings._replace(gateway=gateway, origin=origin)
 
     return change
 
@@ -386,7 +385,7 @@ async def test_no_capacity_names_a_time_to_come_back() -> None:
 
 async def test_the_connect_deadline_says_so() -> None:
     def tls(settings: Settings) -> Settings:
-        return quicker(connect=0.1)(replace(settings, origin=replace(settings.origin, tls=True)))
+        return quicker(connect=0.1)(settings._replace(origin=settings.origin._replace(tls=True)))
 
     async with StandIn([], certificate=None) as standin, house(standin, change=tls) as cfchat:
         answer = await cfchat.post()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +259,7 @@ async def test_who_does_not_take_a_field_is_not_fallen_back_on(fields: dict[str,
     busy = json_error(429, 3040, "Capacity exceeded")
 
     def change(settings: UpstreamSettings) -> UpstreamSettings:
-        return replace(settings, models=(GEMMA, LLAMA))
+        return settings._replace(models=(GEMMA, LLAMA))
 
     async with StandIn([busy], repeat=True) as standin, house(standin, app=OFFERED, change=change) as cfchat:
         await complete(cfchat, **fields)

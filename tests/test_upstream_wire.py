@@ -10,7 +10,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from client import Reply
@@ -208,7 +208,7 @@ async def test_a_certificate_that_is_not_the_origins(certificate: str) -> None:
 
 def by_proxy(proxy: ProxyStandIn, credentials: str = "") -> Callable[[Settings], Settings]:
     url = proxy.url.replace("://", f"://{credentials}@") if credentials else proxy.url
-    return lambda settings: replace(settings, proxy=parse_proxy(url))
+    return lambda settings: settings._replace(proxy=parse_proxy(url))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -192,7 +191,7 @@ async def test_not_ready_while_nobody_is_there_upstream() -> None:
         upstream = serving.rooms.upstream
         async with StandIn([], certificate=None) as nobody:
             port = nobody.port
-        upstream._settings = replace(upstream.settings, origin=replace(upstream.settings.origin, port=port))
+        upstream._settings = upstream.settings._replace(origin=upstream.settings.origin._replace(port=port))
         for _ in range(FAILURES):
             assert (await get(serving.port, "/readyz")).status == 200
             with pytest.raises(cfchat.CfchatError):

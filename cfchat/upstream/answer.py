@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cfchat.conversation import Delta
 from cfchat.errors import EventTooLarge, UpstreamError, UpstreamProtocolError, UpstreamTimeout
@@ -24,8 +23,7 @@ AFTER_DONE = 1.0
 WHOLE_BODY = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Deadlines:
+class Deadlines(NamedTuple):
     """In seconds: until connected, until the first delta, from one delta to the next, the whole reply (0: none)."""
 
     connect: float = 5.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import NamedTuple
 
 from cfchat.conversation import Conversation
 from cfchat.upstream import cloudflare
@@ -13,8 +14,7 @@ from cfchat.upstream.secret import Secret
 from cfchat.wire.http11 import encode_fields, encode_request_head
 
 
-@dataclass(frozen=True, slots=True)
-class Gateway:
+class Gateway(NamedTuple):
     """An AI Gateway. `token` is for one that wants its own; `cache` is for how many seconds it may keep a reply."""
 
     id: str

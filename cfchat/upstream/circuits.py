@@ -7,11 +7,10 @@ request tries it again. One that is gone for good is left out as long as the pro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """A circuit opens after so many `failures` in a row and lets a request through every `rest` seconds."""
 
     failures: int = 3

@@ -9,7 +9,7 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cfchat.conversation import NO_OPTIONS, Conversation, Options, trim, with_defaults
 from cfchat.errors import UpstreamError, UpstreamModelGone, UpstreamOverloaded, UpstreamRefused, UpstreamTimeout
@@ -27,8 +27,7 @@ DAY = 86400.0
 FAILURES, OF_LATE = 3, 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """All that the way to Cloudflare needs.
 
     `models` are the default and then those to fall back on, `fields` the extra body fields of each. `max_tokens`
@@ -41,12 +40,12 @@ class Settings:
     token: Secret
     models: tuple[str, ...] = (cloudflare.DEFAULT_MODEL,)
     max_tokens: int = 2048
-    deadlines: Deadlines = field(default_factory=Deadlines)
-    policy: retry.Policy = field(default_factory=retry.Policy)
-    pool: pool.Settings = field(default_factory=pool.Settings)
-    circuits: circuits.Settings = field(default_factory=circuits.Settings)
-    defaults: Options = field(default_factory=Options)
-    fields: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: cloudflare.MODEL_FIELDS)
+    deadlines: Deadlines = Deadlines()
+    policy: retry.Policy = retry.Policy()
+    pool: pool.Settings = pool.Settings()
+    circuits: circuits.Settings = circuits.Settings()
+    defaults: Options = Options()
+    fields: Mapping[str, Mapping[str, object]] = cloudflare.MODEL_FIELDS
     gateway: Gateway | None = None
     proxy: Proxy | None = None
     warm: int = 1

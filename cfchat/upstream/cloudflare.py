@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from cfchat.conversation import Conversation, Message, Options, without_surrogates
 from cfchat.errors import UpstreamProtocolError
@@ -198,8 +197,7 @@ def _message(message: Message) -> dict[str, object]:
 _TOKENS = re.compile(r"[0-9]{1,9}")
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(NamedTuple):
     """What the list says of a model. `window` is in tokens, prices are US$ for a million tokens in and out."""
 
     name: str

@@ -9,8 +9,8 @@ import re
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 from cfchat.errors import (
     Incomplete,
@@ -38,8 +38,7 @@ HANDSHAKE = "TLS handshake"
 UNKNOWN_AUTHORITY = (18, 19, 20, 21)  # OpenSSL's X509_V_ERR_...: signed by itself, or by nobody who is trusted
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """What did not come in time, and the flag that sets how long it may take."""
 
     missing: str
@@ -53,8 +52,7 @@ LIST_OF_MODELS = Wait("no list of models", "--idle-timeout")
 AFTER_DONE = Wait("no end of the message", "")  # never told: the reply was whole
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where the API lives: scheme, host, port of `CFCHAT_BASE_URL` and the path before its own."""
 
     host: str

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from cfchat.errors import (
     ContentBlocked,
@@ -38,8 +37,7 @@ class FieldsLike(Protocol):
 # --- verdicts ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Verdict(NamedTuple):
     """`elsewhere`: another model may not share the fault. `wait`: seconds, where no Retry-After says."""
 
     error: type[UpstreamError]
@@ -177,8 +175,7 @@ _EDGE_TEXT = re.compile(rb"error code: (1[0-9]{3})\n?")  # 520 and the like are 
 _CODE_DIGITS = re.compile(r"[0-9]{1,6}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Fault:
+class _Fault(NamedTuple):
     """One error as Cloudflare words it: for the log, as it holds ids. `code` is a number where possible."""
 
     code: int | str | None

@@ -7,7 +7,6 @@ Nothing here waits between a decision and its deed, so no other task can come be
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 
@@ -26,8 +25,7 @@ C = TypeVar("C")
 P = TypeVar("P", bound=Poolable)
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What is kept, and how long; times in seconds."""
 
     idle: int = 128  # connections kept without work

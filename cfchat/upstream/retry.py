@@ -8,15 +8,14 @@ A fault that another model may not share gives the next try to that model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cfchat.errors import UpstreamError, UpstreamModelGone
 
 _DOUBLINGS = 64  # any cap is long reached; without it a large `attempts` overflows a float
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """How often and how long to try; all times in seconds."""
 
     attempts: int = 3  # requests in all for one reply, the first among them, whichever models they go to
@@ -26,8 +25,7 @@ class Policy:
     longest_wait: float = 60.0  # a longer Retry-After is an answer for the client, not a wait
 
 
-@dataclass(frozen=True, slots=True)
-class Next:
+class Next(NamedTuple):
     """The next try: which model, after how many seconds."""
 
     model: str

@@ -15,7 +15,6 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Final, Generic, NamedTuple, TypeVar, overload
@@ -204,8 +203,7 @@ NEED_DATA: Final = Need.DATA
 CLOSED: Final = Need.CLOSED
 
 
-@dataclass(frozen=True, slots=True)
-class ReadLimits:
+class ReadLimits(NamedTuple):
     """Limits of what is read, in bytes where nothing else is said. Line ends don't count in `line`s."""
 
     line: int = 8192  # request or status line
