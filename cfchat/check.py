@@ -8,7 +8,6 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -47,8 +46,7 @@ class Status(StrEnum):
     SKIP = "skip"
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """One step of the check: what it found, what to do about it (`next`), and about which model it is."""
 
     name: str
@@ -208,7 +206,7 @@ async def _models(
     if any(result.ok for result in results):
         # A model that answers is the better proof.
         said = f"the models answer, but not the list of models: {token.detail}"
-        token = replace(token, status=Status.WARN, detail=said)
+        token = token._replace(status=Status.WARN, detail=said)
     yield token
     for result in results:
         yield result

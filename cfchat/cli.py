@@ -17,7 +17,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -418,7 +418,7 @@ def _print_result(result: Result) -> None:
 
 def _print_json_of(results: Sequence[Result]) -> None:
     well = not any(result.status is Status.FAIL for result in results)
-    print(json.dumps({"ok": well, "checks": [{**asdict(result), "ok": result.ok} for result in results]}, indent=2))
+    print(json.dumps({"ok": well, "checks": [{**result._asdict(), "ok": result.ok} for result in results]}, indent=2))
 
 
 # --- ask ------------------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from cfchat.conversation import Conversation
 from cfchat.errors import CfchatError
@@ -21,8 +20,7 @@ DEADLINE = 30.0
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A reply that is over: whose it was, who answered, what it cost.
 
     `who` is the label of a key, or what `authenticate` said; `client` an address. `estimated`: Cloudflare told no
@@ -45,8 +43,7 @@ class Reply:
     whole: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Hooks:
+class Hooks(NamedTuple):
     """Three places for code of yours. Each is a coroutine function, and None where there is none.
 
     `authenticate` gets a Request, its `fields` and `client` among it, before its body is read, and returns the name

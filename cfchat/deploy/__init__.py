@@ -9,9 +9,8 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cfchat.errors import ConfigError
 from cfchat.listen import Where
@@ -24,8 +23,7 @@ ACCOUNT = "CLOUDFLARE_ACCOUNT_ID"
 FOLDER = "/etc/cfchat"
 
 
-@dataclass(frozen=True, slots=True)
-class Installation:
+class Installation(NamedTuple):
     """What runs here: `command` line, `settings` by environment variable, `files` that variables name by path.
 
     `wait` is the longest silence of a reply and `drain` that of a stop, in seconds; the rest are limits of one process.
@@ -43,10 +41,11 @@ class Installation:
     streams: int
     connections: int
     domain: str = "chat.example.com"
-    places: Mapping[str, str] = field(init=False)  # of the files, by name, where their own paths are not kept
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "places", {variable: _place(variable) for variable in self.files})
+    @property
+    def places(self) -> dict[str, str]:
+        """Of the files, by name, where their own paths are not kept."""
+        return {variable: _place(variable) for variable in self.files}
 
 
 def _place(variable: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -37,43 +36,37 @@ class Gateway(NamedTuple):
         return fields
 
 
-@dataclass(frozen=True, slots=True)
 class Api:
     """The way in: where, as whom, and by which gateway."""
 
-    origin: Origin
-    account: str
-    token: Secret
-    gateway: Gateway | None = None
-    _ours: bytes = field(init=False, repr=False, compare=False)  # fields of every request
-    _asking: bytes = field(init=False, repr=False, compare=False)  # and of each that asks a model
-    _key: bytes = field(init=False, repr=False, compare=False)  # of what nobody else may work out
-
-    def __post_init__(self) -> None:
+    def __init__(self, origin: Origin, account: str, token: Secret, gateway: Gateway | None = None) -> None:
+        self._origin = origin
+        self._account = account
+        self._gateway = gateway
         ours = (
-            ("Host", self.origin.authority),
-            ("Authorization", f"Bearer {self.token.reveal()}"),
+            ("Host", origin.authority),
+            ("Authorization", f"Bearer {token.reveal()}"),
             # Compression makes a stream arrive in one lump (cloudflare/workers-sdk#5614).
             ("Accept-Encoding", "identity"),
             ("User-Agent", "cfchat"),
         )
         asking = (("Content-Type", "application/json"), ("Accept", "text/event-stream"))
-        object.__setattr__(self, "_ours", encode_fields(ours))
-        object.__setattr__(self, "_asking", encode_fields((*ours, *asking)))
-        object.__setattr__(self, "_key", blake2b(self.token.reveal().encode()).digest())
+        self._ours = encode_fields(ours)  # the fields of every request
+        self._asking = encode_fields((*ours, *asking))  # and of each that asks a model
+        self._key = blake2b(token.reveal().encode()).digest()  # of what nobody else may work out
 
     @property
     def on_gateway(self) -> bool:
         """Whether the base URL is AI Gateway's own (`https://gateway.ai.cloudflare.com/v1`)."""
-        return self.gateway is not None and self.origin.base_path.endswith("/v1")
+        return self._gateway is not None and self._origin.base_path.endswith("/v1")
 
     def run(self, model: str, body: bytes, affinity: str, request_id: str) -> bytes:
         """The POST that asks the model for a streamed reply."""
-        base, gateway = self.origin.base_path, self.gateway
+        base, gateway = self._origin.base_path, self._gateway
         if gateway is not None and self.on_gateway:
-            target = f"{base}/{self.account}/{gateway.id}/workers-ai/{model}"
+            target = f"{base}/{self._account}/{gateway.id}/workers-ai/{model}"
         else:
-            target = cloudflare.run_path(base, self.account, model)
+            target = cloudflare.run_path(base, self._account, model)
         fields = [("Content-Length", str(len(body))), ("X-Session-Affinity", affinity)]
         if gateway is not None:
             fields += gateway.fields(not self.on_gateway, request_id)
@@ -81,7 +74,7 @@ class Api:
 
     def catalogue(self) -> bytes:
         """The GET of the account's list of models, which is free."""
-        target = cloudflare.models_path(self.origin.base_path, self.account)
+        target = cloudflare.models_path(self._origin.base_path, self._account)
         return encode_request_head("GET", target, [("Accept", "application/json")], self._ours)
 
     def affinity(self, conversation: Conversation, client: str) -> str:

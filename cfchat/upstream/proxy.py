@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from cfchat.errors import ProtocolError, UpstreamConnectError
@@ -15,8 +15,7 @@ from cfchat.wire.http11 import NEED_DATA, ReadLimits, ResponseHead, ResponseRead
 _LIMITS = ReadLimits(head=64 * 1024, body=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Proxy:
+class Proxy(NamedTuple):
     """`tls` is about the connection to the proxy itself; `credentials` are the value of Proxy-Authorization."""
 
     host: str
