@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import NamedTuple
 
 from cfchat.app import App, limits_of
 from cfchat.config import Config, load_config
@@ -118,7 +117,8 @@ async def open_rooms(config: Config, hooks: Hooks = Hooks()) -> AsyncIterator[Ro
             await rooms.aclose()
 
 
-class Serving(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Serving:
     """A server that runs: where it listens, and the rooms behind it.
 
     >>> import asyncio, cfchat

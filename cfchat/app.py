@@ -79,8 +79,8 @@ class Settings(NamedTuple):
     queue_timeout: float = 5.0
     model: str = cloudflare.DEFAULT_MODEL
     models: tuple[str, ...] = (cloudflare.DEFAULT_MODEL,)
-    aliases: Mapping[str, str] = {}
-    caps: Mapping[str, float] = {"max_tokens": 4096}
+    aliases: Mapping[str, str] = MappingProxyType({})
+    caps: Mapping[str, float] = MappingProxyType({"max_tokens": 4096})
 
 
 class App:
@@ -248,10 +248,18 @@ class App:
                 self._upstream.end(answer)
                 self._streams.leave()
 
-        relay = _Relay(form, bill)
-        pieces = self._pieces(answer, form, Meta(request.id, int(time.time()), answer.model), bill, relay)
-        response = Response(200, _fields(answer, form, asker), pieces, end, form.fail, form.heartbeat, relay.attach)
-        return await _whole(response, pieces) if form.whole else response
+        try:
+            relay = _Relay(form, bill)
+            pieces = self._pieces(answer, form, Meta(request.id, int(time.time()), answer.model), bill, relay)
+            fields = _fields(answer, form, asker)
+            if not form.whole:
+                return Response(200, fields, pieces, end, form.fail, form.heartbeat, relay.attach)
+            response = Response(200, fields, b"".join([piece async for piece in pieces]))
+        except BaseException:
+            await end()
+            raise
+        await end()
+        return response
 
     async def _ask(self, conversation: Conversation, request: Request) -> Answer:
         notes = request.notes
@@ -340,15 +348,6 @@ def _fields(answer: Answer, form: Form, asker: Asker) -> list[tuple[str, str]]:
     return fields
 
 
-async def _whole(response: Response, pieces: AsyncGenerator[bytes, None]) -> Response:
-    """The response with its body in one piece, so that what fails in it can still have its status."""
-    assert response.aclose is not None
-    try:
-        return Response(response.status, response.fields, b"".join([piece async for piece in pieces]))
-    finally:
-        await response.aclose()
-
-
 def _between(path: str, before: str, behind: str) -> bool:
     return path.startswith(before) and path.endswith(behind) and len(path) > len(before) + len(behind)
 
@@ -420,15 +419,16 @@ class _Relay:
     def __init__(self, form: Form, bill: _Bill) -> None:
         self._form = form
         self._bill = bill
+        self._sink: Sink | None = None
 
     def attach(self, sink: Sink) -> None:
-        self.ready = sink.ready  # type: ignore[method-assign]
         self._sink = sink
 
     def ready(self) -> bool:
-        return False
+        return self._sink is not None and self._sink.ready()
 
     def take(self, batch: list[Delta]) -> None:
+        assert self._sink is not None
         self._bill.add(batch)
         self._sink.take(self._form.encode(batch))
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
 from cfchat.errors import BadChatRequest, BadOption, InvalidJSON, UnknownModel
@@ -126,9 +127,9 @@ class Limits(NamedTuple):
 
     messages: int = 1000
     models: tuple[str, ...] = ()
-    aliases: Mapping[str, str] = {}
+    aliases: Mapping[str, str] = MappingProxyType({})
     ranges: Callable[[str | None], Ranges] = lambda model: _ANY
-    caps: Mapping[str, float] = {}
+    caps: Mapping[str, float] = MappingProxyType({})
     takes: Callable[[str | None, str], bool] = lambda model, name: True
 
 

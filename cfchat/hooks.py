@@ -6,7 +6,8 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from cfchat.conversation import Conversation
 from cfchat.errors import CfchatError
@@ -20,7 +21,8 @@ DEADLINE = 30.0
 T = TypeVar("T")
 
 
-class Reply(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Reply:
     """A reply that is over: whose it was, who answered, what it cost.
 
     `who` is the label of a key, or what `authenticate` said; `client` an address. `estimated`: Cloudflare told no
@@ -43,7 +45,8 @@ class Reply(NamedTuple):
     whole: bool
 
 
-class Hooks(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hooks:
     """Three places for code of yours. Each is a coroutine function, and None where there is none.
 
     `authenticate` gets a Request, its `fields` and `client` among it, before its body is read, and returns the name

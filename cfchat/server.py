@@ -79,7 +79,7 @@ class Response:
 
     A generator that raises cuts the reply: its last chunk is never sent, unless `fail` has words to end it with.
     `heartbeat` is sent between its pieces where none has come for a while. `aclose` is awaited when the reply is
-    over, however it ended, even if the body was never begun. `attach` gets a sink before the body is begun, for
+    over, however it ended, even if the body was never begun. `attach` may get a sink before the body is begun, for
     pieces that need not wait for a turn of their task.
     """
 
@@ -367,7 +367,6 @@ class _Connection:
         self._writer = writer
         self._transport = writer.transport
         self._wire = RequestReader(server.limits.read)
-        self._alarm = _Alarm(self._cancel)
         self._idle = False
         self._fresh = True  # nothing was asked yet
         self.peer = peer
@@ -386,6 +385,7 @@ class _Connection:
         self._transport.abort()
 
     async def run(self) -> None:
+        self._alarm = _Alarm(self.task.cancel)
         try:
             if self.refusal is not None:
                 await self._refuse(self.refusal)
@@ -559,9 +559,6 @@ class _Connection:
 
     def _leave(self) -> None:
         self.gone = True
-        self._cancel()
-
-    def _cancel(self) -> None:
         self.task.cancel()
 
     # --- writing ------------------------------------------------------------------------------
@@ -584,7 +581,8 @@ class _Connection:
         if chunked:
             fields.append(("Transfer-Encoding", "chunked"))
         prefix = self._encode_head(entry, fields, keep and (chunked or bare), head)
-        stream = _Stream(self, response, entry, prefix, chunked)
+        stream = _Stream(self, response.fail, response.heartbeat, entry, prefix, chunked)
+        response.attach(stream)
         async with aclosing(body):
             if bare:
                 self.write(prefix)
@@ -633,7 +631,7 @@ class _Alarm:
     asyncio.timeout makes a timer, and what is around it, for each wait.
     """
 
-    def __init__(self, ring: Callable[[], None]) -> None:
+    def __init__(self, ring: Callable[[], object]) -> None:
         self._ring = ring
         self._loop = asyncio.get_running_loop()
         self._when = self._looks = inf  # when it rings, and when the timer looks whether it does
@@ -674,10 +672,18 @@ class _Stream:
     """A reply that goes out as it comes."""
 
     def __init__(
-        self, connection: _Connection, response: Response, entry: Exchange, prefix: bytes, chunked: bool
+        self,
+        connection: _Connection,
+        fail: Callable[[CfchatError], bytes],
+        heartbeat: bytes,
+        entry: Exchange,
+        prefix: bytes,
+        chunked: bool,
     ) -> None:
+        # Not the response itself: what it has attached holds this stream.
         self._connection = connection
-        self._response = response
+        self._last_words = fail
+        self._heartbeat = heartbeat
         self._entry = entry
         self._chunked = chunked
         self._held = [prefix]  # goes out in one write before anything is waited for
@@ -702,7 +708,6 @@ class _Stream:
 
     async def send(self, body: AsyncGenerator[bytes, None]) -> bool:
         """Write all of it; whether it is whole."""
-        self._response.attach(self)
         try:
             await _before_each_wait(self._hold_pieces(body), self._push)
         except CfchatError as error:
@@ -734,7 +739,7 @@ class _Stream:
 
     def _hold(self, piece: bytes) -> None:
         entry = self._entry
-        if self._response.heartbeat:
+        if self._heartbeat:
             self._written = self._loop.time()
             if not entry.sent:
                 self._beat_after(self._connection.limits.heartbeat)
@@ -757,7 +762,7 @@ class _Stream:
     def _fail(self, error: CfchatError) -> bool:
         """After the head only the form's own words, or a missing end, can say that something went wrong."""
         self._entry.fault = f"interrupted: {error}"
-        words = self._response.fail(error)
+        words = self._last_words(error)
         if words:
             self._hold(words)
             self._end()
@@ -776,7 +781,7 @@ class _Stream:
         silent = self._loop.time() - self._written
         if silent >= pause:
             with suppress(_ClientGone):
-                self._hold(self._response.heartbeat)
+                self._hold(self._heartbeat)
                 self._push()
             silent = 0.0
         self._beat_after(pause - silent)

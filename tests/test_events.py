@@ -183,7 +183,7 @@ def stream_of(shape: str, words: Iterable[str]) -> bytes:
     return b"".join(b"data: " + shape.replace("%s", w).replace("%p", "ab" * len(w)).encode() + b"\n\n" for w in words)
 
 
-@pytest.mark.parametrize("shape", [*SHAPES[:2], *SHAPES[3:5]])
+@pytest.mark.parametrize("shape", [*SHAPES[:2], *SHAPES[3:5], f" {SHAPES[0]}"])
 @pytest.mark.parametrize("size", [1, 5, 500], ids="{} events a read".format)
 def test_most_events_are_not_parsed(shape: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Escapes and other alphabets among them."""

@@ -1047,3 +1047,26 @@ def test_what_is_not_chunked_is_not_peeled(fields: bytes) -> None:
     reader.receive_data(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n")
     assert isinstance(reader.next_event(), ResponseHead)
     assert reader.peel(b"1\r\na\r\n") == b""
+
+
+class Compared(str):
+    """A name that counts how often it is compared."""
+
+    times = 0
+
+    def lower(self) -> Compared:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        Compared.times += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_repeated_fields_are_linear() -> None:
+    """Under ASGI nobody limits their number."""
+    Compared.times = 0
+    fields = Fields([*((Compared(f"x-{number}"), "a") for number in range(1000)), (Compared("x-1"), "b")])
+    assert fields.get("x-1") == "a, b" and fields.get("x-2") == "a"
+    assert Compared.times < 10_000

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate, chain, count, cycle, repeat
 
-from client import request, unchunk
+from client import request, unchunk, until
 from house import house, quicker
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from standin import Exchange, Model, Script, StandIn, event, head_of, raw
 from test_events import CUTS, cut, streams
 
 from cfchat.conversation import Delta
+from cfchat.server import _Connection, _Stream
 from cfchat.upstream.answer import Answer, Deadlines
 from cfchat.upstream.connection import Connection
 from cfchat.upstream.stream import Stream
@@ -124,6 +126,17 @@ async def test_words_are_handed_on_while_the_next_are_awaited() -> None:
     assert tape.relayed >= 90
 
 
+async def test_odd_events_now_and_then_end_nothing() -> None:
+    """A number comes as a number, and is not like the words around it."""
+    tape = Tape(repeat(True))
+    datas = [b"7" if number % 10 == 0 else b'" word"' for number in range(400)]
+    chunks = [encode_chunk(b'data: {"response":%b}\n\n' % data) for data in datas]
+    end = encode_chunk(b"data: [DONE]\n\n") + LAST_CHUNK
+    assert await over_a_connection([*chunks, end], [True], tape) == "None"
+    assert text(tape) == "".join("7" if data == b"7" else " word" for data in datas)
+    assert tape.relayed >= 280
+
+
 # --- through real sockets --------------------------------------------------------------------------
 
 
@@ -190,3 +203,21 @@ async def test_a_client_that_does_not_read_holds_up_what_is_handed_on() -> None:
         await asyncio.wait_for(held_up.wait(), 30)
         writer.transport.abort()
         await cfchat.logged("client gone")
+
+
+async def test_nothing_of_a_reply_waits_for_the_garbage_collector() -> None:
+    """What holds each other is freed late, and by dearer work."""
+    kinds = (Answer, _Stream, _Connection)
+    async with StandIn([one_by_one("a", "b", "c", "d")], repeat=True) as standin, house(standin) as cfchat:
+        await cfchat.post()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                assert (await cfchat.post()).body == b"abcd"
+            await until(lambda: not cfchat.server.connections)
+            await asyncio.sleep(0)
+            left = [thing for thing in gc.get_objects() if type(thing) in kinds]
+        finally:
+            gc.enable()
+        assert not left

@@ -104,7 +104,7 @@ class Answer:
 
     def relay_to(self, relay: Relay) -> None:
         """Give `relay` what comes while the next batch is awaited, if it is ready and words are all that comes."""
-        self.connection.offer(partial(self._relay, relay))
+        self.connection.offer(relay.ready, partial(self._relay, relay))
 
     def close(self) -> None:
         """Log what was left out of it."""
@@ -113,8 +113,6 @@ class Answer:
 
     def _relay(self, relay: Relay, data: bytes) -> bool:
         """Whether the relay has taken what the bytes say. They are not looked at again then."""
-        if not relay.ready():
-            return False
         words = self._events.words(data)
         if not words:
             return False

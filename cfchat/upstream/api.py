@@ -79,10 +79,10 @@ class Api:
 
     def affinity(self, conversation: Conversation, client: str) -> str:
         """One conversation meets one warm prefix cache, with no state here and no address there."""
-        begin, first = conversation.messages[0].content.encode(), b""
+        who, begin, first = client.encode(), conversation.messages[0].content.encode(), b""
         for message in conversation.messages:
             if message.role == "user":
                 first = message.content.encode()
                 break
-        whole = b"%d:%b%d:%b%b" % (len(client), client.encode(), len(begin), begin, first)
+        whole = b"%d:%b%d:%b%b" % (len(who), who, len(begin), begin, first)
         return blake2b(whole, digest_size=16, key=self._key).hexdigest()

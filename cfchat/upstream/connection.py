@@ -213,14 +213,14 @@ class Connection:
             raise UpstreamProtocolError("The model's server sent nonsense.", detail=error.message) from error
         return event
 
-    def offer(self, take: Callable[[bytes], bool]) -> None:
-        """Offer `take` what comes of the body while `next_event` is awaited; what it takes is no event any more.
+    def offer(self, ready: Callable[[], bool], take: Callable[[bytes], bool]) -> None:
+        """Offer `take` what comes of the body while `next_event` is awaited, when `ready`. Until `rest`.
 
-        It is called as the bytes come, and nobody's task is run for them. All others are told as ever. Until `rest`.
+        It is called as the bytes come, and nobody's task is run for them. What it takes is no event any more.
         """
 
         def offered(data: bytes) -> bool:
-            body = self._wire.peel(data)
+            body = self._wire.peel(data) if ready() else b""
             return bool(body) and take(body)
 
         self._stream.taker = offered

@@ -282,7 +282,7 @@ class ReplyReader:
     def says_only(self, words: str, data: str) -> bool:
         """Whether an event of this data says the words and nothing else but a usage."""
         try:
-            reply = _decode(data)
+            reply = _decode(data.strip())
         except (ValueError, RecursionError):
             return False
         if type(reply) is not dict or error_in_reply(reply) is not None:

@@ -40,14 +40,16 @@ class EventReader:
         return deltas
 
     def words(self, data: bytes) -> str:
-        """What these bytes say, if they are whole events like those before and no more; else nothing. Reads nothing."""
+        """The words of these bytes, which are read then; none where they are not plainly events like those before."""
         if self._likeness is None or not self._between or len(data) > _MOST_SKIMMED:
             return ""
         words = self._likeness.one(data)
-        if words:
-            return words
-        words, rest = self._likeness.read(data)
-        return "" if rest else words
+        if not words:
+            words, rest = self._likeness.read(data)
+            if rest or not words:
+                return ""
+        self._tried = 0
+        return words
 
     def close(self) -> list[Delta]:
         """The body has ended, perhaps inside an event. Raises what `feed` and ReplyReader.close raise."""

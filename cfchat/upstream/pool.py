@@ -148,7 +148,7 @@ class Pool(Generic[P]):
         self.state.forget(conn)
 
     def expire(self) -> None:
-        """Close what grew old, or ended by itself, without being asked for; borrowing does it too."""
+        """Close what grew old, or ended by itself, without being asked for. Borrowing looks at what it lends alone."""
         _close(self.state.expire(self._clock()))
         self._drop(conn for conn in self.state.kept() if not conn.usable)
 

@@ -81,7 +81,8 @@ class Stream(asyncio.BufferedProtocol):
     """A connection as asyncio's create_connection makes it. One reader at a time.
 
     While it is `idle` nothing is expected: what comes then, the end included, makes it `disturbed`.
-    `taker` is offered what comes while `read` is awaited, and says whether it took it: then nobody is woken.
+    `taker` is offered what comes while `read` is awaited, and says whether it took it: then nobody is woken. What it
+    raises ends the connection.
     """
 
     transport: asyncio.Transport

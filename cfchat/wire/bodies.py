@@ -136,9 +136,9 @@ class ChunkedDecoder:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def peel(self, data: bytes) -> bytes:
-        """The data of the one chunk that these bytes are, if a chunk can begin here; else nothing. Nothing is read.
+        """The data of the one chunk that these bytes are, if a chunk can begin here; else nothing. Changes nothing.
 
-        What was peeled is over. Only where the buffer is empty.
+        Only where the buffer is empty.
         """
         begins = self._alone and not (self._in_chunk or self.ended or self._error)
         return _only_chunk(data) if begins else b""

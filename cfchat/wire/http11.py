@@ -44,7 +44,10 @@ class Fields:
         self._items = tuple([(name.lower(), value) for name, value in items])
         self._joined = dict(self._items)
         if len(self._joined) != len(self._items):
-            self._joined = {name: ", ".join(self.get_all(name)) for name in self._joined}
+            lists: dict[str, list[str]] = {}
+            for name, value in self._items:
+                lists.setdefault(name, []).append(value)
+            self._joined = {name: ", ".join(values) for name, values in lists.items()}
 
     @overload
     def get(self, name: str) -> str | None: ...
@@ -549,7 +552,7 @@ class ResponseReader(_Reader[ResponseHead]):
     def peel(self, data: bytes) -> bytes:
         """The body in these bytes, if they are one whole chunk of it and all before them was read; else nothing.
 
-        What was peeled must not be received. A shorter way for most of a stream, with the same outcome.
+        It changes nothing here: whoever uses what was peeled must not let the bytes be received.
         """
         decoder = self._decoder
         if self._buffer.size or self._error is not None or type(decoder) is not ChunkedDecoder:
