@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -51,13 +52,14 @@ def parsed(pieces: Iterable[bytes], *settings: Any) -> Told:
     return told(deltas, reply, error)
 
 
-def skimmed(pieces: Iterable[bytes], *settings: Any) -> Told:
+def skimmed(pieces: Iterable[bytes], *settings: Any, at_once: bool = False) -> Told:
     """As the client does it."""
     reply, deltas, error = ReplyReader(*settings), list[Delta](), None
     reader = EventReader(reply)
     try:
         for piece in pieces:
-            deltas += reader.feed(piece)
+            words = reader.words(piece) if at_once else ""
+            deltas += filter(None, [reply.say(words)]) if words else reader.feed(piece)
             if reply.done:
                 break
         deltas += reader.close()
@@ -66,22 +68,8 @@ def skimmed(pieces: Iterable[bytes], *settings: Any) -> Told:
     return told(deltas, reply, error)
 
 
-def relayed(pieces: Iterable[bytes], *settings: Any) -> Told:
-    """As the client does it while somebody takes the words as they come."""
-    reply, deltas, error = ReplyReader(*settings), list[Delta](), None
-    reader = EventReader(reply)
-    try:
-        for piece in pieces:
-            if words := reader.words(piece):
-                deltas += filter(None, [reply.say(words)])
-            else:
-                deltas += reader.feed(piece)
-            if reply.done:
-                break
-        deltas += reader.close()
-    except CfchatError as caught:
-        error = caught
-    return told(deltas, reply, error)
+# As the client does it while somebody takes the words as they come.
+relayed = partial(skimmed, at_once=True)
 
 
 def cut(raw: bytes, cuts: Iterable[int]) -> list[bytes]:
