@@ -119,7 +119,8 @@ class App:
 
     async def handle(self, request: Request) -> Response:
         """Find the route and run it. Raises Incomplete where the client left in the middle of its request."""
-        request.notes |= traced(request.fields.get("traceparent"))
+        if "traceparent" in request.fields:
+            request.notes |= traced(request.fields.get("traceparent"))
         try:
             response = await self._route(request)
         except Incomplete:

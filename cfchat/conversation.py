@@ -295,6 +295,9 @@ def parse_content(item: Mapping[str, object], place: str) -> str:
 
     Raises BadChatRequest naming the place.
     """
+    content = item.get("content")
+    if content and isinstance(content, str):
+        return without_surrogates(content)
     key = next((key for key in ("content", "parts", "text") if item.get(key)), None)
     if key is None:  # empty, which is allowed, or not there
         key = next((key for key in ("content", "parts", "text") if item.get(key) is not None), "content")

@@ -61,16 +61,15 @@ class Api:
         return self._gateway is not None and self._origin.base_path.endswith("/v1")
 
     def run(self, model: str, body: bytes, affinity: str, request_id: str) -> bytes:
-        """The POST that asks the model for a streamed reply."""
+        """The POST that asks the model for a streamed reply; `affinity` is one of ours."""
         base, gateway = self._origin.base_path, self._gateway
         if gateway is not None and self.on_gateway:
             target = f"{base}/{self._account}/{gateway.id}/workers-ai/{model}"
         else:
             target = cloudflare.run_path(base, self._account, model)
-        fields = [("Content-Length", str(len(body))), ("X-Session-Affinity", affinity)]
-        if gateway is not None:
-            fields += gateway.fields(not self.on_gateway, request_id)
-        return encode_request_head("POST", target, fields, self._asking) + body
+        fields = [] if gateway is None else gateway.fields(not self.on_gateway, request_id)
+        ours = b"Content-Length: %d\r\nX-Session-Affinity: %b\r\n" % (len(body), affinity.encode("ascii"))
+        return encode_request_head("POST", target, fields, self._asking + ours) + body
 
     def catalogue(self) -> bytes:
         """The GET of the account's list of models, which is free."""

@@ -201,8 +201,9 @@ class Upstream:
         models = dict.fromkeys((named, *self._settings.models) if named else self._settings.models)
         first, *fallbacks = models
         # A reply without the tools that were asked for is no help. The first one was asked for by name, or by default.
-        able = [model for model in fallbacks if all(cloudflare.takes(model, name) for name in conversation.passed)]
-        return self._circuits.order((first, *able), now)
+        for name in conversation.passed:
+            fallbacks = [model for model in fallbacks if cloudflare.takes(model, name)]
+        return self._circuits.order((first, *fallbacks), now)
 
     def _others(self, conversation: Conversation, asked: list[str]) -> list[str]:
         """Who else may answer; those not asked yet before those that were."""
@@ -251,8 +252,10 @@ class Upstream:
         return await ask(lent)
 
     def _fit(self, conversation: Conversation, model: str, max_tokens: int) -> tuple[Conversation, int]:
+        if not self._settings.trim:
+            return conversation, 0
         window = self._settings.window or cloudflare.window(model)
-        if not self._settings.trim or window is None:
+        if window is None:
             return conversation, 0
         return trim(conversation, window - max_tokens)
 

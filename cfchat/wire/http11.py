@@ -298,12 +298,12 @@ def _is_chunked(minor: int, fields: Fields) -> bool:
 
 def _content_length(fields: Fields) -> int | None:
     """RFC 9112 §6.3: a list, even of equal lengths, is refused."""
-    values = fields.get_all("content-length")
-    if not values:
+    value = fields.get("content-length")
+    if value is None:
         return None
-    if len(values) > 1 or not grammar.CONTENT_LENGTH.fullmatch(values[0].encode("latin-1")):
+    if not grammar.CONTENT_LENGTH.fullmatch(value.encode("latin-1")):
         raise ProtocolError("Content-Length is malformed.")
-    digits = values[0].lstrip("0") or "0"
+    digits = value.lstrip("0") or "0"
     # int() refuses thousands of digits, and no body has a length of twenty.
     return int(digits) if len(digits) < 20 else 10**19
 
@@ -511,7 +511,7 @@ class RequestReader(_Reader[RequestHead]):
 
     def _end(self, trailers: Fields) -> EndOfMessage:
         self._expect_start()
-        return EndOfMessage(trailers) if trailers else _END
+        return _END if trailers is _NO_FIELDS else EndOfMessage(trailers)
 
 
 # --- reading responses -------------------------------------------------------------------------------
@@ -598,7 +598,7 @@ class ResponseReader(_Reader[ResponseHead]):
     def _end(self, trailers: Fields) -> EndOfMessage:
         self._done = True
         self._state = self._ended
-        return EndOfMessage(trailers) if trailers else _END
+        return _END if trailers is _NO_FIELDS else EndOfMessage(trailers)
 
     def _ended(self) -> Need:
         return CLOSED if self._eof else NEED_DATA
