@@ -20,6 +20,7 @@ from math import inf
 from types import coroutine
 from typing import Any, NamedTuple, Protocol, SupportsIndex
 
+from cfchat.alarm import Alarm
 from cfchat.errors import BodyTooLarge, CfchatError, ExpectationFailed, Incomplete, Overloaded, RequestTimeout
 from cfchat.observe import Exchange, log_exchange
 from cfchat.wire.bodies import LAST_CHUNK, encode_chunk
@@ -385,7 +386,7 @@ class _Connection:
         self._transport.abort()
 
     async def run(self) -> None:
-        self._alarm = _Alarm(self.task.cancel)
+        self._alarm = Alarm(self.task.cancel)
         try:
             if self.refusal is not None:
                 await self._refuse(self.refusal)
@@ -503,7 +504,7 @@ class _Connection:
                     self._idle = False
                     self._alarm.set(self.limits.head)
         except asyncio.CancelledError:
-            if not self._alarm.rang or self.task.uncancel():
+            if not self._alarm.expired or self.task.uncancel():
                 raise
             if self._idle:
                 return None
@@ -623,49 +624,6 @@ class _Connection:
             async with asyncio.timeout(self.limits.linger):
                 while left > 0 and (data := await self._reader.read()):
                     left -= len(data)
-
-
-class _Alarm:
-    """One timer for all that a connection waits for, again and again: set and stopped by an assignment.
-
-    asyncio.timeout makes a timer, and what is around it, for each wait.
-    """
-
-    def __init__(self, ring: Callable[[], object]) -> None:
-        self._ring = ring
-        self._loop = asyncio.get_running_loop()
-        self._when = self._looks = inf  # when it rings, and when the timer looks whether it does
-        self._timer: asyncio.TimerHandle | None = None
-        self.rang = False  # since it was set
-
-    def set(self, seconds: float) -> None:
-        """Ring so many seconds from now."""
-        self.rang = False
-        self._when = self._loop.time() + seconds
-        if self._when < self._looks:
-            self._look_at(self._when)
-
-    def stop(self) -> None:
-        """Nothing is waited for. The timer stays: to let it run out costs less than to make another."""
-        self._when = inf
-
-    def cancel(self) -> None:
-        """The end of it."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look_at(self, when: float) -> None:
-        self.cancel()
-        self._looks = when
-        self._timer = self._loop.call_at(when, self._look)
-
-    def _look(self) -> None:
-        self._timer, self._looks = None, inf
-        if self._loop.time() >= self._when:
-            self.rang = True
-            self._ring()
-        elif self._when != inf:
-            self._look_at(self._when)
 
 
 class _Stream:

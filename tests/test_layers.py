@@ -18,7 +18,7 @@ FACE = (
 # Who comes after all the earlier rows. Rooms of one row know nothing of each other.
 ROWS = (
     {"errors"},
-    {"wire"},
+    {"wire", "alarm"},
     {"conversation"},
     {"completions"},
     {"upstream", "replies"},

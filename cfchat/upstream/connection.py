@@ -12,6 +12,7 @@ from collections.abc import Callable
 from math import inf
 from typing import NamedTuple
 
+from cfchat.alarm import Alarm
 from cfchat.errors import (
     Incomplete,
     ProtocolError,
@@ -71,20 +72,16 @@ class UpstreamStale(UpstreamInterrupted):
     """The connection died before any byte of the reply: a pooled one is replaced, free."""
 
 
-class Deadline:
-    """One timer for a whole exchange. Moving it is an assignment, so it may move with every token.
+class Deadline(Alarm):
+    """The alarm of a whole exchange.
 
     Whatever comes first ends the exchange: the deadline that moves, or the bound, which does not.
     """
 
     def __init__(self, on_expiry: Callable[[], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._on_expiry = on_expiry
-        self._when = self._bound = inf
+        super().__init__(on_expiry)
+        self._bound = inf
         self._waits = self._bound_waits = self._late = (0.0, NEXT_TOKEN)
-        self._timer: asyncio.TimerHandle | None = None
-        self._rings = inf  # when the timer does
-        self.expired = False
 
     def move(self, seconds: float, wait: Wait) -> None:
         """Expire `seconds` from now, unless moved again before."""
@@ -105,15 +102,9 @@ class Deadline:
         """Whoever waits now, it is not for the upstream."""
         self._when = inf
 
-    def rest(self) -> None:
-        """Nothing is waited for. The timer stays, for it costs less to let it ring than to make another."""
+    def stop(self) -> None:
+        """Nothing is waited for, nor bound."""
         self._when = self._bound = inf
-
-    def cancel(self) -> None:
-        self._when = self._bound = inf
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer, self._rings = None, inf
 
     def error(self) -> UpstreamTimeout:
         """What an expired deadline means."""
@@ -122,22 +113,13 @@ class Deadline:
             f"The model took too long: {wait.missing} within {seconds:g} s.", detail=f"{wait.flag} sets how long"
         )
 
-    def _watch(self, when: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._rings = when
-        self._timer = self._loop.call_at(when, self._fire)
+    def _due(self) -> float:
+        return min(self._when, self._bound)
 
-    def _fire(self) -> None:
-        self._timer, self._rings = None, inf
-        now = self._loop.time()
-        if now >= min(self._when, self._bound):
-            # Remembered here: what was read before may still move the deadline.
-            self._late = self._bound_waits if now >= self._bound else self._waits
-            self.expired = True
-            self._on_expiry()
-        elif self._when != inf or self._bound != inf:
-            self._watch(min(self._when, self._bound))
+    def _expire(self, now: float) -> None:
+        # Remembered here: what was read before may still move the deadline.
+        self._late = self._bound_waits if now >= self._bound else self._waits
+        super()._expire(now)
 
 
 class Connection:
@@ -227,7 +209,7 @@ class Connection:
 
     def rest(self) -> None:
         """Between two exchanges: whatever comes now makes the connection unusable."""
-        self.deadline.rest()
+        self.deadline.stop()
         self._stream.taker = None
         self._stream.idle = True
 
