@@ -119,8 +119,7 @@ class App:
 
     async def handle(self, request: Request) -> Response:
         """Find the route and run it. Raises Incomplete where the client left in the middle of its request."""
-        if "traceparent" in request.fields:
-            request.notes |= traced(request.fields.get("traceparent"))
+        request.notes |= traced(request.fields.get("traceparent"))
         try:
             response = await self._route(request)
         except Incomplete:
@@ -251,7 +250,8 @@ class App:
 
         try:
             relay = _Relay(form, bill)
-            pieces = self._pieces(answer, form, Meta(request.id, int(time.time()), answer.model), bill, relay)
+            answer.relay_to(relay)
+            pieces = self._pieces(answer, form, Meta(request.id, int(time.time()), answer.model), bill)
             fields = _fields(answer, form, asker)
             if not form.whole:
                 return Response(200, fields, pieces, end, form.fail, form.heartbeat, relay.attach)
@@ -276,12 +276,12 @@ class App:
 
     def _settle(self, request: Request, asker: Asker, model: str, bill: _Bill) -> None:
         """Count what a reply that is over has cost, however it ended."""
-        asked, said = counts = bill.counts
-        for name in self.guard.spend(asker, bill.total(asked + said), time.time()):
+        asked, said, total = bill.counts
+        for name in self.guard.spend(asker, total, time.time()):
             log.warning("80 %% of today's tokens are used up: %s", name)
         self._measure(bill, asked, said)
         if self._hooks.after_reply is not None:
-            reply = Reply(request.id, asker.label, request.client, model, *counts, bill.estimated, bill.whole)
+            reply = Reply(request.id, asker.label, request.client, model, asked, said, bill.estimated, bill.whole)
             # In a task of its own: a client that leaves with its reply must not end it.
             task = asyncio.get_running_loop().create_task(_told_only(self._hooks.after_reply(reply), request.id))
             self._settling.add(task)
@@ -296,12 +296,9 @@ class App:
             if bill.whole and said > 1:
                 metrics.per_token.observe((time.monotonic() - bill.began) / (said - 1))
 
-    async def _pieces(
-        self, answer: Answer, form: Form, meta: Meta, bill: _Bill, relay: _Relay
-    ) -> AsyncGenerator[bytes, None]:
+    async def _pieces(self, answer: Answer, form: Form, meta: Meta, bill: _Bill) -> AsyncGenerator[bytes, None]:
         """The reply as it goes out; what comes before the first words goes with them."""
         start = form.start(meta)
-        answer.relay_to(relay)
         try:
             while batch := await answer.next_batch():
                 bill.add(batch)
@@ -397,13 +394,11 @@ class _Bill:
             self._said += len(delta.text)
         self._usage = batch[-1].usage or self._usage
 
-    def total(self, estimate: int) -> int:
-        return self._told("total_tokens", estimate)
-
     @property
-    def counts(self) -> tuple[int, int]:
-        """Tokens of the conversation and of the reply."""
-        return self._told("prompt_tokens", self._asked), self._told("completion_tokens", self._said // 3)
+    def counts(self) -> tuple[int, int, int]:
+        """Tokens of the conversation, of the reply, and in all."""
+        asked, said = self._told("prompt_tokens", self._asked), self._told("completion_tokens", self._said // 3)
+        return asked, said, self._told("total_tokens", asked + said)
 
     @property
     def estimated(self) -> bool:
@@ -444,7 +439,7 @@ class _Streams:
 
     async def enter(self) -> None:
         """Raises Overloaded where too many wait already, or the turn does not come in time."""
-        if self.waiting or self.running >= self._settings.max_streams:
+        if self._free.locked():
             await self._wait()
         else:
             await self._free.acquire()  # without a wait

@@ -224,8 +224,6 @@ class Proxies(NamedTuple):
     trusted: Sequence[Network] = ()
 
     def client(self, peer: str, fields: Fields) -> str:
-        if not self.trusted and peer != UNIX:
-            return peer
         return client_address(peer, fields, self.trusted)
 
     def counted(self, peer: str) -> str | None:

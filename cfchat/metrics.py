@@ -31,8 +31,7 @@ class Family:
         self._numbers: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
 
     def add(self, number: float, *values: str) -> None:
-        if values not in self._numbers:
-            values = self._known(values)
+        values = self._known(values)
         self._numbers[values] = self._numbers.get(values, 0.0) + number
 
     def set(self, number: float, *values: str) -> None:

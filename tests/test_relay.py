@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate, chain, count, cycle, repeat
 
-from client import request, unchunk, until
+from client import unchunk, until
 from house import house, quicker
 from hypothesis import given
 from hypothesis import strategies as st
-from standin import Exchange, Model, Script, StandIn, event, head_of, raw
+from standin import Exchange, Model, Script, StandIn, event, raw
+from test_cost import ASK, CHUNKED
 from test_events import CUTS, cut, streams
 
 from cfchat.conversation import Delta
@@ -22,9 +23,7 @@ from cfchat.upstream.connection import Connection
 from cfchat.upstream.stream import Stream
 from cfchat.wire.bodies import LAST_CHUNK, encode_chunk
 
-CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 TURNS = st.lists(st.booleans(), min_size=1, max_size=5)
-ASK = request(b'[{"role":"user","content":"Hello"}]').replace(b"Connection: close\r\n", b"")
 ALIKE = [b'data: {"response":" word"}'] * 3
 
 
@@ -76,7 +75,7 @@ async def over_a_connection(pieces: Iterable[bytes], turns: Sequence[bool], tape
 
     task, waits = asyncio.create_task(read()), chain(repeat(True, 5), cycle(turns))
     await asyncio.sleep(0)
-    for piece in (CHUNKED_HEAD, *pieces):
+    for piece in (CHUNKED, *pieces):
         stream.get_buffer(-1)[: len(piece)] = piece
         stream.buffer_updated(len(piece))
         for _ in range(3 if next(waits) else 0):
@@ -161,8 +160,7 @@ async def test_words_that_are_handed_on_are_in_time() -> None:
 
 def one_by_one(*words: str) -> Script:
     """A reply in chunks that come alone."""
-    head = head_of(200, [("content-type", "text/event-stream"), ("transfer-encoding", "chunked")])
-    pieces = [head, *map(encode_chunk, map(event, words)), encode_chunk(b"data: [DONE]\n\n") + LAST_CHUNK]
+    pieces = [CHUNKED, *map(encode_chunk, map(event, words)), encode_chunk(b"data: [DONE]\n\n") + LAST_CHUNK]
     return raw(b"".join(pieces), list(accumulate(map(len, pieces)))[1:])
 
 
@@ -189,7 +187,7 @@ async def test_a_client_that_does_not_read_holds_up_what_is_handed_on() -> None:
     held_up = asyncio.Event()
 
     async def script(exchange: Exchange) -> None:
-        await exchange.send(head_of(200, [("transfer-encoding", "chunked")]))
+        await exchange.send(CHUNKED)
         with suppress(ConnectionError):
             for _ in range(6000):
                 sending = asyncio.ensure_future(exchange.send(encode_chunk(event("x" * 8000))))

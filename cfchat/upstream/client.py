@@ -252,12 +252,8 @@ class Upstream:
         return await ask(lent)
 
     def _fit(self, conversation: Conversation, model: str, max_tokens: int) -> tuple[Conversation, int]:
-        if not self._settings.trim:
-            return conversation, 0
-        window = self._settings.window or cloudflare.window(model)
-        if window is None:
-            return conversation, 0
-        return trim(conversation, window - max_tokens)
+        window = (self._settings.window or cloudflare.window(model)) if self._settings.trim else None
+        return (conversation, 0) if window is None else trim(conversation, window - max_tokens)
 
     # --- upkeep --------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from cfchat.conversation import NO_OPTIONS, Conversation, Message, Options, without_surrogates
+from cfchat.conversation import Conversation, Message, Options, without_surrogates
 from cfchat.errors import UpstreamProtocolError
 
 # --- models --------------------------------------------------------------------------------------
@@ -149,10 +149,8 @@ def encode_request(
     Cloudflare to refuse at once in place of queueing (developers.cloudflare.com/workers-ai/features/reject-if-busy).
     """
     body: dict[str, object] = dict(MODEL_FIELDS.get(model, {}) if extra is None else extra)
-    if conversation.options is not NO_OPTIONS:
-        body |= _options(conversation.options, model)
-    if conversation.passed:
-        body |= _passed(conversation.passed, model)
+    body |= _options(conversation.options, model)
+    body |= _passed(conversation.passed, model)
     body |= {
         "messages": [_message(message) for message in conversation.messages],
         # JSON mode cannot be streamed (developers.cloudflare.com/workers-ai/features/json-mode).

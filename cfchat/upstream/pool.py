@@ -174,8 +174,7 @@ class Pool(Generic[P]):
     def _take(self) -> P | None:
         while True:
             conn, expired = self.state.lend(self._clock())
-            if expired:
-                _close(expired)
+            _close(expired)
             if conn is None or conn.usable:
                 return conn
             self.give_back(conn, reusable=False)

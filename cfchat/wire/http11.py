@@ -192,9 +192,6 @@ class EndOfMessage(NamedTuple):
     trailers: Fields = _NO_FIELDS
 
 
-_END = EndOfMessage()
-
-
 class Need(enum.Enum):
     """Not an event of the peer: why there is none."""
 
@@ -370,8 +367,6 @@ class _Reader(Generic[HeadT]):
         return CLOSED
 
     def _start_line(self) -> Need | None:
-        if not self._buffer.size:
-            return self._starve()
         line = self._buffer.take_line(self._limits.line + 2, _LINE_TOO_LONG)
         if line is None:
             return self._starve()
@@ -511,7 +506,7 @@ class RequestReader(_Reader[RequestHead]):
 
     def _end(self, trailers: Fields) -> EndOfMessage:
         self._expect_start()
-        return _END if trailers is _NO_FIELDS else EndOfMessage(trailers)
+        return EndOfMessage(trailers)
 
 
 # --- reading responses -------------------------------------------------------------------------------
@@ -598,7 +593,7 @@ class ResponseReader(_Reader[ResponseHead]):
     def _end(self, trailers: Fields) -> EndOfMessage:
         self._done = True
         self._state = self._ended
-        return _END if trailers is _NO_FIELDS else EndOfMessage(trailers)
+        return EndOfMessage(trailers)
 
     def _ended(self) -> Need:
         return CLOSED if self._eof else NEED_DATA
