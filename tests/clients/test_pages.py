@@ -215,9 +215,12 @@ async def test_deep_chat_shows_a_break_and_does_not_ask_again(page: Page, stream
 
 
 async def test_deep_chat_stops(page: Page) -> None:
-    """With `stream: {readable: true}` its button leaves the connection open, so nothing can be told from there."""
+    """With `stream: {readable: true}` its button leaves the connection open, so nothing can be told from there.
+
+    Nor does it close where it is pressed before the first piece is shown, while only its loading bubble is.
+    """
     script = (
-        "if (!replies().length || !button().querySelector('#stop-icon')) return false;"
+        "if (replies()[0] != 'Good' || !button().querySelector('#stop-icon')) return false;"
         f"{LEAVE} button().click(); return true"
     )
     await closes_at_once(lambda: leave(page, lambda: deep_chat(page), script))
