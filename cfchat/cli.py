@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import shlex
 import signal
 import socket
 import sys
@@ -19,10 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cfchat import __version__, api
-from cfchat.check import Result, Status, check, explain
 from cfchat.config import LOOPBACK, Config, add_flags, given, load, read_keys
 from cfchat.conversation import Conversation, Delta, Message, with_system
 from cfchat.deploy import KINDS, Installation, archive, render
@@ -36,6 +34,9 @@ from cfchat.systemd import Notifier, take_files, take_notifier
 from cfchat.upstream.client import Settings
 from cfchat.upstream.cloudflare import Model
 from cfchat.workers import Parent, ended_children, orders, take_worker
+
+if TYPE_CHECKING:
+    from cfchat.check import Result
 
 log = logging.getLogger("cfchat")
 
@@ -203,6 +204,8 @@ def _fail(error: ConfigError, flags: Mapping[str, Any]) -> int:
     if not flags["demo"] and "CLOUDFLARE_" in error.message:
         print(TWO_WAYS_ON, file=sys.stderr)
     if flags["command"] == "check" and flags["json"]:
+        from cfchat.check import Result, Status  # here and below: not what a server needs
+
         _print_json_of([Result("settings", Status.FAIL, "; ".join(lines), "set them as the text says")])
     return WRONG_USE
 
@@ -212,6 +215,8 @@ def _say(line: str) -> None:
 
 
 def _say_error(error: UpstreamError, settings: Settings) -> None:
+    from cfchat.check import explain
+
     what, following = explain(error, settings)
     tried = f" (tries: {error.tries})" if error.tries > 1 else ""
     _say(f"{what}{tried}; next: {following}")
@@ -295,6 +300,8 @@ def _welcome(address: Any, demo: bool, config: Config) -> None:
 def _say_hello(address: Any, demo: bool, config: Config) -> None:
     base, way, behind = url_of(address, config.where.cert is not None), "", ""
     if not isinstance(address, tuple):
+        import shlex  # rarely needed
+
         path = os.fsdecode(address)
         way, behind = f"--unix-socket {shlex.quote(path)} ", f" behind {path}"
     key = "-H 'Authorization: Bearer YOUR-KEY' " if config.guard.keys else ""
@@ -395,6 +402,8 @@ async def _until_told(server: Server, orders: asyncio.Queue[str], notifier: Noti
 
 async def run_check(config: Config, as_json: bool) -> int:
     """Try each step on the way to each model, and print how it went."""
+    from cfchat.check import check
+
     assert config.upstream is not None
     results = []
     async with aclosing(check(config.upstream, api.make_context(config.upstream.origin))) as found:
@@ -404,11 +413,11 @@ async def run_check(config: Config, as_json: bool) -> int:
                 _print_result(result)
     if as_json:
         _print_json_of(results)
-    return FAILED if any(result.status is Status.FAIL for result in results) else OK
+    return FAILED if any(result.status == "fail" for result in results) else OK
 
 
 def _print_result(result: Result) -> None:
-    status = "FAIL" if result.status is Status.FAIL else result.status.value
+    status = "FAIL" if result.status == "fail" else result.status.value
     about = f"{result.model}: " if result.model else ""
     print(f"{status:<4}  {result.name:<8} {result.ms:>7.0f} ms  {about}{result.detail}")
     if result.next:
@@ -417,7 +426,7 @@ def _print_result(result: Result) -> None:
 
 
 def _print_json_of(results: Sequence[Result]) -> None:
-    well = not any(result.status is Status.FAIL for result in results)
+    well = not any(result.status == "fail" for result in results)
     print(json.dumps({"ok": well, "checks": [{**result._asdict(), "ok": result.ok} for result in results]}, indent=2))
 
 

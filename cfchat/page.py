@@ -1,12 +1,10 @@
-"""The chat page and the <cf-chat> module: static files, read once."""
+"""The chat page and the <cf-chat> module: static files, each read once, when it is first asked for."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from html import escape
-from pkgutil import get_data
-from string import Template
+from functools import cache
 
 from cfchat.server import Handler, Request, Response
 
@@ -32,37 +30,42 @@ DEMO_NOTE = (
 
 
 def pages(model: str, demo: bool) -> Mapping[str, Handler]:
-    """A handler for each path of the page, which says that `model` answers, or that it is the demo.
-
-    The files are read here, wherever the package is, in a zip for one. Raises OSError where one is missing.
-    """
-    note = Template(DEMO_NOTE if demo else NOTE).substitute(model=escape(model))
-    return {path: _handler(_read(name, note), content_type) for path, (name, content_type) in FILES.items()}
+    """A handler for each path of the page, which says that `model` answers, or that it is the demo."""
+    note = DEMO_NOTE if demo else NOTE
+    return {path: _handler(name, content_type, note, model) for path, (name, content_type) in FILES.items()}
 
 
-def _read(name: str, note: str) -> bytes:
-    body = get_data("cfchat", f"web/{name}")
-    assert body is not None
-    return Template(body.decode()).substitute(note=note).encode() if name.endswith(".html") else body
-
-
-def _handler(body: bytes, content_type: str) -> Handler:
-    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    fields = [
-        ("ETag", tag),
-        # Kept, but asked for anew each time: no name has a version in it, and a 304 costs one round trip.
-        ("Cache-Control", "no-cache"),
-        ("Referrer-Policy", "no-referrer"),
-        # The page is in nobody's frame; the module is for every page, whatever that one embeds (COEP).
-        CLOSED if content_type == HTML else OPEN,
-    ]
-
+def _handler(name: str, content_type: str, note: str, model: str) -> Handler:
     async def handle(request: Request) -> Response:
+        body, tag = _read(name, note, model)
+        fields = [
+            ("ETag", tag),
+            # Kept, but asked for anew each time: no name has a version in it, and a 304 costs one round trip.
+            ("Cache-Control", "no-cache"),
+            ("Referrer-Policy", "no-referrer"),
+            # The page is in nobody's frame; the module is for every page, whatever that one embeds (COEP).
+            CLOSED if content_type == HTML else OPEN,
+        ]
         if is_known(tag, request.fields.get("if-none-match")):
             return Response(304, fields)
         return Response(200, [("Content-Type", content_type), *fields], body)
 
     return handle
+
+
+@cache
+def _read(name: str, note: str, model: str) -> tuple[bytes, str]:
+    """A file and its entity tag, wherever the package is, in a zip for one. Raises OSError where it is missing."""
+    from html import escape  # all three: who serves an API alone needs none
+    from pkgutil import get_data
+    from string import Template
+
+    body = get_data("cfchat", f"web/{name}")
+    assert body is not None
+    if name.endswith(".html"):
+        told = Template(note).substitute(model=escape(model))
+        body = Template(body.decode()).substitute(note=told).encode()
+    return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
 def is_known(tag: str, known: str | None) -> bool:
