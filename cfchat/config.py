@@ -238,12 +238,12 @@ def _is_json(value: object) -> bool:
     return isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value))
 
 
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+_ORIGIN = r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
 
 
 def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(dict.fromkeys(origin.strip() for origin in text.split(",")))
-    if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in origins):
+    if not all(origin == "*" or re.fullmatch(_ORIGIN, origin) for origin in origins):
         raise ValueError("must be * or origins such as https://example.com: lower case, and nothing behind the host")
     return origins
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, NoReturn
 from cfchat.errors import BadChatRequest, BadOption, InvalidJSON, UnknownModel
 
 _BOM = b"\xef\xbb\xbf"
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE = "[\ud800-\udfff]"
 # `ai` is deep-chat's word, `developer` is OpenAI's newer one for system.
 _ROLES = {
     "system": "system",
@@ -206,7 +206,7 @@ def trim(conversation: Conversation, budget: int) -> tuple[Conversation, int]:
 
 def without_surrogates(text: str) -> str:
     """U+FFFD for each surrogate: JSON can escape one alone, UTF-8 cannot hold it (RFC 8259 §8.2)."""
-    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+    return text if text.isascii() else re.sub(_SURROGATE, "\ufffd", text)
 
 
 def parse_json(body: bytes) -> object:

@@ -72,15 +72,15 @@ def preflight_fields(fields: Fields, methods: Sequence[str]) -> list[tuple[str, 
         ("Vary", "Access-Control-Request-Headers"),
     ]
     asked = fields.get("access-control-request-headers", "")
-    if TOKEN_LIST.fullmatch(asked.encode("latin-1")):
+    if re.fullmatch(TOKEN_LIST, asked.encode("latin-1")):
         answer.append(("Access-Control-Allow-Headers", asked))
     return answer
 
 
 # --- API keys ------------------------------------------------------------------------------------
 
-_BEARER = re.compile(r"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)")
-_KEY_LINE = re.compile(r"([A-Za-z0-9._-]{1,64})[ \t]+([A-Za-z0-9._~+/-]{16,256}=*)")
+_BEARER = r"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)"
+_KEY_LINE = r"([A-Za-z0-9._-]{1,64})[ \t]+([A-Za-z0-9._~+/-]{16,256}=*)"
 
 
 class Keys:
@@ -94,7 +94,7 @@ class Keys:
 
     def label(self, authorization: str | None) -> str:
         """The label of the key in an Authorization field (RFC 6750 §2.1). Raises Unauthorized."""
-        bearer = _BEARER.fullmatch(authorization or "")
+        bearer = re.fullmatch(_BEARER, authorization or "")
         if bearer is None:
             raise Unauthorized("This server wants an API key: send `Authorization: Bearer ...`.")
         hashed, found = _hash(bearer[1]), ""
@@ -114,7 +114,7 @@ def parse_keys(text: str) -> Keys:
         words = line.partition("#")[0].strip()
         if not words:
             continue
-        match = _KEY_LINE.fullmatch(words)
+        match = re.fullmatch(_KEY_LINE, words)
         if match is None:
             raise ValueError(f"line {number} is not a label, a blank and a key of at least 16 characters")
         hashed = _hash(match[2])
@@ -272,14 +272,14 @@ def _split(values: Iterable[str]) -> list[str]:
     return [hop.strip() for value in values for hop in value.split(",")]
 
 
-_FOR = re.compile(r'(?:^|;)\s*for\s*=\s*(?:"([^"\\]*)"|([^";,\s]*))', re.IGNORECASE)
+_FOR = r'(?i)(?:^|;)\s*for\s*=\s*(?:"([^"\\]*)"|([^";,\s]*))'
 
 
 def _forwarded(values: Iterable[str]) -> list[str]:
     """The `for` of each element; empty where one has none. A comma inside quotes makes nonsense, which is refused."""
     found = []
     for element in _split(values):
-        match = _FOR.search(element)
+        match = re.search(_FOR, element)
         found.append("" if match is None else match[1] or match[2] or "")
     return found
 

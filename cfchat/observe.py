@@ -52,7 +52,7 @@ def log_exchange(entry: Exchange, level: int = logging.INFO) -> None:
 
 # --- traces ---------------------------------------------------------------------------------------
 
-_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+_TRACEPARENT = r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?"
 
 
 def traced(traceparent: str | None) -> dict[str, object]:
@@ -60,7 +60,7 @@ def traced(traceparent: str | None) -> dict[str, object]:
 
     `trace` is its id, `parent` the caller's span; ours has the request's id.
     """
-    found = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
+    found = None if traceparent is None else re.fullmatch(_TRACEPARENT, traceparent)
     if found is None or (found[1] == "00" and found[4]):
         return {}
     return {"trace": found[2], "parent": found[3]}

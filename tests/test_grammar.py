@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -172,12 +173,17 @@ WORDS = {
 }
 
 
+def matcher(name: str) -> Callable[[bytes], re.Match[bytes] | None]:
+    pattern: bytes | re.Pattern[bytes] | grammar.HostPattern = getattr(grammar, name)
+    return re.compile(pattern).fullmatch if isinstance(pattern, bytes) else pattern.fullmatch
+
+
 @pytest.mark.parametrize("name", WORDS)
 def test_what_the_rfc_allows_and_what_it_does_not(name: str) -> None:
-    pattern: re.Pattern[bytes] = getattr(grammar, name)
+    matches = matcher(name)
     allowed, forbidden = WORDS[name]
-    assert [word for word in allowed if not pattern.fullmatch(word)] == []
-    assert [word for word in forbidden if pattern.fullmatch(word)] == []
+    assert [word for word in allowed if not matches(word)] == []
+    assert [word for word in forbidden if matches(word)] == []
 
 
 @given(st.binary(max_size=6) | st.text(alphabet="aZ9!-\t :\x00\x7fé", max_size=6).map(str.encode))
@@ -185,7 +191,7 @@ def test_tokens_and_values_agree_with_their_definitions(word: bytes) -> None:
     assert bool(grammar.TOKEN.fullmatch(word)) == (word != b"" and set(word) <= TCHARS)
     clean = all(byte == 9 or (32 <= byte != 127) for byte in word)
     assert bool(grammar.FIELD_VALUE.fullmatch(word)) == (clean and word.strip(b" \t") == word)
-    assert bool(grammar.FIELD_LINE.fullmatch(b"a:" + word)) == clean
+    assert bool(re.fullmatch(grammar.FIELD_LINE, b"a:" + word)) == clean
 
 
 def is_ipv6(text: str) -> bool:
@@ -241,7 +247,7 @@ def test_every_place_of_the_double_colon(value: int) -> None:
 )
 def test_no_pattern_backtracks_its_way_into_an_outage(name: str, unit: bytes) -> None:
     """A million bytes that fail at the very end: were it quadratic, this would take hours."""
-    pattern: re.Pattern[bytes] = getattr(grammar, name)
+    matches = matcher(name)
     prefix = {"FIELD_LINE": b"a:", "CHUNK_LINE": b'5;a="', "TOKEN_LIST": b"a", "ABSOLUTE_FORM": b"http://a"}
     for start in (b"", b"a", b"5;a", prefix.get(name, b"")):
-        assert not pattern.fullmatch(start + unit * (1_000_000 // len(unit)) + b"\n")
+        assert not matches(start + unit * (1_000_000 // len(unit)) + b"\n")

@@ -20,8 +20,8 @@ FORMS: dict[str, Callable[[], Form]] = {
 }
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_RANGE = re.compile(rf"({_TOKEN})/({_TOKEN})[ \t]*((?:;.*)?)")
-_WEIGHT = re.compile(r";[ \t]*[qQ]=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*(?:;.*)?")
+_RANGE = rf"({_TOKEN})/({_TOKEN})[ \t]*((?:;.*)?)"
+_WEIGHT = r";[ \t]*[qQ]=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*(?:;.*)?"
 
 
 def negotiate(accept: str | None) -> Form:
@@ -54,10 +54,10 @@ def _maker(accept: str) -> Callable[[], Form]:
 def _ranges(accept: str) -> Iterator[tuple[str, float]]:
     """Media ranges in lower case with their weights, in their order; what is malformed is passed over."""
     for member in accept.split(","):
-        found = _RANGE.fullmatch(member.strip(" \t"))
+        found = re.fullmatch(_RANGE, member.strip(" \t"))
         if found is None:
             continue
-        weight = _WEIGHT.search(found[3])
+        weight = re.search(_WEIGHT, found[3])
         yield f"{found[1]}/{found[2]}".lower(), float(weight[1]) if weight else 1.0
 
 

@@ -104,7 +104,7 @@ _STATUSES: Mapping[int, _Verdict] = {
     524: _VERY_SLOW,
 }
 # 3030 also carries refusals that have nothing to do with length.
-_LENGTH_WORDS = re.compile(r"context|too long|tokens|sequence", re.IGNORECASE)
+_LENGTH_WORDS = r"(?i)context|too long|tokens|sequence"
 
 
 def read_error(status: int, fields: FieldsLike, body: bytes, now: float | None = None) -> UpstreamError:
@@ -159,7 +159,7 @@ def _error(verdict: _Verdict, status: int, code: int | str | None, detail: str) 
 
 def _verdict(status: int, fault: _Fault) -> _Verdict:
     code = fault.code
-    if code == 3030 and _LENGTH_WORDS.search(fault.message):
+    if code == 3030 and re.search(_LENGTH_WORDS, fault.message):
         return _TOO_LONG
     if isinstance(code, int) and code in _CODES:
         return _CODES[code]
@@ -171,8 +171,8 @@ def _verdict(status: int, fault: _Fault) -> _Verdict:
 
 # --- bodies --------------------------------------------------------------------------------------
 
-_EDGE_TEXT = re.compile(rb"error code: (1[0-9]{3})\n?")  # 520 and the like are only the status once more
-_CODE_DIGITS = re.compile(r"[0-9]{1,6}")
+_EDGE_TEXT = rb"error code: (1[0-9]{3})\n?"  # 520 and the like are only the status once more
+_CODE_DIGITS = r"[0-9]{1,6}"
 
 
 class _Fault(NamedTuple):
@@ -190,7 +190,7 @@ _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def _faults_in_body(body: bytes) -> list[_Fault]:
-    if edge := _EDGE_TEXT.fullmatch(body):
+    if edge := re.fullmatch(_EDGE_TEXT, body):
         return [_Fault(int(edge[1]), "")]
     try:
         reply = _decode(body.decode())
@@ -211,7 +211,7 @@ def _fault(item: object) -> _Fault:
     if type(item) is not dict:
         return _Fault(None, item if isinstance(item, str) else "")
     code = item.get("internalCode") if item.get("code") is None else item["code"]
-    if isinstance(code, str) and _CODE_DIGITS.fullmatch(code):
+    if isinstance(code, str) and re.fullmatch(_CODE_DIGITS, code):
         code = int(code)
     if type(code) not in (int, str):
         code = None
@@ -231,10 +231,8 @@ def _printable(text: str) -> str:
 
 # --- Retry-After ---------------------------------------------------------------------------------
 
-_SECONDS = re.compile(r"[0-9]{1,9}")
-_DATE = re.compile(
-    r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
-)
+_SECONDS = r"[0-9]{1,9}"
+_DATE = r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -242,9 +240,9 @@ def _retry_after(value: str | None, now: float | None) -> float | None:
     """RFC 9110 §10.2.3: seconds, or a date (IMF-fixdate only). None where it is neither."""
     if value is None:
         return None
-    if _SECONDS.fullmatch(value):
+    if re.fullmatch(_SECONDS, value):
         return float(value)
-    date = _DATE.fullmatch(value)
+    date = re.fullmatch(_DATE, value)
     if date is None or now is None or date[2] not in _MONTHS:
         return None
     from datetime import UTC, datetime  # of all servers' hours, few need it

@@ -1,12 +1,14 @@
 """The grammar of RFC 9110, 9112 and 3986, as patterns on bytes.
 
 All are for `fullmatch`. None can backtrack more than a fixed number of times over one byte: where two parts
-could share a byte, the quantifier is possessive.
+could share a byte, the quantifier is possessive. What few connections need is not compiled, here as elsewhere:
+`re` does that, and keeps it, when it is first asked for.
 """
 
 from __future__ import annotations
 
 import re
+from functools import cache
 
 Pattern = re.Pattern[bytes]
 
@@ -22,10 +24,10 @@ TOKEN = re.compile(_TCHAR + rb"+")
 FIELD_VALUE = re.compile(rb"(?:%b(?:[ \t]*+%b++)*+)?" % (_VCHAR + rb"++", _VCHAR))
 
 # RFC 9112 §5: no space before the colon, no folded line. The whitespace around the value is still on it.
-FIELD_LINE = re.compile(rb"(%b++):(%b*+)" % (_TCHAR, _TEXT))
+FIELD_LINE = rb"(%b++):(%b*+)" % (_TCHAR, _TEXT)
 
 # All field lines of a section, each with its CRLF, for `findall` on Latin-1 text.
-FIELD_LINES = re.compile((FIELD_LINE.pattern + rb"\r\n").decode("latin-1"))
+FIELD_LINES = re.compile((FIELD_LINE + rb"\r\n").decode("latin-1"))
 
 # RFC 9112 §3.2. Browsers leave `|`, `"` and the like as they are, so any visible ASCII but `#` passes.
 TARGET = re.compile(rb'[!-"$-~]+')
@@ -40,7 +42,7 @@ STATUS_LINE = re.compile(rb"HTTP/([0-9])\.([0-9]) ([1-5][0-9]{2})(?: (%b*))?" % 
 CONTENT_LENGTH = re.compile(rb"[0-9]+")
 
 # RFC 9110 §5.6.1, with RFC 9112 §7 narrowed to codings without parameters
-TOKEN_LIST = re.compile(rb"%b++(?:%b,%b%b++)*+" % (_TCHAR, _BWS, _BWS, _TCHAR))
+TOKEN_LIST = rb"%b++(?:%b,%b%b++)*+" % (_TCHAR, _BWS, _BWS, _TCHAR)
 
 # RFC 9110 §5.6.4
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\%b)*+"' % _TEXT
@@ -67,26 +69,26 @@ def _ipv6() -> bytes:
     return b"(?:" + b"|".join(forms) + b")"
 
 
+@cache
+def _literal() -> bytes:
+    return rb"\[(?:%b|v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+)\]" % _ipv6()
+
+
 _REG_NAME = rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})"
 
 
 class HostPattern:
-    """uri-host, and what is around it. Its IP literals are compiled when the first comes: their forms take longer than
-    all other patterns together, and few servers ever see one."""
+    """uri-host, and what is around it; IP literals apart: few servers ever see one, and their forms take long."""
 
     def __init__(self, name: bytes, port: bytes) -> None:
-        self._name = re.compile(_REG_NAME + name + port)
+        self._name = _REG_NAME + name + port
         self._port = port
-        self._literal: Pattern | None = None
 
     def fullmatch(self, text: bytes) -> re.Match[bytes] | None:
         """As of a compiled pattern."""
         if text[:1] != b"[":
-            return self._name.fullmatch(text)
-        if self._literal is None:
-            future = rb"v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+"
-            self._literal = re.compile(rb"\[(?:%b|%b)\]%b" % (_ipv6(), future, self._port))
-        return self._literal.fullmatch(text)
+            return re.fullmatch(self._name, text)
+        return re.fullmatch(_literal() + self._port, text)
 
 
 # RFC 9110 §7.2: uri-host [ ":" port ]; the host may be empty
@@ -96,4 +98,4 @@ HOST = HostPattern(rb"*+", rb"(?::[0-9]*)?")
 AUTHORITY = HostPattern(rb"++", rb":[0-9]+")
 
 # RFC 9112 §3.2.2: authority, path, query
-ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]++)((?:/[^?]*+)?)(?:\?(.*))?")
+ABSOLUTE_FORM = rb"(?i:https?)://([^/?]++)((?:/[^?]*+)?)(?:\?(.*))?"

@@ -88,13 +88,13 @@ class Fields:
 _NO_FIELDS = Fields()
 
 
-_ESCAPE = re.compile("%([2-7][0-9A-Fa-f])")
-_UNRESERVED = re.compile("[A-Za-z0-9._~-]")
+_ESCAPE = "%([2-7][0-9A-Fa-f])"
+_UNRESERVED = "[A-Za-z0-9._~-]"
 
 
 def _decode_unreserved(escape: re.Match[str]) -> str:
     char = chr(int(escape[1], 16))
-    return char if _UNRESERVED.fullmatch(char) else escape[0]
+    return char if re.fullmatch(_UNRESERVED, char) else escape[0]
 
 
 def _members(fields: Fields, name: str) -> list[str]:
@@ -122,7 +122,7 @@ class RequestHead(NamedTuple):
     def path(self) -> str:
         """The path, of an absolute target, too. Only unreserved characters are decoded (RFC 9110 §4.2.3)."""
         path = self._parts()[0]
-        return _ESCAPE.sub(_decode_unreserved, path) if "%" in path else path
+        return re.sub(_ESCAPE, _decode_unreserved, path) if "%" in path else path
 
     @property
     def query(self) -> str:
@@ -132,7 +132,7 @@ class RequestHead(NamedTuple):
     @property
     def host(self) -> str:
         """The host asked for: an absolute target's, else the Host field (RFC 9112 §3.2.2)."""
-        absolute = grammar.ABSOLUTE_FORM.fullmatch(self.target.encode("latin-1"))
+        absolute = re.fullmatch(grammar.ABSOLUTE_FORM, self.target.encode("latin-1"))
         return absolute[1].decode("latin-1") if absolute else self.fields.get("host") or ""
 
     @property
@@ -159,7 +159,7 @@ class RequestHead(NamedTuple):
     def _parts(self) -> tuple[str, str]:
         target = self.target
         if not target.startswith("/"):
-            absolute = grammar.ABSOLUTE_FORM.fullmatch(target.encode("latin-1"))
+            absolute = re.fullmatch(grammar.ABSOLUTE_FORM, target.encode("latin-1"))
             if absolute:
                 return (absolute[2] or b"/").decode("latin-1"), (absolute[3] or b"").decode("latin-1")
         path, _, query = target.partition("?")
@@ -260,7 +260,7 @@ class _FieldSection:
         self._room -= len(line) + 2
         if len(self._items) == self._count:
             raise HeadTooLarge("There are too many header fields.")
-        match = grammar.FIELD_LINE.fullmatch(line)
+        match = re.fullmatch(grammar.FIELD_LINE, line)
         if match is None:
             raise ProtocolError("A header field is malformed.")
         name, value = match.groups()
@@ -283,7 +283,7 @@ def _is_chunked(minor: int, fields: Fields) -> bool:
         raise ProtocolError("Transfer-Encoding with Content-Length, or in HTTP/1.0, is refused.")
     if value == "chunked":
         return True
-    if not grammar.TOKEN_LIST.fullmatch(value.encode("latin-1")):
+    if not re.fullmatch(grammar.TOKEN_LIST, value.encode("latin-1")):
         raise ProtocolError("Transfer-Encoding is malformed.")
     codings = _members(fields, "transfer-encoding")
     if "chunked" in codings[:-1]:
@@ -446,7 +446,7 @@ def _check_target(method: str, target: bytes) -> None:
     elif target.startswith(b"/"):
         valid = True
     else:
-        absolute = grammar.ABSOLUTE_FORM.fullmatch(target)
+        absolute = re.fullmatch(grammar.ABSOLUTE_FORM, target)
         # RFC 9110 §4.2.1: without a host it is no http URI.
         valid = bool(absolute and absolute[1][:1] != b":" and grammar.HOST.fullmatch(absolute[1]))
     if not valid:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 from cfchat.errors import EventTooLarge
 
 _BOM = b"\xef\xbb\xbf"
-_NEWLINE = re.compile(r"\r\n|\r|\n")
+_NEWLINE = r"\r\n|\r|\n"
 # The standard says "only ASCII digits". More than these are no waiting time; int() refuses thousands of them.
-_DIGITS = re.compile(rb"[0-9]{1,18}")
+_DIGITS = rb"[0-9]{1,18}"
 
 
 class Event(NamedTuple):
@@ -134,7 +134,7 @@ class SSEParser:
         elif name == b"id":
             if b"\0" not in value:
                 self._id = value.decode("utf-8", "replace")
-        elif name == b"retry" and _DIGITS.fullmatch(value):
+        elif name == b"retry" and re.fullmatch(_DIGITS, value):
             self.retry = int(value)
 
     def _add_data(self, value: bytes) -> None:
@@ -156,9 +156,9 @@ def encode_event(data: str, event: str | None = None) -> bytes:
     """
     head = ""
     if event is not None:
-        if _NEWLINE.search(event):
+        if re.search(_NEWLINE, event):
             raise ValueError("the name of an event is one line")
         head = f"event: {event}\n"
     if "\n" in data or "\r" in data:
-        data = _NEWLINE.sub("\ndata: ", data)
+        data = re.sub(_NEWLINE, "\ndata: ", data)
     return f"{head}data: {data}\n\n".encode()
