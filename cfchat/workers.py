@@ -16,9 +16,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
+from cfchat.listen import reason_of
 from cfchat.systemd import Notifier
 from cfchat.tally import Tally
 
@@ -122,10 +123,10 @@ class Parent:
             for count in (1, self._count - 1):
                 if self._stopping:
                     raise Failed("is not wanted any more", 0)
-                more = [self._spawn() for _ in range(count)]
-                fresh.update(more)
+                for _ in range(count):
+                    fresh.add(self._spawn())
                 async with asyncio.timeout(START):
-                    await asyncio.gather(*(worker.ready for worker in more))
+                    await asyncio.gather(*(worker.ready for worker in fresh))
         except (Failed, TimeoutError) as error:
             for worker in fresh:
                 self._leave(worker)
@@ -133,25 +134,31 @@ class Parent:
         return fresh
 
     def _spawn(self) -> _Worker:
-        ours, theirs = socket.socketpair()
-        tally, counts = socket.socketpair()
-        files = [theirs, counts, *self._sockets]
-        try:
-            for plug in files:
-                plug.set_inheritable(True)
-            environ = {**os.environ, VARIABLE: ",".join(str(plug.fileno()) for plug in files)}
-            # A group of its own: the terminal's Ctrl-C is for the parent to pass on.
-            pid = os.posix_spawn(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ, setpgroup=0)
-        finally:
-            theirs.close()
-            counts.close()
-        ours.setblocking(False)
+        """Raises Failed where there is no room for one more process, or file."""
+        with ExitStack() as ours, ExitStack() as theirs:
+            try:
+                plug, passed_on = socket.socketpair()
+                ours.enter_context(plug)
+                theirs.enter_context(passed_on)
+                tally, counts = socket.socketpair()
+                ours.enter_context(tally)
+                theirs.enter_context(counts)
+                files = [passed_on, counts, *self._sockets]
+                for file in files:
+                    file.set_inheritable(True)
+                environ = {**os.environ, VARIABLE: ",".join(str(file.fileno()) for file in files)}
+                # A group of its own: the terminal's Ctrl-C is for the parent to pass on.
+                pid = os.posix_spawn(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ, setpgroup=0)
+            except OSError as error:
+                raise Failed(f"could not be started ({reason_of(error)})", 1) from error
+            ours.pop_all()
+        plug.setblocking(False)
         self.tally.join(tally)
-        worker = _Worker(pid, ours, self._loop.create_future())
+        worker = _Worker(pid, plug, self._loop.create_future())
         # Where nobody waits for it any more, its failure is no news.
         worker.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())
         self._alive[pid] = worker
-        self._loop.add_reader(ours, self._hear, worker)
+        self._loop.add_reader(plug, self._hear, worker)
         return worker
 
     def _hear(self, worker: _Worker) -> None:
@@ -190,14 +197,22 @@ class Parent:
             return
         self._current.remove(worker)
         self._deaths = 1 if time.monotonic() - worker.since > HEALTHY else self._deaths + 1
+        self._replace_soon(f"worker {worker.pid} {how}")
+
+    def _replace_soon(self, why: str) -> None:
         pause = min(FIRST_PAUSE * 2 ** (self._deaths - 1), LONGEST_PAUSE)
-        log.warning("worker %d %s; another one starts in %.1f s", worker.pid, how, pause)
+        log.warning("%s; another one starts in %.1f s", why, pause)
         self._loop.call_later(pause, self._replace)
 
     def _replace(self) -> None:
         """Start one where one is missing: those of a reload may have filled its place."""
-        if not self._stopping and len(self._current) < self._count:
+        if self._stopping or len(self._current) >= self._count:
+            return
+        try:
             self._current.add(self._spawn())
+        except Failed as failure:
+            self._deaths += 1
+            self._replace_soon(f"a worker {failure}")
 
     def _leave(self, worker: _Worker) -> None:
         """Let its replies finish, for a while."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,35 @@ async def test_kill_9_of_a_worker_breaks_its_own_streams_alone() -> None:
         assert all([is_whole(await stream.rest()) for stream in by_worker[kept]])
         assert is_whole(await (await ask(process.port)).rest())
         assert await process.stop() == 0
+
+
+@contextmanager
+def no_more_files(pid: int) -> Iterator[None]:
+    """The process may open none until the end of the block; it keeps those that it has."""
+    _, most = limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, most))
+    yield
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+
+async def test_a_parent_that_can_start_none_tries_again() -> None:
+    """As where the machine has no memory left: what killed a worker forbids the next one."""
+    failed = "a worker could not be started .Too many open files.; another one starts in "
+    async with standin() as upstream, started(upstream.base_url, *FLAGS) as process:
+        with no_more_files(process.pid):
+            process.send(signal.SIGHUP)
+            await process.logged("SIGHUP: a new worker could not be started .Too many open files.; the old ones stay")
+            os.kill(process.workers()[0], signal.SIGKILL)
+            await process.logged(f"WARNING {failed}0.2 s")
+            await process.logged(f"WARNING {failed}0.4 s")
+            assert len(process.workers()) == 1
+            assert is_whole(await (await ask(process.port)).rest())
+        await process.logged("worker [0-9]+ accepts", 3)
+        assert len(process.workers()) == 2
+        process.send(signal.SIGHUP)
+        await process.logged("2 new workers accept")
+        assert await process.stop() == 0
+    assert "Traceback" not in "".join(process.log)
 
 
 async def test_a_rolling_restart_under_load_loses_nothing() -> None:
