@@ -70,7 +70,10 @@ def drip(wire: bytes, then_silent: bool = False, pace: float = 0.0) -> Script:
 
 @dataclass(frozen=True)
 class Case:
-    """`code` is that of an error before the first word; `body` the words, `whole` whether they look complete."""
+    """`code` is that of an error before the first word; `body` the words, `whole` whether they look complete.
+
+    `late`: it ends by a deadline, which is a short one then.
+    """
 
     script: Script
     code: str = ""
@@ -78,14 +81,15 @@ class Case:
     whole: bool = True
     requests: int = 1
     kept: bool = False  # whether the connection serves the next conversation, too
+    late: bool = False
 
 
 def refused(script: Script, code: str, requests: int = 3) -> Case:
-    return Case(script, code=code, requests=requests)
+    return Case(script, code=code, requests=requests, late=code == "upstream_timeout")
 
 
-def cut(script: Script, body: bytes = b"Hel") -> Case:
-    return Case(script, body=body, whole=False)
+def cut(script: Script, late: bool = False) -> Case:
+    return Case(script, body=b"Hel", whole=False, late=late)
 
 
 CASES = {
@@ -115,7 +119,7 @@ CASES = {
     "an endless field": refused(endless(b"x" * 65536, b"HTTP/1.1 200 OK\r\nX: "), "upstream_protocol"),
     "endless fields": refused(endless(b"X: y\r\n" * 1000, b"HTTP/1.1 200 OK\r\n"), "upstream_protocol"),
     "endless comments": refused(endless(b": still thinking\n\n", UNTIL_CLOSE), "upstream_timeout"),
-    "endless comments in the reply": cut(endless(b": still thinking\n\n", UNTIL_CLOSE + HALF)),
+    "endless comments in the reply": cut(endless(b": still thinking\n\n", UNTIL_CLOSE + HALF), late=True),
     "an event of 5 MiB": refused(reply(b'data: {"response":"' + b"x" * (5 << 20) + b'"}\n\n'), "upstream_protocol"),
     "an event of 5 MiB in the reply": cut(reply(HALF + b"data: " + b"x" * (5 << 20) + b"\n\n")),
     "JSON over 1 MiB": refused(
@@ -124,7 +128,7 @@ CASES = {
     ),
     "a slow head": refused(drip(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 20, True, 0.01), "upstream_timeout"),
     "a stall before the first word": refused(drip(CHUNKED, True), "upstream_timeout"),
-    "a stall inside the reply": cut(drip(CHUNKED + chunk(HALF), True)),
+    "a stall inside the reply": cut(drip(CHUNKED + chunk(HALF), True), late=True),
     "a drip": Case(drip(wire_of(WORDS)), kept=True),
     "two replies to one request": Case(
         raw(wire_of(WORDS) + wire_of(b'data: {"response":"not yours"}\n\ndata: [DONE]\n\n'))
@@ -158,7 +162,8 @@ def check(answer: Reply, case: Case) -> None:
 async def test_what_an_origin_can_do(name: str) -> None:
     case = CASES[name]
     scripts = [*[case.script] * case.requests, reply(NEXT)]
-    async with StandIn(scripts) as standin, house(standin, change=SOON) as cfchat:
+    change = SOON if case.late else quicker()
+    async with StandIn(scripts) as standin, house(standin, change=change) as cfchat:
         async with tidy(cfchat):
             check(await cfchat.post(), case)
             assert len(standin.requests) == case.requests
