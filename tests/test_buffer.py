@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cfchat.errors import HeadTooLarge, ProtocolError
@@ -63,6 +63,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
+@example([("append", b"\n"), "line"])
 def test_it_does_what_plain_bytes_do(steps: list[Any]) -> None:
     buffer, model = ReceiveBuffer(), b""
     for step in steps:
