@@ -133,6 +133,25 @@ async def test_a_token_costs_so_much_work(shape: str) -> None:
     assert sum(many.values()) / 5000 <= each_token, many.most_common()
 
 
+async def test_a_request_costs_so_much_work() -> None:
+    """A browser's, with a reply of three tokens, both connections kept."""
+    fields = ["Host: localhost:8787", "User-Agent: Mozilla/5.0", "Accept: text/plain", "Accept-Language: en"]
+    fields += ["Origin: http://localhost:8787", "Connection: keep-alive", "Content-Type: application/json"]
+    head = "\r\n".join(["POST /api/chatbot HTTP/1.1", *fields, f"Content-Length: {len(BODY)}"])
+    asked = head.encode() + b"\r\n\r\n" + BODY
+    short = wire(events("classic", 0, 3) + b"data: [DONE]\n\n")
+    async with StandIn([short], repeat=True) as standin, house(standin) as cfchat:
+        reader, writer = await asyncio.open_connection("127.0.0.1", cfchat.port)
+        for _ in range(5):
+            with counting() as calls:
+                writer.write(asked)
+                assert b" w00000 w00001 w00002" in await reader.readuntil(b"\r\n0\r\n\r\n")
+        assert standin.connections == 1
+        writer.close()
+        await writer.wait_closed()
+    assert sum(calls.values()) <= 688, calls.most_common()
+
+
 async def test_one_write_for_each_read() -> None:
     async with replies() as (reply,):
         calls = await cost(reply, "classic", 100, 1000, 20)

@@ -26,8 +26,8 @@ FIELD_VALUE = re.compile(rb"(?:%b(?:[ \t]*+%b++)*+)?" % (_VCHAR + rb"++", _VCHAR
 # RFC 9112 §5: no space before the colon, no folded line. The whitespace around the value is still on it.
 FIELD_LINE = rb"(%b++):(%b*+)" % (_TCHAR, _TEXT)
 
-# All field lines of a section, each with its CRLF, for `findall` on Latin-1 text.
-FIELD_LINES = re.compile((FIELD_LINE + rb"\r\n").decode("latin-1"))
+# All field lines of a section, each with its CRLF and none cut off at its begin, for `findall` on Latin-1 text.
+FIELD_LINES = re.compile((rb"(?m)^" + FIELD_LINE + rb"\r\n").decode("latin-1"))
 
 # RFC 9112 §3.2. Browsers leave `|`, `"` and the like as they are, so any visible ASCII but `#` passes.
 TARGET = re.compile(rb'[!-"$-~]+')

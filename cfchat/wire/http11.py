@@ -249,9 +249,8 @@ class _FieldSection:
         if not block:
             return []
         found = grammar.FIELD_LINES.findall(block.decode("latin-1"))
-        # What the pattern did not match was left out. Each line has a colon and a CRLF besides; the last one is empty.
-        whole = len(block) == sum([len(name) + len(value) + 3 for name, value in found]) + 2
-        if not whole or len(found) > self._count:
+        # What the pattern did not match was left out, and a match is a whole line; the last line is empty.
+        if len(found) + 1 != block.count(b"\n") or len(found) > self._count:
             return []
         buffer.skip(len(block))
         return [(name, value.strip(" \t")) for name, value in found]
