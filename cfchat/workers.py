@@ -71,7 +71,7 @@ class Parent:
         self._loop = asyncio.get_running_loop()
         self._alive: dict[int, _Worker] = {}
         self._current: set[_Worker] = set()
-        self._deaths = 0  # in a row
+        self._pause = FIRST_PAUSE
         self._reload: asyncio.Task[None] | None = None
         self._again = False
         self._started = False
@@ -196,11 +196,12 @@ class Parent:
             log.info("worker %d %s", worker.pid, how)
             return
         self._current.remove(worker)
-        self._deaths = 1 if time.monotonic() - worker.since > HEALTHY else self._deaths + 1
+        if time.monotonic() - worker.since > HEALTHY:
+            self._pause = FIRST_PAUSE
         self._replace_soon(f"worker {worker.pid} {how}")
 
     def _replace_soon(self, why: str) -> None:
-        pause = min(FIRST_PAUSE * 2 ** (self._deaths - 1), LONGEST_PAUSE)
+        pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
         log.warning("%s; another one starts in %.1f s", why, pause)
         self._loop.call_later(pause, self._replace)
 
@@ -211,7 +212,6 @@ class Parent:
         try:
             self._current.add(self._spawn())
         except Failed as failure:
-            self._deaths += 1
             self._replace_soon(f"a worker {failure}")
 
     def _leave(self, worker: _Worker) -> None:
