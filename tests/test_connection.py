@@ -13,7 +13,7 @@ import pytest
 from client import until
 from house import ACCOUNT
 from proxy_standin import ProxyStandIn
-from standin import StandIn, reply
+from standin import Exchange, StandIn, reply
 
 from cfchat.errors import UpstreamConnectError, UpstreamTimeout
 from cfchat.upstream.connection import FIRST_TOKEN, WHOLE_REPLY, Deadline, Origin, connect, make_ssl_context
@@ -344,4 +344,35 @@ async def test_a_new_connection_that_the_far_end_closes_is_not_used() -> None:
         await until(lambda: standin.connections == 1)  # the far end is a little later to know
         await standin.stop()
         await until(lambda: not connection.usable)
+        connection.close()
+
+
+@pytest.mark.parametrize("tls", [True, False])
+@pytest.mark.parametrize("more", [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nyours", b""], ids=["bytes", "end"])
+async def test_what_comes_behind_a_reply_is_nobodys(more: bytes, tls: bool) -> None:
+    """It comes when the reply is read, but while the connection does not rest yet: the client takes its time."""
+    whole, sent = asyncio.Event(), asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmine")
+        await whole.wait()
+        if more:
+            await exchange.send(more)
+        else:
+            exchange.close()
+        sent.set()
+
+    async with StandIn([script], certificate="localhost" if tls else None) as standin:
+        there = origin(standin)._replace(tls=tls)
+        connection = await connect(there, make_ssl_context(standin.ca_file) if tls else None, 5.0)
+        connection.send(f"GET /{ACCOUNT} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await connection.head()
+        while type(await connection.next_event()) is Data:
+            pass
+        whole.set()
+        await sent.wait()
+        stream = connection._stream
+        await until(lambda: bool(stream._unread) or stream._ended)
+        connection.rest()
+        assert not connection.usable
         connection.close()

@@ -208,10 +208,9 @@ class Connection:
         self._stream.taker = offered
 
     def rest(self) -> None:
-        """Between two exchanges: whatever comes now makes the connection unusable."""
+        """Between two exchanges: what comes now, or has come behind the last one, makes the connection unusable."""
         self.deadline.stop()
-        self._stream.taker = None
-        self._stream.idle = True
+        self._stream.rest()
 
     def close(self) -> None:
         self.deadline.cancel()

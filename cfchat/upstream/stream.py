@@ -80,7 +80,7 @@ def _shared_buffer() -> memoryview:
 class Stream(asyncio.BufferedProtocol):
     """A connection as asyncio's create_connection makes it. One reader at a time.
 
-    While it is `idle` nothing is expected: what comes then, the end included, makes it `disturbed`.
+    While it is `idle` nothing is expected: what comes then or is left from before, the end, too, makes it `disturbed`.
     `taker` is offered what comes while `read` is awaited, and says whether it took it: then nobody is woken. What it
     raises ends the connection.
     """
@@ -135,9 +135,16 @@ class Stream(asyncio.BufferedProtocol):
         """Send; nothing is waited for, and nothing raised where the connection is lost."""
         self._send(data, len(self._layers))
 
+    def rest(self) -> None:
+        """Be idle, until somebody sets it otherwise."""
+        self.taker = None
+        self.idle = True
+        self.disturbed |= bool(self._unread) or self._ended
+
     def abort(self) -> None:
         """End now: what is not sent yet never is."""
-        self.transport.abort()
+        if not self._lost:  # a transport that is closed by both ends has no loop any more to abort it
+            self.transport.abort()
 
     async def start_tls(self, context: ssl.SSLContext, name: str) -> None:
         """Speak TLS from here on, inside whatever is spoken already.
