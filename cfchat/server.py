@@ -414,11 +414,13 @@ class _Connection:
     async def _until_closed(self) -> None:
         """The last bytes, and TLS's own end, must have gone out before this process may end; but not for ever."""
         try:
-            with suppress(OSError):  # a deadline's TimeoutError is one
-                async with asyncio.timeout(self.limits.write):
-                    await self._writer.wait_closed()
-        finally:
+            async with asyncio.timeout(self.limits.write):
+                await self._writer.wait_closed()
+        except BaseException as error:
+            # Not where it has closed by itself: such a transport has no loop any more to abort it.
             self._transport.abort()
+            if not isinstance(error, OSError):  # a deadline's TimeoutError is one
+                raise
 
     # --- one exchange -------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import json
 import socket
@@ -168,6 +169,30 @@ async def test_reader_that_does_not_read_is_aborted() -> None:
         writer.write(GET)
         await closed.wait()
         writer.close()
+
+
+async def test_a_connection_that_closes_by_itself_closes_without_a_fault() -> None:
+    """Its last bytes lie here still when it is closed, and are gone when that has been waited for."""
+    faults: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(repr(context)))
+
+    async def handler(request: Request) -> Response:
+        return Response(200, (), b"x" * int(request.path[1:]))
+
+    async with serving(handler) as (server, port):
+        for size in range(2_000_000, 3_000_000, 50_000):  # of some of them, not all is sent when it is closed
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.setblocking(False)
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(client, ("127.0.0.1", port))
+                await loop.sock_sendall(client, b"GET /%d HTTP/1.0\r\n\r\n" % size)
+                await asyncio.sleep(0.02)  # a reader who is slower than the kernels' buffers are filled
+                while await loop.sock_recv(client, 1 << 20):
+                    pass
+        await until(lambda: not server.connections)
+    gc.collect()
+    assert faults == []
 
 
 async def test_broken_stream_is_cut_and_the_connection_ends() -> None:
