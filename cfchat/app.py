@@ -215,9 +215,9 @@ class App:
     async def _identify(self, request: Request) -> str:
         label = self.guard.identify(request.fields)
         if self._hooks.authenticate is not None:
-            label = label_of(await run(self._hooks.authenticate(request), "authenticate", request.id)) or label
+            label = await run(self._hooks.authenticate(request), "authenticate", request.id) or label
         if label:
-            request.notes["key"] = label
+            request.notes["key"] = label_of(label)
         return label
 
     async def _answer(
@@ -230,10 +230,12 @@ class App:
                 conversation = await run(self._hooks.before_call(conversation, request), "before_call", request.id)
             bill, asked = _Bill(conversation), time.monotonic()
             try:
-                answer = await self._ask(conversation, request)
-            except asyncio.CancelledError:
-                # Whoever leaves before the first word has asked, and that is paid for.
-                self._settle(request, asker, conversation.options.model or self._settings.model, bill)
+                answer = await self._ask(conversation, request, bill)
+            except (asyncio.CancelledError, UpstreamError) as error:
+                # Whoever leaves before the first word has asked, and that is paid for; so are thoughts without a word.
+                if bill.lost or not isinstance(error, UpstreamError):
+                    model = getattr(error, "model", "") or conversation.options.model or self._settings.model
+                    self._settle(request, asker, model, bill)
                 raise
         except BaseException:
             self._streams.leave()
@@ -262,10 +264,12 @@ class App:
         await end()
         return response
 
-    async def _ask(self, conversation: Conversation, request: Request) -> Answer:
+    async def _ask(self, conversation: Conversation, request: Request, bill: _Bill) -> Answer:
         notes = request.notes
         try:
-            answer = await self._upstream.begin(conversation, client=request.client, tag=request.id)
+            answer = await self._upstream.begin(
+                conversation, client=request.client, tag=request.id, lost=bill.lose
+            )
         except UpstreamError as error:
             notes |= {"tries": error.tries, "model": error.model, "code": error.code}
             self.metrics.tries.add(error.tries)
@@ -278,7 +282,7 @@ class App:
         """Count what a reply that is over has cost, however it ended."""
         asked, said, total = bill.counts
         for name in self.guard.spend(asker, total, time.time()):
-            log.warning("80 %% of today's tokens are used up: %s", name)
+            log.warning("80 %% of today's tokens are used up: %s", _printable(name))
         self._measure(bill, asked, said)
         if self._hooks.after_reply is not None:
             reply = Reply(request.id, asker.label, request.client, model, asked, said, bill.estimated, bill.whole)
@@ -374,6 +378,11 @@ def _refusal(error: CfchatError, request_id: str) -> Response:
     return Response(error.status, fields, json.dumps(body).encode() + b"\n")
 
 
+def _printable(name: str) -> str:
+    """What a hook calls somebody may hold anything; label_of keeps no blank."""
+    return " ".join(map(label_of, name.split(" ")))
+
+
 async def _told_only(hook: Awaitable[None], tag: str) -> None:
     with suppress(CfchatError):
         await run(hook, "after_reply", tag)
@@ -386,27 +395,45 @@ class _Bill:
         self._asked = sum(map(estimate_tokens, conversation.messages))
         self._said = 0
         self._usage: Mapping[str, object] = {}
+        self.lost: list[tuple[Mapping[str, object], int]] = []  # tries that came to nothing: usage, and characters
         self.whole = False
         self.began: float | None = None  # when the first words came
 
     def add(self, batch: Sequence[Delta]) -> None:
         for delta in batch:
             self._said += len(delta.text)
+            if delta.reasoning or delta.tool_calls:
+                self._said += len(delta.reasoning) + sum(len(call.arguments) for call in delta.tool_calls)
         self._usage = batch[-1].usage or self._usage
+
+    def lose(self, usage: Mapping[str, object], said: int) -> None:
+        """A try came to nothing, but is paid for."""
+        self.lost.append((usage, said))
 
     @property
     def counts(self) -> tuple[int, int, int]:
         """Tokens of the conversation, of the reply, and in all."""
-        asked, said = self._told("prompt_tokens", self._asked), self._told("completion_tokens", self._said // 3)
-        return asked, said, self._told("total_tokens", asked + said)
+        if not self.lost:
+            return self._count(self._usage, self._said)
+        tries = [self._count(*told) for told in self._tries()]
+        return sum(one[0] for one in tries), sum(one[1] for one in tries), sum(one[2] for one in tries)
 
     @property
     def estimated(self) -> bool:
-        return not self._usage
+        return not all(usage for usage, _ in self._tries())
 
-    def _told(self, name: str, estimate: int) -> int:
-        number = self._usage.get(name)
-        return int(number) if isinstance(number, (int, float)) else estimate
+    def _tries(self) -> list[tuple[Mapping[str, object], int]]:
+        return self.lost if self.lost and self.began is None else [*self.lost, (self._usage, self._said)]
+
+    def _count(self, usage: Mapping[str, object], said: int) -> tuple[int, int, int]:
+        asked = _told(usage, "prompt_tokens", self._asked)
+        answered = _told(usage, "completion_tokens", said // 3)
+        return asked, answered, _told(usage, "total_tokens", asked + answered)
+
+
+def _told(usage: Mapping[str, object], name: str, estimate: int) -> int:
+    number = usage.get(name)
+    return int(number) if isinstance(number, (int, float)) else estimate
 
 
 class _Relay:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from ipaddress import ip_network
 
 import pytest
 from client import parse, request, until
 from house import HELLO, House, house
-from standin import Exchange, StandIn, hang_up, reply, silence
+from standin import Exchange, Script, StandIn, hang_up, reply, silence
 from standin import partial as half
 
 from cfchat.app import Settings as AppSettings
 from cfchat.guard import Guard, Origins, Proxies, Rate, Settings, parse_keys
+from cfchat.hooks import Hooks, Reply
+from cfchat.upstream.answer import Answer
 from cfchat.wire.http11 import Fields
 
 WORDS = reply(
@@ -122,6 +125,49 @@ async def test_daily_tokens_are_counted_as_cloudflare_counts_them() -> None:
     async with StandIn([WORDS, WORDS]) as standin, house(standin, guard=guard) as cfchat:
         assert [(await cfchat.post()).status for _ in range(3)] == [200, 200, 429]
     assert len([line for line in cfchat.log if "80 % of today's tokens" in line]) == 1
+
+
+THOUGHT = b'data: {"choices":[{"delta":{"reasoning_content":"hmm, hmm"}}]}\n\n'
+THOUGHT_ALL = (
+    b'data: {"choices":[{"delta":{},"finish_reason":"length"}],'
+    b'"usage":{"prompt_tokens":50,"completion_tokens":400,"total_tokens":450}}\n\ndata: [DONE]\n\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "code", "counted"),
+    [
+        (reply(THOUGHT + THOUGHT_ALL), 502, "upstream_empty", (50, 400, False)),
+        (half(THOUGHT * 30), 502, "upstream_interrupted", (28, 80, True)),
+    ],
+    ids=["thoughts alone", "a break before the first word"],
+)
+async def test_thoughts_without_a_word_are_paid_for(
+    script: Script, status: int, code: str, counted: tuple[int, int, bool]
+) -> None:
+    guard, told = Guard(Settings(daily_tokens=70)), asyncio.Queue[Reply]()
+    ours = Hooks(after_reply=told.put)
+    async with StandIn([script] * 3) as standin, house(standin, guard=guard, hooks=ours) as cfchat:
+        answer = await cfchat.post()
+        assert (answer.status, answer.error["code"]) == (status, code)
+        found, tries = await told.get(), len(standin.requests)
+        assert (found.prompt_tokens, found.completion_tokens) == (counted[0] * tries, counted[1] * tries)
+        assert (found.estimated, found.whole) == (counted[2], False)
+        assert (await cfchat.post()).error["code"] == "daily_tokens_spent"
+
+
+async def test_the_thoughts_are_paid_for_by_who_leaves_meanwhile() -> None:
+    def thinking() -> bool:
+        return any(type(found) is Answer and found._first for found in gc.get_objects())
+
+    told = asyncio.Queue[Reply]()
+    script = half(THOUGHT * 30, then="silence")
+    async with StandIn([script]) as standin, house(standin, hooks=Hooks(after_reply=told.put)) as cfchat:
+        _, writer = await cfchat.connect()
+        writer.write(request(BODY))
+        await until(thinking)
+        writer.transport.abort()
+        assert (await told.get()).completion_tokens == 80
 
 
 async def test_a_reply_that_breaks_off_is_counted_too() -> None:

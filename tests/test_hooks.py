@@ -30,6 +30,22 @@ async def named(request: Request) -> str:
     return user
 
 
+async def test_names_that_look_alike_in_the_log_are_counted_apart() -> None:
+    async def foreign(request: Request) -> str:
+        return {"1": "张三", "2": "李四\n"}[request.fields.get("x-user", "")]
+
+    guard, replies = Guard(Settings(rate=Rate(1, 60), daily_tokens_each=70)), []
+
+    async def after(reply: Reply) -> None:
+        replies.append(reply.who)
+
+    ours = Hooks(authenticate=foreign, after_reply=after)
+    async with StandIn([WORDS], repeat=True) as standin, house(standin, guard=guard, hooks=ours) as cfchat:
+        assert [(await cfchat.post(fields=f"X-User: {user}\r\n")).status for user in "121"] == [200, 200, 429]
+        await cfchat.logged("used up: key ??")
+        assert replies == ["张三", "李四\n"]
+
+
 async def test_who_is_named_is_logged_and_counted() -> None:
     guard = Guard(Settings(rate=Rate(1, 60)))
     async with (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -101,6 +101,12 @@ class Answer:
         # While the client takes its time the upstream is not late.
         self.connection.deadline.pause()
         return batch
+
+    @property
+    def lost(self) -> tuple[Mapping[str, object], int] | None:
+        """Where it came to nothing, what was paid for: the usage, as far as it was told, and characters of thought."""
+        usage, thought = self._reply.usage or {}, sum(len(delta.reasoning) for delta in self._first)
+        return (usage, thought) if usage or thought else None
 
     def relay_to(self, relay: Relay) -> None:
         """Give `relay` what comes while the next batch is awaited, if it is ready and words are all that comes."""

@@ -53,6 +53,9 @@ class Settings(NamedTuple):
     window: int | None = None
 
 
+Lost = Callable[[Mapping[str, object], int], None]
+
+
 class Upstream:
     """The way to Cloudflare: a pool of TLS connections and a policy for trying again."""
 
@@ -121,15 +124,18 @@ class Upstream:
         finally:
             self.end(answer)
 
-    async def begin(self, conversation: Conversation, *, client: str = "", tag: str = "-") -> Answer:
+    async def begin(
+        self, conversation: Conversation, *, client: str = "", tag: str = "-", lost: Lost = lambda usage, thought: None
+    ) -> Answer:
         """Ask the model, until it has said its first words. The answer must be ended, once.
 
-        `client` is the address the conversation comes from, `tag` what log lines begin with.
+        `client` is the address the conversation comes from, `tag` what log lines begin with; `lost` is told of each
+        try that came to nothing and is paid for: its usage, if that was told, and the characters of its thoughts.
         Raises an UpstreamError, its `tries` set, where no words came in all tries.
         """
         if self._defaults:
             conversation = with_defaults(conversation, self._settings.defaults)
-        return await self._try_all(conversation, client, tag)
+        return await self._try_all(conversation, client, tag, lost)
 
     def end(self, answer: Answer) -> None:
         """Close the answer's connection, or keep it for another, if the answer was read to its end."""
@@ -156,7 +162,7 @@ class Upstream:
 
     # --- tries ---------------------------------------------------------------------------------------
 
-    async def _try_all(self, conversation: Conversation, client: str, tag: str) -> Answer:
+    async def _try_all(self, conversation: Conversation, client: str, tag: str, lost: Lost) -> Answer:
         policy, began, attempt = self._settings.policy, self._clock(), 0
         asked: list[str] = []
         model, *others = self._order(conversation, began)
@@ -166,7 +172,7 @@ class Upstream:
             # To wait in a queue pays only where nobody else is left to ask.
             hurry = attempt < policy.attempts and bool(others)
             try:
-                answer = await self._try(conversation, model, hurry, client, tag)
+                answer = await self._try(conversation, model, hurry, client, tag, lost)
             except UpstreamError as error:
                 error.tries, error.model = attempt, model
                 self._note_failure(model, error, tag)
@@ -220,7 +226,7 @@ class Upstream:
             log.warning("%s model %s failed %d times in a row: not asked first for %g s", tag, model, failures, rest)
 
     async def _try(
-        self, conversation: Conversation, model: str, hurry: bool, client: str, tag: str
+        self, conversation: Conversation, model: str, hurry: bool, client: str, tag: str, lost: Lost
     ) -> Answer:
         self._circuits.asked(model, self._clock())
         settings = self._settings
@@ -238,6 +244,8 @@ class Upstream:
                 await answer.begin(request)
             except BaseException:
                 self.end(answer)
+                if answer.lost is not None:
+                    lost(*answer.lost)
                 raise
             return answer
 
