@@ -65,8 +65,10 @@ class Application:
     async def _open(self) -> Rooms:
         async with self._opening:
             if self._rooms is None:
-                rooms = await self._stack.enter_async_context(open_rooms(self._config, self._hooks))
-                await rooms.start()
+                async with AsyncExitStack() as opened:
+                    rooms = await opened.enter_async_context(open_rooms(self._config, self._hooks))
+                    await rooms.start()
+                    self._stack.push_async_exit(opened.pop_all())
                 self._rooms = rooms
         return self._rooms
 
@@ -191,11 +193,12 @@ class _Exchange:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._lose()
+        if not self._ended:
+            self._lose()
 
     def _lose(self) -> None:
         """The client has gone: whatever is done for it ends now."""
-        if not self._ended and self._task is not None:
+        if self._task is not None:
             self._gone = True
             self._task.cancel()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,6 +17,7 @@ from standin import STREAM_TYPE, Exchange, Script, StandIn, head_of, json_error,
 
 import cfchat
 from cfchat.asgi3 import Application
+from cfchat.errors import ConfigError
 
 WORDS = reply(b'data: {"response":"Hel"}\n\ndata: {"response":"lo"}\n\ndata: [DONE]\n\n')
 HALF = b'data: {"response":"Hel"}\n\n'
@@ -52,6 +56,7 @@ class Call:
         self.takes = asyncio.Event()
         self.takes.set()
         self.lost = False
+        self.takes_last = True
         self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         for index, piece in enumerate(pieces):
             self._events.put_nowait({"type": "http.request", "body": piece, "more_body": index + 1 < len(pieces)})
@@ -69,6 +74,8 @@ class Call:
         self.task = asyncio.create_task(app(scope, self._events.get, self._send))
 
     async def _send(self, event: Any) -> None:
+        if not self.takes_last and event["type"] == "http.response.body" and not event.get("more_body"):
+            self.takes.clear()
         await self.takes.wait()
         if self.lost:
             raise OSError("the client has gone")
@@ -370,3 +377,27 @@ async def test_what_it_does_not_speak() -> None:
     assert sent.get_nowait()["type"] == "websocket.close"
     with pytest.raises(ValueError, match="does not speak"):
         await app({"type": "carrier pigeon"}, sent.get, sent.put)
+
+
+async def test_a_client_that_does_not_take_the_last_piece_is_given_up() -> None:
+    def hurried(config: cfchat.Config) -> cfchat.Config:
+        return replace(config, server=config.server._replace(write=0.2))
+
+    async with mounted(WORDS, hurried) as (app, _):
+        call = Call(app, BODY, headers=[(b"accept", b"text/plain")])
+        call.takes_last = False
+        await call.task
+        assert app._rooms is not None and app._rooms.app.streams == (0, 0)
+
+
+async def test_a_start_that_fails_leaves_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = cfchat.load_config(demo=True, environ={}, admin=f"127.0.0.1:{taken.getsockname()[1]}")
+        app = cfchat.asgi(config)
+        files = []
+        for _ in range(3):
+            with pytest.raises(ConfigError):
+                await Call(app).task
+            gc.collect()
+            files.append(len(os.listdir("/proc/self/fd")))
+        assert files[0] == files[-1]
