@@ -59,6 +59,13 @@ def ended_children() -> Iterator[tuple[int, int]]:
             yield found[0], os.waitstatus_to_exitcode(found[1])
 
 
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
 class Parent:
     """Keeps `count` workers on the sockets. `drain` is how many seconds they may take to end."""
 
@@ -93,7 +100,7 @@ class Parent:
             loop.add_signal_handler(number, self._stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         try:
-            self._current = await self._start()
+            self._take(await self._start())
         except Failed as failure:
             code = 0 if self._stopping else failure.code
             if not self._stopping:
@@ -132,6 +139,12 @@ class Parent:
                 self._leave(worker)
             raise error if isinstance(error, Failed) else Failed(f"took over {START:.0f} s", 1) from None
         return fresh
+
+    def _take(self, fresh: set[_Worker]) -> None:
+        """These serve from now on; one that has ended since it was ready is replaced."""
+        self._current = {worker for worker in fresh if self._alive.get(worker.pid) is worker}
+        for worker in fresh - self._current:
+            self._replace_soon(f"worker {worker.pid} ended while others started")
 
     def _spawn(self) -> _Worker:
         """Raises Failed where there is no room for one more process, or file."""
@@ -189,7 +202,7 @@ class Parent:
         worker.plug.close()
         if worker.killer is not None:
             worker.killer.cancel()
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        how = f"was ended by {_name_of(-code)}" if code < 0 else f"ended with code {code}"
         if not worker.ready.done():
             worker.ready.set_exception(Failed(how, code if code > 0 else 1))
         if worker not in self._current or self._stopping:
@@ -227,9 +240,12 @@ class Parent:
     async def _watch(self) -> None:
         """Kill those that show no sign of life: their loop stands still, and so does every reply of theirs."""
         while True:
+            due = time.monotonic() + BEAT
             await asyncio.sleep(BEAT)
+            now = time.monotonic()
             for worker in self._alive.values():
-                if time.monotonic() - worker.heard > SILENCE:
+                worker.heard += max(0.0, now - due)  # this process stood still, and has not heard what was said
+                if now - worker.heard > SILENCE:
                     log.error("worker %d shows no sign of life for %.0f s: killed", worker.pid, SILENCE)
                     self._signal(worker, signal.SIGKILL)
 
@@ -254,7 +270,8 @@ class Parent:
                 if not self._stopping:
                     log.error("SIGHUP: a new worker %s; the old ones stay", failure)
             else:
-                old, self._current = self._current, fresh
+                old = self._current
+                self._take(fresh)
                 for worker in old:
                     self._leave(worker)
                 log.info("SIGHUP: %d new workers accept, %d old ones finish their replies", len(fresh), len(old))

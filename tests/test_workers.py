@@ -182,12 +182,39 @@ async def test_workers_whose_parent_is_killed_finish_and_end() -> None:
                 await gone(pid)
 
 
+def with_silence(seconds: float) -> list[str]:
+    """The command, where so long a silence of a worker is too long."""
+    code = f"import cfchat.workers as w; w.BEAT, w.SILENCE = 0.1, {seconds}; from cfchat.cli import main"
+    return [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}; sys.exit(main())"]
+
+
+async def test_a_parent_that_stood_still_kills_nobody() -> None:
+    """As after Ctrl-Z and fg: it has heard of no worker for as long."""
+    async with standin() as upstream, started(upstream.base_url, *FLAGS, argv=with_silence(1.0)) as process:
+        before = process.workers()
+        for _ in range(2):
+            process.send(signal.SIGSTOP)
+            await asyncio.sleep(1.5)  # which is what is tried
+            process.send(signal.SIGCONT)
+            for pid in before:
+                os.kill(pid, 0)
+            assert is_whole(await (await ask(process.port)).rest())
+        assert await process.stop() == 0
+    assert not process.matching("no sign of life")
+
+
+async def test_one_that_dies_while_others_start_is_replaced() -> None:
+    async with standin() as upstream, started(upstream.base_url, *FLAGS, "--workers", "3") as process:
+        process.send(signal.SIGHUP)
+        first = (await process.logged("worker [0-9]+ accepts", 4))[3].split()[-2]
+        os.kill(int(first), signal.SIGRTMIN + 1)
+        await process.logged(f"WARNING worker {first} .*another one starts")
+        await process.logged("worker [0-9]+ accepts", 7)
+        assert await process.stop() == 0
+
+
 async def test_a_worker_that_stands_still_is_killed() -> None:
-    code = (
-        "import sys; sys.path.insert(0, {!r}); import cfchat.workers as w; w.BEAT, w.SILENCE = 0.1, 2.0;"
-        "from cfchat.cli import main; sys.exit(main())"
-    )
-    argv = [sys.executable, "-c", code.format(str(ROOT))]
+    argv = with_silence(2.0)
     async with standin() as upstream, started(upstream.base_url, "--workers", "1", argv=argv) as process:
         (pid,) = process.workers()
         os.kill(pid, signal.SIGSTOP)
