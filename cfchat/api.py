@@ -195,10 +195,10 @@ async def serve_on(
             await rooms.start()
             await server.start_on(sockets, tls)
             yield Serving(server, rooms)
+            await server.drain()
         except BaseException:
             await server.abort()
             raise
-        await server.drain()
 
 
 async def start_admin(

@@ -95,10 +95,11 @@ def _listen_tcp(host: str, port: int) -> list[socket.socket]:
                 missing = error
         if missing is not None and not sockets:
             raise missing
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         for plug in sockets:
             plug.close()
-        raise ConfigError(f"cannot listen on {host} port {port}: {reason_of(error)}") from error
+        reason = reason_of(error) if isinstance(error, OSError) else "this cannot be a host's name"
+        raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from error
     return sockets
 
 
@@ -130,18 +131,20 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as plug:
+        plug.setblocking(False)
         try:
-            plug.connect(path)
+            with suppress(BlockingIOError):  # somebody whose backlog is full
+                plug.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
         else:
             raise ConfigError(f"cannot listen on {path}: another process does")
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, ...] | None:
     with suppress(OSError):
         found = os.stat(path)
-        return found.st_dev, found.st_ino
+        return found.st_dev, found.st_ino, found.st_mtime_ns
     return None
 
 

@@ -12,7 +12,7 @@ import sys
 from contextlib import aclosing
 
 import pytest
-from client import parse, request
+from client import parse, request, until
 from standin import STREAM_TYPE, Exchange, Script, StandIn, head_of, json_error, partial, reply
 
 import cfchat
@@ -234,3 +234,25 @@ async def test_what_cannot_be_asked(
 async def test_chat_does_not_block_a_loop() -> None:
     with pytest.raises(RuntimeError, match="stream_chat"):
         cfchat.chat("Hello", DEMO)
+
+
+async def test_a_program_that_is_ended_in_the_drain_leaves_nothing_behind() -> None:
+    before = asyncio.all_tasks()
+    draining = asyncio.Event()
+
+    async def run() -> None:
+        async with cfchat.serve(DEMO) as serving:
+            _, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+            writers.append(writer)
+            writer.write(b"POST /api/chatbot HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n[")
+            await until(lambda: bool(serving.server.connections))
+            asyncio.get_running_loop().call_later(0.1, draining.set)
+
+    writers: list[asyncio.StreamWriter] = []
+    task = asyncio.create_task(run())
+    await draining.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert asyncio.all_tasks() == before
+    writers[0].close()

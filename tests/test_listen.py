@@ -8,7 +8,7 @@ import signal
 import socket
 import ssl
 import subprocess
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -32,13 +32,29 @@ def test_every_address_of_a_name() -> None:
     assert all(plug.fileno() == -1 for plug in sockets)
 
 
-@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", "300.0.0.1"])
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", "300.0.0.1", "a..b", "a" * 64])
 def test_an_address_that_is_not_ours(host: str) -> None:
     with pytest.raises(ConfigError, match="cannot listen on"), listening(Where(host, 0)):
         pass
 
 
 # --- unix socket ----------------------------------------------------------------------------------
+
+
+def test_a_socket_whose_owner_takes_no_more_is_taken_still(tmp_path: Path) -> None:
+    """To connect would take for ever."""
+    path = tmp_path / "s"
+    with ExitStack() as plugs:
+        owner = plugs.enter_context(socket.socket(socket.AF_UNIX))
+        owner.bind(str(path))
+        owner.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                plug = plugs.enter_context(socket.socket(socket.AF_UNIX))
+                plug.setblocking(False)
+                plug.connect(str(path))
+        with pytest.raises(ConfigError, match="another process does"), listening(Where(uds=str(path))):
+            pass
 
 
 async def test_a_unix_socket(tmp_path: Path) -> None:
