@@ -68,6 +68,7 @@ COMMANDS = {
     "models": "list the account's text models with their windows and prices",
     "deploy": "print a file that runs this installation, its settings filled in: " + ", ".join((*KINDS, PYZ)),
 }
+OPEN_MAX = 10240  # files that macOS allows where it says that there is no limit
 TWO_WAYS_ON = """\
 To talk to Workers AI: set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN (dashboard: AI > Workers AI > Use REST API).
 To try it without an account: add --demo."""
@@ -248,6 +249,11 @@ async def serve(config: Config, demo: bool) -> int:
         if worker is not None:
             # All is said: a signal that found the loop half closed would be told of on stderr, or kill.
             signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT))
+        else:
+            # A thread that asks for a name cannot be ended, and is waited for: a further signal need not.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().remove_signal_handler(number)
+                signal.signal(number, signal.SIG_DFL)
     return OK
 
 
@@ -333,10 +339,14 @@ def _allow_files(connections: int) -> None:
 
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed != most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    if most != resource.RLIM_INFINITY and most < 2 * connections:
+        for wanted in (most, max(allowed, OPEN_MAX)):
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+                allowed = wanted
+                break
+    if allowed != resource.RLIM_INFINITY and allowed < 2 * connections:
         told = "only %d files may be open, enough for about %d replies at once: raise `ulimit -n`, or lower %s"
-        log.warning(told, most, max(0, most - 20) // 2, "--max-streams and --max-connections")
+        log.warning(told, allowed, max(0, allowed - 20) // 2, "--max-streams and --max-connections")
 
 
 def _reload_on_hangup(guard: Guard, keys_file: str | None, certificate: Certificate | None, told: Notifier) -> None:

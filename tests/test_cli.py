@@ -6,16 +6,20 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
+from cfchat.cli import _allow_files
 
 ROOT = Path(__file__).parent.parent
 # -S: nothing outside the standard library can be imported; -W error: nothing is left open.
@@ -252,3 +256,51 @@ def test_running_out_of_files_is_survived() -> None:
         process.kill()
         process.communicate()
     assert "Traceback" not in log and log.count("no connection can be accepted") <= 3
+
+
+def test_a_resolver_that_hangs_holds_up_no_second_signal() -> None:
+    """The thread that asks it is waited for when all else is over."""
+    code = (
+        "import socket, sys, time; sys.path.insert(0, {!r}); found = socket.getaddrinfo\n"
+        "hangs = lambda host, *more, **so: time.sleep(60) if 'cloudflare' in str(host) else found(host, *more, **so)\n"
+        "socket.getaddrinfo = hangs\n"
+        "from cfchat.cli import main; sys.exit(main(['--port', '0']))"
+    )
+    settings = environ(CLOUDFLARE_ACCOUNT_ID="0" * 32, CLOUDFLARE_API_TOKEN="t")
+    argv = [sys.executable, "-c", code.format(str(ROOT))]
+    with subprocess.Popen(argv, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        while "stops it" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        while not process.stderr.readline().endswith("INFO stopped\n"):
+            pass
+        until = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < until:
+            process.send_signal(signal.SIGTERM)  # one that comes before its connections are closed is for them
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        left = process.poll()
+        process.kill()
+    assert left == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(("soft", "taken"), [(256, 10240), (20_000, 20_000)])
+def test_no_limit_of_files_that_is_one_all_the_same(
+    soft: int, taken: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As macOS has it: "unlimited" is told, and refused where it is asked for."""
+    now = (soft, resource.RLIM_INFINITY)
+
+    def setrlimit(_: int, wanted: tuple[int, int]) -> None:
+        nonlocal now
+        if wanted[0] == resource.RLIM_INFINITY:
+            raise ValueError("current limit exceeds maximum limit")
+        now = wanted
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: now)
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    _allow_files(5000)
+    assert now == (taken, resource.RLIM_INFINITY) and not caplog.records
+    _allow_files(50_000)
+    assert f"only {taken} files may be open" in caplog.text
