@@ -157,9 +157,13 @@ async def test_thoughts_without_a_word_are_paid_for(
 
 
 async def test_the_thoughts_are_paid_for_by_who_leaves_meanwhile() -> None:
-    def thinking() -> bool:
-        return any(type(found) is Answer and found._first for found in gc.get_objects())
+    def answers() -> list[Answer]:
+        return [found for found in gc.get_objects() if type(found) is Answer]
 
+    def thinking() -> bool:
+        return any(found.lost == ({}, 240) for found in answers() if found not in others)
+
+    others = answers()  # of other tests
     told = asyncio.Queue[Reply]()
     script = half(THOUGHT * 30, then="silence")
     async with StandIn([script]) as standin, house(standin, hooks=Hooks(after_reply=told.put)) as cfchat:
