@@ -46,7 +46,7 @@ from cfchat.replies.negotiation import negotiate
 from cfchat.replies.ui_message import UIMessage
 from cfchat.server import Handler, Request, Response, Sink
 from cfchat.upstream import cloudflare
-from cfchat.upstream.answer import Answer
+from cfchat.upstream.answer import Answer, Lost
 from cfchat.upstream.client import Upstream
 from cfchat.watch import PROBES
 from cfchat.wire.http11 import Fields
@@ -268,7 +268,7 @@ class App:
         notes = request.notes
         try:
             answer = await self._upstream.begin(
-                conversation, client=request.client, tag=request.id, lost=bill.lose
+                conversation, client=request.client, tag=request.id, lost=bill.lost.append
             )
         except UpstreamError as error:
             notes |= {"tries": error.tries, "model": error.model, "code": error.code}
@@ -395,7 +395,7 @@ class _Bill:
         self._asked = sum(map(estimate_tokens, conversation.messages))
         self._said = 0
         self._usage: Mapping[str, object] = {}
-        self.lost: list[tuple[Mapping[str, object], int]] = []  # tries that came to nothing: usage, and characters
+        self.lost: list[Lost] = []  # of tries that came to nothing, and are paid for
         self.whole = False
         self.began: float | None = None  # when the first words came
 
@@ -405,10 +405,6 @@ class _Bill:
             if delta.reasoning or delta.tool_calls:
                 self._said += len(delta.reasoning) + sum(len(call.arguments) for call in delta.tool_calls)
         self._usage = batch[-1].usage or self._usage
-
-    def lose(self, usage: Mapping[str, object], said: int) -> None:
-        """A try came to nothing, but is paid for."""
-        self.lost.append((usage, said))
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -422,7 +418,7 @@ class _Bill:
     def estimated(self) -> bool:
         return not all(usage for usage, _ in self._tries())
 
-    def _tries(self) -> list[tuple[Mapping[str, object], int]]:
+    def _tries(self) -> list[Lost]:
         return self.lost if self.lost and self.began is None else [*self.lost, (self._usage, self._said)]
 
     def _count(self, usage: Mapping[str, object], said: int) -> tuple[int, int, int]:

@@ -32,6 +32,9 @@ class Deadlines(NamedTuple):
     whole_reply: float = 0.0
 
 
+Lost = tuple[Mapping[str, object], int]
+
+
 class Relay(Protocol):
     """Who takes batches the moment they come, without a task being woken for each."""
 
@@ -103,7 +106,7 @@ class Answer:
         return batch
 
     @property
-    def lost(self) -> tuple[Mapping[str, object], int] | None:
+    def lost(self) -> Lost | None:
         """Where it came to nothing, what was paid for: the usage, as far as it was told, and characters of thought."""
         usage, thought = self._reply.usage or {}, sum(len(delta.reasoning) for delta in self._first)
         return (usage, thought) if usage or thought else None

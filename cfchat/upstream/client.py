@@ -14,7 +14,7 @@ from typing import NamedTuple
 from cfchat.conversation import NO_OPTIONS, Conversation, Options, trim, with_defaults
 from cfchat.errors import UpstreamError, UpstreamModelGone, UpstreamOverloaded, UpstreamRefused, UpstreamTimeout
 from cfchat.upstream import circuits, cloudflare, connection, faults, pool, retry
-from cfchat.upstream.answer import Answer, Deadlines, whole_body
+from cfchat.upstream.answer import Answer, Deadlines, Lost, whole_body
 from cfchat.upstream.api import Api, Gateway
 from cfchat.upstream.connection import Connection, Origin, UpstreamStale, connect
 from cfchat.upstream.proxy import Proxy
@@ -51,9 +51,6 @@ class Settings(NamedTuple):
     warm: int = 1
     trim: bool = False
     window: int | None = None
-
-
-Lost = Callable[[Mapping[str, object], int], None]
 
 
 class Upstream:
@@ -125,7 +122,12 @@ class Upstream:
             self.end(answer)
 
     async def begin(
-        self, conversation: Conversation, *, client: str = "", tag: str = "-", lost: Lost = lambda usage, thought: None
+        self,
+        conversation: Conversation,
+        *,
+        client: str = "",
+        tag: str = "-",
+        lost: Callable[[Lost], None] = lambda paid: None,
     ) -> Answer:
         """Ask the model, until it has said its first words. The answer must be ended, once.
 
@@ -162,7 +164,7 @@ class Upstream:
 
     # --- tries ---------------------------------------------------------------------------------------
 
-    async def _try_all(self, conversation: Conversation, client: str, tag: str, lost: Lost) -> Answer:
+    async def _try_all(self, conversation: Conversation, client: str, tag: str, lost: Callable[[Lost], None]) -> Answer:
         policy, began, attempt = self._settings.policy, self._clock(), 0
         asked: list[str] = []
         model, *others = self._order(conversation, began)
@@ -226,7 +228,7 @@ class Upstream:
             log.warning("%s model %s failed %d times in a row: not asked first for %g s", tag, model, failures, rest)
 
     async def _try(
-        self, conversation: Conversation, model: str, hurry: bool, client: str, tag: str, lost: Lost
+        self, conversation: Conversation, model: str, hurry: bool, client: str, tag: str, lost: Callable[[Lost], None]
     ) -> Answer:
         self._circuits.asked(model, self._clock())
         settings = self._settings
@@ -244,8 +246,8 @@ class Upstream:
                 await answer.begin(request)
             except BaseException:
                 self.end(answer)
-                if answer.lost is not None:
-                    lost(*answer.lost)
+                if (paid := answer.lost) is not None:
+                    lost(paid)
                 raise
             return answer
 
