@@ -7,7 +7,7 @@ import sys
 # Isolated mode (-I) leaves the script's own folder out.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from cfchat.cli import main
+from cfchat.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,11 +12,12 @@ from cfchat.errors import CfchatError
 
 if TYPE_CHECKING:
     from cfchat.api import Serving, chat, serve, stream_chat
+    from cfchat.app.hooks import Hooks, Reply
     from cfchat.asgi3 import asgi
-    from cfchat.config import Config, load_config
-    from cfchat.conversation import Conversation, Message, Options
-    from cfchat.hooks import Hooks, Reply
-    from cfchat.server import Request
+    from cfchat.conversation.model import Conversation, Message, Options
+    from cfchat.server.server import Request
+    from cfchat.settings.config import Config
+    from cfchat.settings.load import load_config
 
 __version__ = "0.1.0"
 
@@ -42,10 +43,11 @@ __all__ = [
 _ROOMS = {
     "api": ("Serving", "chat", "serve", "stream_chat"),
     "asgi3": ("asgi",),
-    "config": ("Config", "load_config"),
-    "conversation": ("Conversation", "Message", "Options"),
-    "hooks": ("Hooks", "Reply"),
-    "server": ("Request",),
+    "settings.config": ("Config",),
+    "settings.load": ("load_config",),
+    "conversation.model": ("Conversation", "Message", "Options"),
+    "app.hooks": ("Hooks", "Reply"),
+    "server.server": ("Request",),
 }
 
 

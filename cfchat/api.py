@@ -12,24 +12,30 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from cfchat.app import App, limits_of
-from cfchat.config import Config, load_config
-from cfchat.conversation import Conversation, Options, parse_messages, parse_options, with_system
+from cfchat.app.health import METRICS, probes, table
+from cfchat.app.hooks import Hooks
+from cfchat.app.page import pages
+from cfchat.app.routes import App, limits_of
+from cfchat.conversation.model import Conversation, Options
+from cfchat.conversation.parse import parse_messages, parse_options
+from cfchat.conversation.prepare import with_system
+from cfchat.demo.server import ACCOUNT, MODEL, TOKEN, Demo
 from cfchat.errors import CfchatError, ConfigError, UpstreamError
-from cfchat.guard import Guard, Proxies
-from cfchat.hooks import Hooks
-from cfchat.listen import Certificate, listening, reason_of, url_of
-from cfchat.metrics import Metrics, Samples
-from cfchat.observe import log_exchange
-from cfchat.page import pages
-from cfchat.pulse import Pulse
-from cfchat.server import Response, Server
-from cfchat.tally import member
+from cfchat.guard.addresses import Proxies
+from cfchat.guard.guard import Guard
+from cfchat.net.listen import Certificate, listening, reason_of, url_of
+from cfchat.ops.logs import log_exchange
+from cfchat.ops.loop_lag import Pulse
+from cfchat.ops.metrics import Metrics, Samples
+from cfchat.ops.worker_metrics import member
+from cfchat.secret import Secret
+from cfchat.server.server import Response, Server
+from cfchat.settings.config import Config
+from cfchat.settings.load import load_config
 from cfchat.upstream.client import Settings, Upstream
-from cfchat.upstream.connection import Origin, make_ssl_context
-from cfchat.upstream.secret import Secret
-from cfchat.watch import METRICS, probes, table
-from cfchat.wire.http11 import Fields
+from cfchat.upstream.connect import make_ssl_context
+from cfchat.upstream.origin import Origin
+from cfchat.wire.fields import Fields
 
 log = logging.getLogger("cfchat")
 
@@ -310,13 +316,12 @@ def make_context(origin: Origin) -> ssl.SSLContext | None:
 
 async def _start_demo(stack: AsyncExitStack) -> Settings:
     """Start the stand-in model on loopback; it is called through the same code as Cloudflare."""
-    from cfchat import demo
 
-    server = Server(demo.Demo().handle, _refuse)
+    server = Server(Demo().handle, _refuse)
     host, port = await server.start("127.0.0.1", 0)
     stack.push_async_callback(server.drain, 1.0)
     log.info("demo: the stand-in model listens on http://%s:%d; nothing is sent to Cloudflare", host, port)
-    return Settings(Origin(host, port, False, "/client/v4"), demo.ACCOUNT, Secret(demo.TOKEN), models=(demo.MODEL,))
+    return Settings(Origin(host, port, False, "/client/v4"), ACCOUNT, Secret(TOKEN), models=(MODEL,))
 
 
 def _refuse(error: CfchatError, request_id: str, fields: Fields | None) -> Response:

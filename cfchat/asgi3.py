@@ -10,13 +10,15 @@ from typing import Any
 from urllib.parse import quote
 
 from cfchat.api import Rooms, open_rooms
-from cfchat.config import Config, load_config
+from cfchat.app.hooks import Hooks
 from cfchat.errors import BodyTooLarge, CfchatError, Incomplete, RequestTimeout
-from cfchat.guard import Proxies
-from cfchat.hooks import Hooks
-from cfchat.observe import Exchange
-from cfchat.server import Request, Response, new_id
-from cfchat.wire.http11 import Fields, RequestHead
+from cfchat.guard.addresses import Proxies
+from cfchat.server.record import Exchange
+from cfchat.server.server import Request, Response, new_id
+from cfchat.settings.config import Config
+from cfchat.settings.load import load_config
+from cfchat.wire.fields import Fields
+from cfchat.wire.messages import RequestHead
 
 log = logging.getLogger("cfchat.asgi")
 

@@ -15,21 +15,19 @@ from types import FrameType
 
 import pytest
 from house import house
-from standin import Exchange, StandIn, chunks_of, head_of
+from paced import ASK, BODY, CHUNKED
+from standin import Exchange, StandIn, chunks_of
 from standin import reply as wire
 
 import cfchat
 
 HOME = str(Path(cfchat.__file__).parent)
-CHUNKED = head_of(200, [("content-type", "text/event-stream"), ("transfer-encoding", "chunked")])
 SHAPES = {
     "classic": '{"response":"%s"}',
     "padded": '{"response":"%s","p":"abdef"}',
     "openai": '{"id":"1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"%s"}}]}',
     "unlike": '{"response":"%s","id":"%s"}',  # no event is like another
 }
-BODY = b'[{"role":"user","content":"Hello"}]'
-ASK = b"POST /api/chatbot HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
 END = chunks_of(b"data: [DONE]\n\n")[0] + b"0\r\n\r\n"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cfchat.conversation import Delta
+from cfchat.conversation.model import Delta
 from cfchat.errors import CfchatError
-from cfchat.replies.form import DONE, HEARTBEAT, Form, described, encode_json, event, text_of
+from cfchat.replies.form import DONE, HEARTBEAT, Form, described, event, text_of
 from cfchat.wire.sse import encode_event
+from cfchat.wire.strict_json import encode as encode_json
 
 
 class Events(Form):

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from cfchat.conversation import Delta
+from cfchat.conversation.model import Delta
 from cfchat.errors import CfchatError
 from cfchat.wire.sse import encode_event
-
-# JSON in one line, so that it is one line of an event, too. (json.dumps with arguments builds an encoder each time.)
-encode_json: Callable[[object], str] = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":")
-).encode
+from cfchat.wire.strict_json import encode as encode_json
 
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": still there\n\n"  # a comment (WHATWG HTML §9.2.6), which every parser passes over

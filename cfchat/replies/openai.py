@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from cfchat.conversation import Delta, ToolCall
+from cfchat.conversation.model import Delta, ToolCall
 from cfchat.errors import CfchatError
-from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, described, encode_json, event, text_of
+from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, described, event, text_of
 from cfchat.wire.sse import encode_event
+from cfchat.wire.strict_json import encode as encode_json
 
 # Theirs are also content_filter and function_call, which never come from here.
 _REASONS = {"stop", "length", "tool_calls"}

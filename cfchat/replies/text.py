@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cfchat.conversation import Delta
+from cfchat.conversation.model import Delta
 from cfchat.replies.form import Form, text_of
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cfchat.conversation import Delta
+from cfchat.conversation.model import Delta
 from cfchat.errors import CfchatError
-from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, encode_json, event, text_of
+from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, event, text_of
 from cfchat.wire.sse import encode_event
+from cfchat.wire.strict_json import encode as encode_json
 
 _REASONS = {"stop": "stop", "length": "length", "tool_calls": "tool-calls"}
 _USAGE = {"prompt_tokens": "inputTokens", "completion_tokens": "outputTokens", "total_tokens": "totalTokens"}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cfchat.conversation import Delta
-from cfchat.replies.form import End, Form, Meta, encode_json, text_of
+from cfchat.conversation.model import Delta
+from cfchat.replies.form import End, Form, Meta, text_of
+from cfchat.wire.strict_json import encode as encode_json
 
 
 class Whole(Form):

@@ -8,17 +8,19 @@ from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from cfchat.conversation import Delta
+from cfchat.conversation.model import Delta
 from cfchat.errors import EventTooLarge, UpstreamError, UpstreamProtocolError, UpstreamTimeout
-from cfchat.upstream import cloudflare, connection, deltas, faults
-from cfchat.upstream.connection import Connection
-from cfchat.upstream.events import EventReader
-from cfchat.wire.http11 import Data
+from cfchat.upstream.cloudflare import faults
+from cfchat.upstream.cloudflare.models import thinks_first
+from cfchat.upstream.cloudflare.reply import ReplyReader, read_json_reply
+from cfchat.upstream.cloudflare.skim import EventReader
+from cfchat.upstream.connection import AFTER_DONE, FIRST_TOKEN, NEXT_TOKEN, WHOLE_REPLY, Connection
+from cfchat.wire.messages import Data
 
 log = logging.getLogger("cfchat.upstream")
 
 # How long the end of the message may take after [DONE]; behind it the connection is not worth keeping.
-AFTER_DONE = 1.0
+DRAIN_AFTER_DONE = 1.0
 # An error reply or a reply that is plain JSON is read whole, up to this many bytes.
 WHOLE_BODY = 1 << 20
 
@@ -60,8 +62,8 @@ class Answer:
         self.connection = lent
         self._deadlines = deadlines
         self._tag = tag
-        self._shape = (max_tokens, cloudflare.thinks_first(model), tools)
-        self._reply = deltas.ReplyReader(*self._shape)
+        self._shape = (max_tokens, thinks_first(model), tools)
+        self._reply = ReplyReader(*self._shape)
         self._events = EventReader(self._reply)
         self._first: list[Delta] = []
         self._over = False
@@ -69,8 +71,8 @@ class Answer:
     async def begin(self, request: bytes) -> None:
         """Send the request and read up to the first text or call: what fails here can be tried again."""
         deadline = self.connection.deadline
-        deadline.bound(self._deadlines.whole_reply, connection.WHOLE_REPLY)
-        deadline.move(self._deadlines.first_delta, connection.FIRST_TOKEN)
+        deadline.bound(self._deadlines.whole_reply, WHOLE_REPLY)
+        deadline.move(self._deadlines.first_delta, FIRST_TOKEN)
         self.connection.send(request)
         try:
             await self._read_head()
@@ -81,7 +83,7 @@ class Answer:
                 if self._reply.answered:
                     return
                 # It thinks, and asking again would only make it think anew.
-                deadline.move(self._deadlines.between_deltas, connection.NEXT_TOKEN)
+                deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
         except UpstreamTimeout as error:
             if error.origin_status is None:
                 # It took the request and kept silent: that is the model's own slowness.
@@ -99,7 +101,7 @@ class Answer:
         if self._first:
             batch, self._first = self._first, []
         else:
-            self.connection.deadline.move(self._deadlines.between_deltas, connection.NEXT_TOKEN)
+            self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
             batch = await self._read()
         # While the client takes its time the upstream is not late.
         self.connection.deadline.pause()
@@ -125,7 +127,7 @@ class Answer:
         words = self._events.words(data)
         if not words:
             return False
-        self.connection.deadline.move(self._deadlines.between_deltas, connection.NEXT_TOKEN)
+        self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
         delta = self._reply.say(words)
         if delta is not None:
             relay.take([delta])
@@ -140,7 +142,7 @@ class Answer:
         if head.fields.get("content-type", "").lower().startswith("application/json"):
             body = await whole_body(self.connection)
             self._over = True
-            self._first = deltas.read_json_reply(body, *self._shape)
+            self._first = read_json_reply(body, *self._shape)
 
     async def _read(self) -> list[Delta]:
         """The next batch; empty at the end."""
@@ -163,7 +165,7 @@ class Answer:
 
     async def _read_to_end(self) -> None:
         """[DONE] makes the reply whole; only the connection's next life depends on what follows."""
-        self.connection.deadline.move(AFTER_DONE, connection.AFTER_DONE)
+        self.connection.deadline.move(DRAIN_AFTER_DONE, AFTER_DONE)
         try:
             while type(await self.connection.next_event()) is Data:
                 pass

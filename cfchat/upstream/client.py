@@ -11,14 +11,21 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from cfchat.conversation import NO_OPTIONS, Conversation, Options, trim, with_defaults
+from cfchat.conversation.model import NO_OPTIONS, Conversation, Options
+from cfchat.conversation.prepare import trim, with_defaults
 from cfchat.errors import UpstreamError, UpstreamModelGone, UpstreamOverloaded, UpstreamRefused, UpstreamTimeout
-from cfchat.upstream import circuits, cloudflare, connection, faults, pool, retry
+from cfchat.secret import Secret
+from cfchat.upstream import circuits, pool, retry
 from cfchat.upstream.answer import Answer, Deadlines, Lost, whole_body
-from cfchat.upstream.api import Api, Gateway
-from cfchat.upstream.connection import Connection, Origin, UpstreamStale, connect
+from cfchat.upstream.cloudflare import faults
+from cfchat.upstream.cloudflare.account import Api, Gateway
+from cfchat.upstream.cloudflare.catalogue import Model, read_models
+from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, MODEL_FIELDS, takes, window_of
+from cfchat.upstream.cloudflare.request import encode_request
+from cfchat.upstream.connect import connect
+from cfchat.upstream.connection import LIST_OF_MODELS, Connection, UpstreamStale
+from cfchat.upstream.origin import Origin
 from cfchat.upstream.proxy import Proxy
-from cfchat.upstream.secret import Secret
 
 log = logging.getLogger("cfchat.upstream")
 
@@ -38,14 +45,14 @@ class Settings(NamedTuple):
     origin: Origin
     account: str
     token: Secret
-    models: tuple[str, ...] = (cloudflare.DEFAULT_MODEL,)
+    models: tuple[str, ...] = (DEFAULT_MODEL,)
     max_tokens: int = 2048
     deadlines: Deadlines = Deadlines()
     policy: retry.Policy = retry.Policy()
     pool: pool.Settings = pool.Settings()
     circuits: circuits.Settings = circuits.Settings()
     defaults: Options = Options()
-    fields: Mapping[str, Mapping[str, object]] = cloudflare.MODEL_FIELDS
+    fields: Mapping[str, Mapping[str, object]] = MODEL_FIELDS
     gateway: Gateway | None = None
     proxy: Proxy | None = None
     warm: int = 1
@@ -145,13 +152,13 @@ class Upstream:
         answer.connection.rest()
         self._pool.give_back(answer.connection, reusable=True)
 
-    async def catalogue(self) -> list[cloudflare.Model]:
+    async def catalogue(self) -> list[Model]:
         """The text models that the account's list names; free of charge. Raises an UpstreamError."""
         if self._api.on_gateway:
             raise UpstreamRefused("The list of models cannot be had.", detail="AI Gateway's own URL has none")
         lent, _ = await self._pool.borrow(fresh=True)
         try:
-            lent.deadline.move(self._settings.deadlines.between_deltas, connection.LIST_OF_MODELS)
+            lent.deadline.move(self._settings.deadlines.between_deltas, LIST_OF_MODELS)
             lent.send(self._api.catalogue())
             head = await lent.head()
             body = await whole_body(lent)
@@ -160,7 +167,7 @@ class Upstream:
             self._pool.give_back(lent, reusable=True)
         if head.status != 200:
             raise faults.read_error(head.status, head.fields, body, now=time.time())
-        return cloudflare.read_models(body)
+        return read_models(body)
 
     # --- tries ---------------------------------------------------------------------------------------
 
@@ -210,7 +217,7 @@ class Upstream:
         first, *fallbacks = models
         # A reply without the tools that were asked for is no help. The first one was asked for by name, or by default.
         for name in conversation.passed:
-            fallbacks = [model for model in fallbacks if cloudflare.takes(model, name)]
+            fallbacks = [model for model in fallbacks if takes(model, name)]
         return self._circuits.order((first, *fallbacks), now)
 
     def _others(self, conversation: Conversation, asked: list[str]) -> list[str]:
@@ -234,7 +241,7 @@ class Upstream:
         settings = self._settings
         max_tokens = conversation.options.max_tokens or settings.max_tokens
         conversation, left_out = self._fit(conversation, model, max_tokens)
-        body = cloudflare.encode_request(
+        body = encode_request(
             conversation, model, max_tokens, extra=settings.fields.get(model, {}), reject_if_busy=hurry
         )
         request = self._api.run(model, body, self._api.affinity(conversation, client), tag)
@@ -262,7 +269,7 @@ class Upstream:
         return await ask(lent)
 
     def _fit(self, conversation: Conversation, model: str, max_tokens: int) -> tuple[Conversation, int]:
-        window = (self._settings.window or cloudflare.window(model)) if self._settings.trim else None
+        window = (self._settings.window or window_of(model)) if self._settings.trim else None
         return (conversation, 0) if window is None else trim(conversation, window - max_tokens)
 
     # --- upkeep --------------------------------------------------------------------------------------
@@ -292,7 +299,7 @@ class Upstream:
                     self._warn_of_model(name, listed.get(name))
             await asyncio.sleep(DAY)
 
-    def _warn_of_model(self, name: str, listed: cloudflare.Model | None) -> None:
+    def _warn_of_model(self, name: str, listed: Model | None) -> None:
         if listed is None:
             log.warning("model %s is not in the account's list of models", name)
         elif listed.deprecation:

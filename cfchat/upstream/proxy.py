@@ -8,9 +8,11 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from cfchat.errors import ProtocolError, UpstreamConnectError
-from cfchat.upstream.secret import Secret
-from cfchat.upstream.stream import Stream
-from cfchat.wire.http11 import NEED_DATA, ReadLimits, ResponseHead, ResponseReader, encode_request_head
+from cfchat.net.stream import Stream
+from cfchat.secret import Secret
+from cfchat.wire.messages import NEED_DATA, ReadLimits, ResponseHead
+from cfchat.wire.reader import ResponseReader
+from cfchat.wire.writer import encode_request_head
 
 _LIMITS = ReadLimits(head=64 * 1024, body=0)
 

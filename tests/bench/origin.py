@@ -18,7 +18,7 @@ import time
 from functools import cache
 from pathlib import Path
 
-CERTS = Path(__file__).parents[1] / "certs"
+CERTS = Path(__file__).parents[1] / "support" / "certs"
 ASKED = re.compile(rb"bench (\w+) (\d+) (\d+) (\w+)")
 LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

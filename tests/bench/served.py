@@ -20,10 +20,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from cfchat.api import Rooms, open_rooms
-from cfchat.config import load
-from cfchat.guard import Proxies
-from cfchat.observe import set_up_logging
-from cfchat.server import Server
+from cfchat.guard.addresses import Proxies
+from cfchat.ops.logs import set_up_logging
+from cfchat.server.server import Server
+from cfchat.settings.load import load
 
 TICK = 0.005
 
@@ -51,7 +51,7 @@ async def main() -> None:
     config = load({}, os.environ)
     set_up_logging(config.log_level)
     async with open_rooms(config) as rooms:
-        await watched(rooms, Server(rooms.app.handle, rooms.app.refuse, config.server, Proxies(config.trusted_proxies)))
+        await watched(rooms, Server(rooms.app.handle, rooms.app.refuse, config.server, Proxies(config.trusted_proxies), rooms.app.note))
 
 
 async def watched(rooms: Rooms, server: Server) -> None:

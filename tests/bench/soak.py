@@ -22,7 +22,8 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from standin import CERTS, STREAM_TYPE, Exchange, StandIn, head_of
+from places import CERTS
+from standin import STREAM_TYPE, Exchange, StandIn, head_of
 
 WORDS = 20
 BLOCKS = 0.05  # how many more of Python's blocks of memory there may be at the end than after the first third

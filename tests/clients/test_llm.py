@@ -18,9 +18,10 @@ from installs import venv
 from leaving import closes_at_once
 from standin import Model, Script, StandIn, json_error, words
 
-from cfchat.app import Settings
-from cfchat.guard import Guard, parse_keys
-from cfchat.guard import Settings as GuardSettings
+from cfchat.app.routes import Settings
+from cfchat.guard.guard import Guard
+from cfchat.guard.guard import Settings as GuardSettings
+from cfchat.guard.keys import parse_keys
 
 GEMMA = "@cf/google/gemma-4-26b-a4b-it"
 MODELS = {"cf": GEMMA, "none": "@cf/none/such"}

@@ -14,16 +14,17 @@ import pytest
 from house import HELLO, house
 from installs import HERE, Process, node_modules, venv
 from leaving import closes_at_once
+from places import STREAMS
 from standin import Model, Script, StandIn, json_error, reply
 
-from cfchat.app import Settings
-from cfchat.guard import Guard, parse_keys
-from cfchat.guard import Settings as GuardSettings
+from cfchat.app.routes import Settings
+from cfchat.guard.guard import Guard
+from cfchat.guard.guard import Settings as GuardSettings
+from cfchat.guard.keys import parse_keys
 
 GEMMA, LLAMA = "@cf/google/gemma-4-26b-a4b-it", "@cf/meta/llama-3.1-8b-instruct-fast"
 KEY = "the-key-of-the-tests"
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
-STREAMS = Path(__file__).parent.parent / "data/streams"
 TOOLS = [
     {"type": "function", "function": {"name": name, "description": name, "parameters": {"type": "object"}}}
     for name in ("get_weather", "calculator")

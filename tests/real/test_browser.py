@@ -16,7 +16,9 @@ from house import house
 from standin import Exchange, Model, StandIn, event, head_of, json_error, reply, words
 from webdriver import ENTER, ESCAPE, SHIFT, SPACE, TAB, Browser, browser, is_missing
 
-from cfchat.guard import Guard, Rate, Settings, parse_keys
+from cfchat.guard.guard import Guard, Settings
+from cfchat.guard.keys import parse_keys
+from cfchat.guard.limits import Rate
 
 pytestmark = pytest.mark.skipif(is_missing(), reason="chromium and chromedriver are not installed")
 

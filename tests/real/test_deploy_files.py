@@ -14,15 +14,14 @@ from pathlib import Path
 
 import pytest
 from client import parse, request
+from command import deploy, free_port
 from house import house
 from process import FIRST, HEAD, HELLO, REST
 from standin import Exchange, StandIn
-from test_commands import free_port
-from test_deploy import deploy
 
-from cfchat.app import Settings
-from cfchat.guard import Proxies
-from cfchat.listen import Where, listening
+from cfchat.app.routes import Settings
+from cfchat.guard.addresses import Proxies
+from cfchat.net.listen import Where, listening
 
 
 def tool(name: str) -> str:

@@ -16,7 +16,7 @@ from client import parse, request, until
 from house import House, house
 from standin import Exchange, StandIn, reply
 
-from cfchat.guard import Proxies
+from cfchat.guard.addresses import Proxies
 
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
 # On CI it is required: there a missing nginx fails.

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 from client import Reply, parse, request
-from standin import CERTS, STREAM_TYPE, Exchange, StandIn, head_of, reply
+from places import CERTS, ROOT
+from standin import STREAM_TYPE, Exchange, StandIn, head_of, reply
 
-ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-I", "-S", "-OO", "-W", "error", str(ROOT / "cfchat_server.py")]
 BODY = json.dumps([{"role": "user", "content": "I am unhappy"}]).encode()
 SAID = "I am sorry to hear that you are unhappy."

@@ -1,0 +1,58 @@
+"""The command line: serve, check, ask, models, deploy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from cfchat import api
+from cfchat.cli.terminal import FAILED, OK, say_error
+from cfchat.errors import UpstreamError
+from cfchat.settings.config import Config
+from cfchat.upstream.cloudflare.catalogue import Model
+
+
+async def list_models(config: Config, as_json: bool) -> int:
+    """Print the account's text models."""
+    settings = config.upstream
+    assert settings is not None
+    async with api.open_upstream(config) as upstream:
+        try:
+            models = sorted(await upstream.catalogue(), key=lambda model: model.name)
+        except UpstreamError as error:
+            say_error(error, settings)
+            return FAILED
+    if as_json:
+        print(json.dumps([model._asdict() for model in models], indent=2))
+    else:
+        _print_table(models, settings.models)
+    return OK
+
+
+def _print_table(models: Sequence[Model], asked: Sequence[str]) -> None:
+    """One line a model; prices are US$ for a million tokens in and out, `-` is what the list does not say."""
+    rows = [("MODEL", "WINDOW", "$/M IN", "$/M OUT", "NOTES")]
+    for model in models:
+        window = "-" if model.window is None else f"{model.window:,}"
+        rows.append((model.name, window, _price(model.price_in), _price(model.price_out), _notes(model, asked)))
+    wide = [max(len(row[column]) for row in rows) for column in range(4)]
+    for name, *numbers, notes in rows:
+        columns = [f"{number:>{width}}" for number, width in zip(numbers, wide[1:], strict=True)]
+        print("  ".join([f"{name:<{wide[0]}}", *columns, notes]).rstrip())
+
+
+def _price(price: float | None) -> str:
+    return "-" if price is None else f"{price:.3f}"
+
+
+def _notes(model: Model, asked: Sequence[str]) -> str:
+    notes = []
+    if model.name in asked:
+        notes.append("your default" if model.name == asked[0] else "your fallback")
+    if model.deprecation:
+        notes.append(f"removed on {model.deprecation}")
+    if model.paid:
+        notes.append("paid plan only")
+    if model.reasoning:
+        notes.append("reasoning")
+    return ", ".join(notes)

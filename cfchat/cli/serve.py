@@ -1,0 +1,211 @@
+"""The command line: serve, check, ask, models, deploy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from cfchat import __version__, api
+from cfchat.cli.terminal import OK
+from cfchat.errors import ConfigError
+from cfchat.guard.guard import Guard
+from cfchat.net.listen import Certificate, adopted, listening, url_of
+from cfchat.ops.loop_lag import stalls_told
+from cfchat.ops.systemd import Notifier, take_files, take_notifier
+from cfchat.ops.workers import Parent, ended_children, orders, take_worker
+from cfchat.server.server import Server
+from cfchat.settings.config import Config
+from cfchat.settings.values import LOOPBACK, read_keys
+
+log = logging.getLogger("cfchat")
+OPEN_MAX = 10240  # files that macOS allows where it says that there is no limit
+
+
+async def serve(config: Config, demo: bool) -> int:
+    """Serve until a signal comes, here or in workers; returns the exit code.
+
+    Raises ConfigError where the address cannot be listened on, or the certificate is none.
+    """
+    worker = take_worker(os.environ)
+    notifier, tally, files = worker or (take_notifier(os.environ), None, take_files(os.environ))
+    with contextlib.ExitStack() as stack:
+        stack.callback(notifier.close)
+        where = config.where
+        certificate = Certificate(where.cert, where.key) if where.cert else None
+        sockets = stack.enter_context(adopted(files) if files else listening(where))
+        welcome = partial(_welcome, sockets[0].getsockname(), demo, config)
+        if worker is not None:
+            house = _serve_here(_share(config), sockets, certificate, notifier, orders, tally=tally)
+        elif config.workers:
+            return await _keep_workers(config, sockets, notifier, welcome)
+        else:
+            house = _serve_here(config, sockets, certificate, notifier, _signals, welcome)
+        await house
+        if worker is not None:
+            # All is said: a signal that found the loop half closed would be told of on stderr, or kill.
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT))
+        else:
+            # A thread that asks for a name cannot be ended, and is waited for: a further signal need not.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().remove_signal_handler(number)
+                signal.signal(number, signal.SIG_DFL)
+    return OK
+
+
+async def _serve_here(
+    config: Config,
+    sockets: Sequence[socket.socket],
+    certificate: Certificate | None,
+    notifier: Notifier,
+    orders: Callable[[Notifier], asyncio.Queue[str]],
+    welcome: Callable[[], None] = lambda: None,
+    tally: socket.socket | None = None,
+) -> None:
+    """Serve in this process until an order to stop comes."""
+    given = orders(notifier)
+    tls = certificate.context if certificate else None
+    async with api.serve_on(sockets, config, tls=tls, tally=tally) as serving:
+        with stalls_told(serving.rooms.pulse):
+            _allow_files(config.server.connections)
+            _reload_on_hangup(serving.rooms.guard, config.keys_file, certificate, notifier)
+            welcome()
+            gc.freeze()  # what is here by now stays, so no collection need look at it
+            notifier.ready()
+            await _until_told(serving.server, given, notifier)
+
+
+async def _keep_workers(
+    config: Config, sockets: Sequence[socket.socket], notifier: Notifier, welcome: Callable[[], None]
+) -> int:
+    """Be the parent until an order to stop comes; returns the exit code."""
+    parent = Parent(sockets, config.workers, config.server.drain, notifier)
+    admin = await api.start_admin(config.admin, parent.fault, parent.tally.total) if config.admin else None
+    code = await parent.run(welcome)
+    if admin is not None:
+        await admin.drain(1.0)
+    return code
+
+
+def _share(config: Config) -> Config:
+    """One worker's part of what all together may spend."""
+    tokens = config.guard.daily_tokens
+    shared = tokens and max(1, tokens // config.workers)
+    return replace(config, guard=config.guard._replace(daily_tokens=shared))
+
+
+def _welcome(address: Any, demo: bool, config: Config) -> None:
+    _say_hello(address, demo, config)
+    _warn_if_open(address, config)
+
+
+def _say_hello(address: Any, demo: bool, config: Config) -> None:
+    base, way, behind = url_of(address, config.where.cert is not None), "", ""
+    if not isinstance(address, tuple):
+        import shlex  # rarely needed
+
+        path = os.fsdecode(address)
+        way, behind = f"--unix-socket {shlex.quote(path)} ", f" behind {path}"
+    key = "-H 'Authorization: Bearer YOUR-KEY' " if config.guard.keys else ""
+    page = f"page: {base}/\n" if config.page else ""
+    says = "DEMO: a stand-in model (ELIZA, 1966), not Cloudflare" if demo else config.app.model
+    print(
+        f"cfchat {__version__} listens on {base}/api/chatbot{behind}\n"
+        f"model: {says}\n{page}"
+        f"try: curl -N {way}{base}/api/chatbot -H 'Content-Type: application/json' {key}"
+        """-d '[{"role":"user","content":"I am unhappy"}]'\n"""
+        "Ctrl-C stops it.",
+        flush=True,
+    )
+
+
+def _warn_if_open(address: Any, config: Config) -> None:
+    """Whoever finds an open chat endpoint spends its owner's money."""
+    guarded = config.guard.keys or config.guard.rate or config.guard.daily_tokens
+    if isinstance(address, tuple) and address[0] not in LOOPBACK and not guarded:
+        log.warning(
+            "everybody who can reach %s may ask, and you pay: set --rate-limit and --daily-tokens, or --api-keys-file",
+            address[0],
+        )
+
+
+def _allow_files(connections: int) -> None:
+    """Take all the file descriptors that this process may have; each reply needs two."""
+    import resource  # which Windows lacks, where `ask` and `check` work
+
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed != most:
+        for wanted in (most, max(allowed, OPEN_MAX)):
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+                allowed = wanted
+                break
+    if allowed != resource.RLIM_INFINITY and allowed < 2 * connections:
+        told = "only %d files may be open, enough for about %d replies at once: raise `ulimit -n`, or lower %s"
+        log.warning(told, allowed, max(0, allowed - 20) // 2, "--max-streams and --max-connections")
+
+
+def _reload_on_hangup(guard: Guard, keys_file: str | None, certificate: Certificate | None, told: Notifier) -> None:
+    """SIGHUP reads the keys and the certificate anew; a file that is wrong changes nothing."""
+
+    def reload() -> None:
+        told.reloading()
+        if keys_file is None and certificate is None:
+            log.info("SIGHUP: there is no --api-keys-file or --tls-cert to read")
+        if keys_file is not None:
+            _reload_keys(guard, keys_file)
+        if certificate is not None:
+            try:
+                certificate.reload()
+            except ConfigError as error:
+                log.error("SIGHUP: %s; the certificate stays as it was", error)
+            else:
+                log.info("SIGHUP: certificate read")
+        told.ready()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+
+def _reload_keys(guard: Guard, path: str) -> None:
+    try:
+        guard.keys = read_keys(path)
+    except ValueError as error:
+        log.error("SIGHUP: --api-keys-file %s; the keys stay as they were", error)
+    else:
+        log.info("SIGHUP: %d keys read", len(guard.keys))
+
+
+def _signals(notifier: Notifier) -> asyncio.Queue[str]:
+    """Why to stop: the first SIGINT or SIGTERM lets replies finish, the second ends them."""
+    loop = asyncio.get_running_loop()
+    given: asyncio.Queue[str] = asyncio.Queue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, given.put_nowait, number.name)
+    if os.getpid() == 1:
+        # In a container every orphan is a child of the first process.
+        loop.add_signal_handler(signal.SIGCHLD, lambda: [*ended_children()])
+        list(ended_children())
+    return given
+
+
+async def _until_told(server: Server, orders: asyncio.Queue[str], notifier: Notifier) -> None:
+    loop = asyncio.get_running_loop()
+    why = await orders.get()
+    notifier.stopping()
+    log.info("%s: stopping; replies under way may finish (again: end them now)", why)
+    draining = loop.create_task(server.drain())
+    second = loop.create_task(orders.get())
+    await asyncio.wait([draining, second], return_when=asyncio.FIRST_COMPLETED)
+    second.cancel()
+    if not draining.done():
+        await server.abort()
+    await draining
+    log.info("stopped")

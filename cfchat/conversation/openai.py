@@ -1,0 +1,178 @@
+"""What clients of OpenAI's chat completions POST (platform.openai.com/docs/api-reference/chat/create). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from cfchat.conversation.model import Conversation, Message
+from cfchat.conversation.parse import (
+    Limits,
+    parse_content,
+    parse_json,
+    parse_message,
+    parse_messages,
+    parse_options,
+    without_surrogates,
+)
+from cfchat.errors import BadChatRequest, BadOption, ModelNotFound, UnknownModel
+
+MOST_TOOLS = 128
+MOST_STOPS = 4
+# What says no more than leaving it out; not every model takes it even so.
+_SAYS_NOTHING: Mapping[str, tuple[object, ...]] = {
+    "stop": ([],),
+    "tools": ([],),
+    "tool_choice": ("auto",),
+    "parallel_tool_calls": (True,),
+    "response_format": ({"type": "text"},),
+}
+MOST_LEVELS = 64  # of nesting, in what is passed on
+
+
+class Completion(NamedTuple):
+    """A conversation, and how the reply is to come: as a stream or whole, the stream with its usage or without."""
+
+    conversation: Conversation
+    stream: bool
+    include_usage: bool
+
+
+def parse_completion(body: bytes, limits: Limits = Limits()) -> Completion:
+    """Read the body of a POST to chat/completions; unknown keys are ignored.
+
+    Raises InvalidJSON, BadChatRequest (BadOption for an option), whose `param` names the place, or ModelNotFound.
+    """
+    document = parse_json(body)
+    if not isinstance(document, dict):
+        raise BadChatRequest("Send an object with `messages`.", param="messages")
+    messages = parse_messages(document.get("messages"), limits, _message)
+    try:
+        options = parse_options(document, limits)
+    except UnknownModel as error:
+        raise ModelNotFound(error.message, param="model") from None
+    if document.get("n") not in (None, 1) or document.get("n") is True:
+        raise BadOption("Only one choice is given: `n` can only be 1.", param="n")
+    stream_options = document.get("stream_options") or {}
+    if not isinstance(stream_options, dict):
+        raise BadOption("`stream_options` must be an object.", param="stream_options")
+    return Completion(
+        Conversation(messages, options, _passed(document, lambda name: limits.takes(options.model, name))),
+        _switch(document, "stream"),
+        _switch(stream_options, "include_usage", "stream_options."),
+    )
+
+
+def _switch(document: Mapping[str, object], name: str, place: str = "") -> bool:
+    value = document.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise BadOption(f"`{name}` must be true or false.", param=place + name)
+    return value is True
+
+
+# --- messages ------------------------------------------------------------------------------------
+
+
+def _message(item: object, place: str) -> Message:
+    """A message as everywhere, or one of the two that calls of tools bring with them."""
+    if isinstance(item, dict) and item.get("role") == "tool":
+        call = item.get("tool_call_id")
+        if not isinstance(call, str) or not call:
+            raise BadChatRequest("The result of a tool names its call.", param=f"{place}.tool_call_id")
+        return Message("tool", parse_content(item, place), tool_call_id=without_surrogates(call))
+    if isinstance(item, dict) and item.get("role") == "assistant" and item.get("tool_calls"):
+        calls = item["tool_calls"]
+        if not isinstance(calls, list):
+            raise BadChatRequest("The calls of tools are a list.", param=f"{place}.tool_calls")
+        content = "" if item.get("content") is None else parse_content(item, place)
+        read = [_call(call, f"{place}.tool_calls[{index}]") for index, call in enumerate(calls)]
+        return Message("assistant", content, tuple(read))
+    return parse_message(item, place)
+
+
+def _call(call: Any, place: str) -> Mapping[str, object]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        raise BadChatRequest("A call of a tool is an object with `id` and `function`.", param=place)
+    for holder, name in ((call, "id"), (function, "name"), (function, "arguments")):
+        if not isinstance(holder.get(name), str):
+            path = name if holder is call else f"function.{name}"
+            raise BadChatRequest("This must be a string.", param=f"{place}.{path}")
+    named = {"name": function["name"], "arguments": function["arguments"]}
+    return {"id": call["id"], "type": "function", "function": named}
+
+
+# --- what only some models take ------------------------------------------------------------------
+
+
+def _passed(document: Mapping[str, object], takes: Callable[[str], bool]) -> dict[str, object]:
+    """The fields to pass on, in the shape they have there."""
+    passed = {}
+    for name, check in _CHECKS.items():
+        value = document.get(name)
+        if value is None or value in _SAYS_NOTHING.get(name, ()):
+            continue
+        told = "This is nested too deeply." if _is_deep(value) else check(value)
+        if told:
+            raise BadOption(told, param=name)
+        if not takes(name):
+            raise BadOption(f"This model does not take `{name}`.", param=name)
+        passed[name] = value
+    return passed
+
+
+def _stop(value: object) -> str:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or len(stops) > MOST_STOPS or not all(isinstance(s, str) and s for s in stops):
+        return f"`stop` must be a string, or a list of {MOST_STOPS} at most."
+    return ""
+
+
+def _tools(value: object) -> str:
+    if not isinstance(value, list) or not all(map(_is_function, value)):
+        return "`tools` must be a list of `{\"type\": \"function\", \"function\": {\"name\", ...}}`."
+    return f"There can be {MOST_TOOLS} tools at most." if len(value) > MOST_TOOLS else ""
+
+
+def _tool_choice(value: object) -> str:
+    if value in ("none", "required") or _is_function(value):
+        return ""
+    return "`tool_choice` must be none, auto, required or a function."
+
+
+def _is_function(value: object) -> bool:
+    if not isinstance(value, dict) or value.get("type") != "function":
+        return False
+    function = value.get("function")
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
+
+
+def _parallel(value: object) -> str:
+    return "" if isinstance(value, bool) else "`parallel_tool_calls` must be true or false."
+
+
+def _response_format(value: object) -> str:
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "json_object":
+        return ""
+    if kind != "json_schema":
+        return "`response_format` must have the type text, json_object or json_schema."
+    assert isinstance(value, dict)
+    schema = value.get("json_schema")
+    if not isinstance(schema, dict) or not isinstance(schema.get("schema"), dict):
+        return "`response_format` must have `json_schema` with a `schema`."
+    return ""
+
+
+def _is_deep(value: object, levels: int = MOST_LEVELS) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(_is_deep(item, levels - 1) for item in inner)
+
+
+_CHECKS = {
+    "stop": _stop,
+    "tools": _tools,
+    "tool_choice": _tool_choice,
+    "parallel_tool_calls": _parallel,
+    "response_format": _response_format,
+}

@@ -1,0 +1,191 @@
+"""What a conversation is, and how to read one out of what clients POST. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from types import MappingProxyType
+from typing import NamedTuple
+
+from cfchat.conversation.model import NO_OPTIONS, Conversation, Message, Options
+from cfchat.errors import BadChatRequest, BadOption, InvalidJSON, UnknownModel
+from cfchat.wire.strict_json import decode
+
+_BOM = b"\xef\xbb\xbf"
+_SURROGATE = "[\ud800-\udfff]"
+# `ai` is deep-chat's word, `developer` is OpenAI's newer one for system.
+_ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "ai": "assistant",
+}
+# What the AI SDK sends back of an earlier reply; models must not read their own reasoning again.
+_SILENT_PARTS = frozenset({"step-start", "reasoning"})
+_FILE_PARTS = frozenset(
+    {"image", "image_url", "input_image", "file", "input_file", "input_audio", "audio", "video_url"}
+)
+_NUMBERS = tuple(option.name for option in fields(Options) if option.name != "model")
+_WHOLE = frozenset({"max_tokens", "top_k", "seed"})
+Ranges = Mapping[str, tuple[float, float]]
+_ANY: Ranges = dict.fromkeys(_NUMBERS, (-1e10, 1e10))
+
+
+class Limits(NamedTuple):
+    """What a client may send: how many messages, which of `models` it may name, and which options.
+
+    `aliases` are other names of models. `ranges` knows from what to what each option of a model goes (None: of the
+    default model), `caps` holds the operator's own upper bounds; `takes` knows which other fields a model takes.
+    """
+
+    messages: int = 1000
+    models: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = MappingProxyType({})
+    ranges: Callable[[str | None], Ranges] = lambda model: _ANY
+    caps: Mapping[str, float] = MappingProxyType({})
+    takes: Callable[[str | None, str], bool] = lambda model, name: True
+
+
+def parse_conversation(body: bytes, limits: Limits = Limits()) -> Conversation:
+    """Read a JSON list of messages, or an object with `messages` and options; unknown keys are ignored.
+
+    Raises InvalidJSON, or BadChatRequest (BadOption for an option) whose `param` names the place.
+    """
+    document = parse_json(body)
+    messages = parse_messages(document.get("messages") if isinstance(document, dict) else document, limits)
+    options = parse_options(document, limits) if isinstance(document, dict) else NO_OPTIONS
+    return Conversation(messages, options)
+
+
+def without_surrogates(text: str) -> str:
+    """U+FFFD for each surrogate: JSON can escape one alone, UTF-8 cannot hold it (RFC 8259 §8.2)."""
+    return text if text.isascii() else re.sub(_SURROGATE, "\ufffd", text)
+
+
+def parse_json(body: bytes) -> object:
+    """What a body of JSON holds. Raises InvalidJSON, for what json.loads would let pass, too."""
+    # json.loads(bytes) would guess UTF-16 and UTF-32; RFC 8259 §8.1 knows UTF-8 only.
+    try:
+        text = body.removeprefix(_BOM).decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidJSON("The body is not UTF-8.") from None
+    if "\0" in text[:4]:
+        raise InvalidJSON("The body is not UTF-8: it looks like UTF-16 or UTF-32.")
+    try:
+        return decode(text)
+    except RecursionError:
+        raise InvalidJSON("The JSON in the body is nested too deeply.") from None
+    except json.JSONDecodeError as error:
+        raise InvalidJSON(f"The body is not JSON: see line {error.lineno}, column {error.colno}.") from None
+    except ValueError:  # int() has a limit of digits, and the constants above
+        raise InvalidJSON("The body holds a number that is none in JSON.") from None
+
+
+
+
+def parse_options(document: Mapping[str, object], limits: Limits) -> Options:
+    """The options beside the messages. Raises BadOption."""
+    model = _model(document.get("model"), limits)
+    ranges = limits.ranges(model)
+    found: dict[str, float] = {}
+    for name in _NUMBERS:
+        # OpenAI's newer name goes before its older one.
+        newer = name == "max_tokens" and document.get("max_completion_tokens") is not None
+        key = "max_completion_tokens" if newer else name
+        value = document.get(key)
+        if value is not None:
+            found[name] = _number(name, key, value, ranges, limits.caps)
+    return Options(model, **found)  # type: ignore[arg-type]
+
+
+def _model(name: object, limits: Limits) -> str | None:
+    if name is None or name == "":
+        return None
+    if isinstance(name, str):
+        name = limits.aliases.get(name, name)
+        if name in limits.models:
+            return name
+    models = (*limits.models, *limits.aliases)
+    known = f"These are: {', '.join(models)}." if 0 < len(models) <= 10 else "Leave `model` out."
+    raise UnknownModel(f"This model is not offered here. {known}", param="model")
+
+
+def _number(name: str, key: str, value: object, ranges: Ranges, caps: Mapping[str, float]) -> float:
+    if name not in ranges:
+        raise BadOption(f"This model does not take `{key}`.", param=key)
+    whole = name in _WHOLE
+    if isinstance(value, float) and whole and value.is_integer():
+        value = int(value)  # some JSON encoders write 100.0
+    if type(value) is not int and (whole or type(value) is not float):
+        raise BadOption(f"`{key}` must be a {'whole ' if whole else ''}number.", param=key)
+    assert isinstance(value, (int, float))
+    low, high = ranges[name]
+    if not low <= value <= high:
+        raise BadOption(f"`{key}` must be from {low:.10g} to {high:.10g}.", param=key)
+    if name in caps and value > caps[name]:
+        raise BadOption(f"The most that this server allows for `{key}` is {caps[name]:.10g}.", param=key)
+    return value
+
+
+def parse_message(item: object, place: str) -> Message:
+    """One message. Raises BadChatRequest naming the place."""
+    if not isinstance(item, dict):
+        raise BadChatRequest("A message is an object with `role` and `content`.", param=place)
+    role = item.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise BadChatRequest("The role must be system, user or assistant.", param=f"{place}.role")
+    return Message(_ROLES[role], parse_content(item, place))
+
+
+def parse_content(item: Mapping[str, object], place: str) -> str:
+    """`content`, or the AI SDK's `parts`, or deep-chat's `text`: the first of them that says something.
+
+    Raises BadChatRequest naming the place.
+    """
+    content = item.get("content")
+    if content and isinstance(content, str):
+        return without_surrogates(content)
+    key = next((key for key in ("content", "parts", "text") if item.get(key)), None)
+    if key is None:  # empty, which is allowed, or not there
+        key = next((key for key in ("content", "parts", "text") if item.get(key) is not None), "content")
+    value, place = item.get(key), f"{place}.{key}"
+    if isinstance(value, str) and key != "parts":
+        return without_surrogates(value)
+    if isinstance(value, list) and key != "text":
+        return without_surrogates("".join(_part(part, f"{place}[{index}]") for index, part in enumerate(value)))
+    raise BadChatRequest("The content must be a string or a list of text parts.", param=place)
+
+
+def _part(part: object, place: str) -> str:
+    if not isinstance(part, dict):
+        raise BadChatRequest("A part of a message is an object with `type` and `text`.", param=place)
+    kind = part.get("type")
+    if kind == "text":
+        text = part.get("text")
+        if not isinstance(text, str):
+            raise BadChatRequest("The text of a part must be a string.", param=f"{place}.text")
+        return text
+    if isinstance(kind, str) and kind in _SILENT_PARTS:
+        return ""
+    if isinstance(kind, str) and kind in _FILE_PARTS:
+        raise BadChatRequest("Images, audio and files are not supported: send text.", param=f"{place}.type")
+    raise BadChatRequest("A part must have the type `text`.", param=f"{place}.type")
+
+
+def parse_messages(
+    items: object, limits: Limits, read: Callable[[object, str], Message] = parse_message
+) -> tuple[Message, ...]:
+    """The messages of a JSON list; `read` makes one of an item and its place. Raises BadChatRequest."""
+    if not isinstance(items, list):
+        raise BadChatRequest("Send a list of messages, or an object with `messages`.", param="messages")
+    if not items:
+        raise BadChatRequest("The list of messages is empty.", param="messages")
+    if len(items) > limits.messages:
+        raise BadChatRequest(f"There are more than {limits.messages} messages.", param="messages")
+    messages = [read(item, f"messages[{index}]") for index, item in enumerate(items)]
+    if "user" not in [message.role for message in messages]:
+        raise BadChatRequest("At least one message must come from the user.", param="messages")
+    return tuple(messages)

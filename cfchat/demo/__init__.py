@@ -1,0 +1,1 @@
+"""The stand-in model of `--demo`: ELIZA, behind the API of Cloudflare."""

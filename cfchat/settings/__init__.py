@@ -1,0 +1,1 @@
+"""Flags, environment and secret files, checked and summed up in one Config."""

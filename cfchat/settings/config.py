@@ -1,0 +1,38 @@
+"""Config: from flags, environment and secret files; says all that is wrong at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cfchat.app import routes as app
+from cfchat.guard import guard
+from cfchat.guard.addresses import Network
+from cfchat.net.listen import Where
+from cfchat.ops import logs as observe
+from cfchat.server import server
+from cfchat.upstream import client
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings, checked, each room's own part apart. `upstream` is None for the demo, which has its own.
+
+    `load_config` makes one.
+
+    >>> import cfchat
+    >>> cfchat.load_config(demo=True, port=0, max_messages=20).app.max_messages
+    20
+    """
+
+    where: Where = field(default_factory=Where)
+    workers: int = 0
+    upstream: client.Settings | None = None
+    app: app.Settings = field(default_factory=app.Settings)
+    guard: guard.Settings = field(default_factory=guard.Settings)
+    keys_file: str | None = None
+    trusted_proxies: tuple[Network, ...] = ()
+    server: server.Limits = field(default_factory=server.Limits)
+    page: bool = True
+    admin: tuple[str, int] | None = None
+    log_level: str = "info"
+    log_format: str = observe.TEXT

@@ -1,0 +1,257 @@
+"""Config: from flags, environment and secret files; says all that is wrong at once."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from ipaddress import ip_network
+from urllib.parse import urlsplit
+
+from cfchat.conversation.prepare import DROP, MERGE, REJECT
+from cfchat.guard.addresses import Network
+from cfchat.guard.keys import Keys, parse_keys
+from cfchat.guard.limits import Rate
+from cfchat.ops import logs as observe
+from cfchat.upstream import pool
+from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS, is_model_name, ranges
+from cfchat.upstream.origin import Origin
+
+BASE_URL = "https://api.cloudflare.com/client/v4"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def to_port(text: str) -> int:
+    return _whole(text, 0, 65535)
+
+
+def to_count(text: str) -> int:
+    return _whole(text, 1, 10**9)
+
+
+def _whole(text: str, low: int, high: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,10}", text) or not low <= int(text) <= high:
+        raise ValueError(f"must be a whole number from {low} to {high}")
+    return int(text)
+
+
+def to_workers(text: str) -> int:
+    return _whole(text, 0, 256)
+
+
+def to_mode(text: str) -> int:
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise ValueError("must be three octal digits such as 660")
+    return int(text, 8)
+
+
+def to_seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text):
+        raise ValueError("must be a number of seconds, such as 30 or 2.5")
+    return float(text)
+
+
+def to_model(text: str) -> str:
+    if not is_model_name(text):
+        raise ValueError(f"must be a Workers AI model name such as {DEFAULT_MODEL}")
+    return text
+
+
+def to_origin(text: str) -> Origin:
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError("must be a URL") from None
+    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+        raise ValueError("must be a URL such as " + BASE_URL)
+    if url.username or url.password:
+        raise ValueError("must not hold a user or password")
+    if not re.fullmatch(r"[!-~]*", text):
+        raise ValueError("must be plain ASCII without blanks")
+    if url.scheme == "http" and url.hostname not in LOOPBACK:
+        raise ValueError("must be https: over plain http the token could be read on the way")
+    tls = url.scheme == "https"
+    return Origin(url.hostname, port or (443 if tls else 80), tls, url.path.rstrip("/"))
+
+
+def to_models(text: str) -> tuple[str, ...]:
+    """`none` is a list, too."""
+    if text == "none":
+        return ()
+    return tuple(dict.fromkeys(to_model(name.strip()) for name in text.split(",")))
+
+
+def to_aliases(text: str) -> dict[str, str]:
+    aliases: dict[str, str] = {}
+    for item in text.split(","):
+        alias, _, model = item.strip().partition("=")
+        if not re.fullmatch(r"[A-Za-z0-9@._:/-]{1,128}", alias):
+            raise ValueError("must be such as gpt-4o-mini=" + FALLBACK_MODELS[-1])
+        aliases[alias] = to_model(model)
+    return aliases
+
+
+def to_zero_or_more(text: str) -> int:
+    return _whole(text, 0, 10**9)
+
+
+def to_warm(text: str) -> int:
+    return _whole(text, 0, pool.Settings().idle)
+
+
+def to_switch(text: str) -> bool:
+    if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+        raise ValueError("must be 1 or 0")
+    return text.lower() in ("1", "true", "yes", "on")
+
+
+def to_number(name: str) -> Callable[[str], float]:
+    """A reader of one option of a reply, within the range that Cloudflare documents."""
+
+    def parse(text: str) -> float:
+        low, high = ranges(None)[name]
+        whole = name in ("top_k", "seed")
+        pattern = r"[0-9]{1,10}" if whole else r"-?[0-9]{1,4}(\.[0-9]{1,6})?"
+        if not re.fullmatch(pattern, text) or not low <= float(text) <= high:
+            raise ValueError(f"must be a {'whole ' if whole else ''}number from {low:g} to {high:g}")
+        return int(text) if whole else float(text)
+
+    return parse
+
+
+def to_caps(text: str) -> dict[str, float]:
+    caps: dict[str, float] = {}
+    for item in text.split(","):
+        name, _, number = item.strip().partition("=")
+        if name not in OPTIONS:
+            raise ValueError("must be such as max_tokens=4096,temperature=1.5; the names are " + ", ".join(OPTIONS))
+        if not re.fullmatch(r"-?[0-9]{1,10}(\.[0-9]{1,6})?", number):
+            raise ValueError(f"must have a number behind {name}=")
+        caps[name] = float(number)
+    return caps
+
+
+def to_gateway(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+        raise ValueError("must be the id of an AI Gateway: letters, digits, - and _")
+    return text
+
+
+def read_text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def to_model_fields(path: str) -> dict[str, dict[str, object]]:
+    """A TOML file: a table for each model, its keys further fields of the request body."""
+    import tomllib  # rarely needed
+
+    try:
+        tables = tomllib.loads(read_text(path))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    for model, fields in tables.items():
+        _model_name_in_file(model, fields)
+    return tables
+
+
+def _model_name_in_file(model: str, fields: object) -> None:
+    if not is_model_name(model) or not isinstance(fields, dict):
+        raise ValueError(f'takes a table for each model, such as ["{DEFAULT_MODEL}"]; not so: {model}')
+    for name, value in fields.items():
+        if name in ("messages", "stream", "model", "prompt"):
+            raise ValueError(f"cannot set {name} of {model}: it is cfchat's own")
+        if not _is_json(value):
+            raise ValueError(f"cannot send {name} of {model}: JSON has no dates and no infinite numbers")
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_json, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    return isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value))
+
+
+_ORIGIN = r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
+
+
+def to_origins(text: str) -> tuple[str, ...]:
+    origins = tuple(dict.fromkeys(origin.strip() for origin in text.split(",")))
+    if not all(origin == "*" or re.fullmatch(_ORIGIN, origin) for origin in origins):
+        raise ValueError("must be * or origins such as https://example.com: lower case, and nothing behind the host")
+    return origins
+
+
+def read_keys(path: str) -> Keys:
+    """The keys in a file. Raises ValueError with the reason."""
+    try:
+        return parse_keys(read_text(path))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def to_keys_file(path: str) -> tuple[str, Keys]:
+    return path, read_keys(path)
+
+
+_PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+
+
+def to_rate(text: str) -> Rate:
+    match = re.fullmatch(r"([0-9]{1,6})/(second|minute|hour|day)", text)
+    if match is None or not int(match[1]):
+        raise ValueError("must be such as 20/minute; the words are second, minute, hour, day")
+    return Rate(int(match[1]), _PERIODS[match[2]])
+
+
+def to_networks(text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ip_network(item.strip()) for item in text.split(","))
+    except ValueError:
+        raise ValueError("must be addresses or networks such as 127.0.0.1,10.0.0.0/8,::1") from None
+
+
+def to_client_system(text: str) -> str:
+    if text not in (MERGE, DROP, REJECT):
+        raise ValueError("must be merge, drop or reject")
+    return text
+
+
+def to_level(text: str) -> str:
+    if text not in LEVELS:
+        raise ValueError("must be one of " + ", ".join(LEVELS))
+    return text
+
+
+def to_log_format(text: str) -> str:
+    if text not in (observe.TEXT, observe.JSON):
+        raise ValueError("must be text or json")
+    return text
+
+
+def to_address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"\[[0-9A-Fa-f:.%]+\]|[^:\[\]\s]+", host):
+        raise ValueError("must be an address and a port, such as 127.0.0.1:9090 or [::1]:9090")
+    return host.strip("[]"), to_port(port)
+
+
+def to_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "seed",
+            "repetition_penalty", "frequency_penalty", "presence_penalty")  # fmt: skip

@@ -1,0 +1,250 @@
+"""What a reply that is no answer means: Cloudflare's error bodies and error events -> UpstreamError. Pure.
+
+An error is judged by Cloudflare's own code first and by the HTTP status second: a junk token is a 400, and a
+200 can carry an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from cfchat.errors import (
+    ContentBlocked,
+    ContextLengthExceeded,
+    UpstreamAuthError,
+    UpstreamError,
+    UpstreamModelGone,
+    UpstreamOverloaded,
+    UpstreamQuota,
+    UpstreamRateLimited,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from cfchat.wire.strict_json import decode
+
+DAY = 86400.0
+
+
+class FieldsLike(Protocol):
+    """`Fields`, or a dict with lower-case names."""
+
+    def get(self, name: str, /) -> str | None: ...
+
+
+# --- verdicts ------------------------------------------------------------------------------------
+
+
+class _Verdict(NamedTuple):
+    """`elsewhere`: another model may not share the fault. `wait`: seconds, where no Retry-After says."""
+
+    error: type[UpstreamError]
+    message: str
+    retryable: bool = False
+    elsewhere: bool = False
+    most_tries: int | None = None
+    wait: float | None = None
+
+
+_REFUSED = _Verdict(UpstreamRefused, "The model refused the request.")
+_GONE = _Verdict(UpstreamModelGone, "The model is not available.", elsewhere=True)
+_NOT_YET = _Verdict(UpstreamRefused, "The model is not available.", elsewhere=True)
+_TOO_LONG = _Verdict(ContextLengthExceeded, "The conversation is too long.")
+_SETUP = _Verdict(UpstreamAuthError, "The server is not set up correctly.")
+_BLOCKED_ACCOUNT = _Verdict(UpstreamAuthError, "The assistant is not available.")
+_SLOW = _Verdict(UpstreamTimeout, "The model took too long to answer.", retryable=True, elsewhere=True)
+# The edge waited two minutes for the first byte: a third time is not worth it.
+_VERY_SLOW = _Verdict(UpstreamTimeout, _SLOW.message, retryable=True, elsewhere=True, most_tries=2)
+_TOO_SLOW = _Verdict(UpstreamTimeout, _SLOW.message)
+_DAY_USED_UP = _Verdict(UpstreamQuota, "The daily limit is used up. It resets at 00:00 UTC.")
+_BUDGET_USED_UP = _Verdict(UpstreamQuota, "The budget is used up.")
+_BUSY = _Verdict(UpstreamOverloaded, "The assistant is busy, please try again.", retryable=True, elsewhere=True)
+_TOO_MANY = _Verdict(UpstreamRateLimited, "Too many requests, please wait a moment.", retryable=True)
+# This model's own limit, a minute's.
+_MODEL_TOO_MANY = _Verdict(UpstreamRateLimited, _TOO_MANY.message, retryable=True, elsewhere=True, wait=10.0)
+_EDGE_TOO_MANY = _Verdict(UpstreamRateLimited, _TOO_MANY.message, retryable=True, wait=60.0)
+_FAULT = _Verdict(UpstreamUnavailable, "The assistant had a fault, please try again.", retryable=True)
+_ENGINE_FAULT = _Verdict(UpstreamUnavailable, _FAULT.message, retryable=True, elsewhere=True)
+_PROMPT_BLOCKED = _Verdict(ContentBlocked, "This message was blocked.")
+_REPLY_BLOCKED = _Verdict(UpstreamRefused, "The reply was blocked.")
+
+# Workers AI 3xxx, 5xxx and 8xxx; v4 API 971, 1000, 6003, 7xxx, 9xxx and 10000; AI Gateway 2xxx; edge 1015.
+# 4006 is what is sent where the documentation says 3036.
+_CODES: Mapping[int, _Verdict] = {
+    **dict.fromkeys((3003, 3030, 3039, 5004, 5005, 5006, 5012, 5019, 5025, 8001, 8006), _REFUSED),
+    **dict.fromkeys((3042, 5007, 5018, 5028, 5035), _GONE),
+    5016: _NOT_YET,  # its licence can still be agreed to
+    **dict.fromkeys((3006, 5021), _TOO_LONG),
+    **dict.fromkeys((1000, 2001, 2009, 6003, 7000, 7003, 9106, 9109, 10000), _SETUP),
+    **dict.fromkeys((3023, 3041), _BLOCKED_ACCOUNT),
+    **dict.fromkeys((3007, 3008), _SLOW),
+    3046: _TOO_SLOW,
+    **dict.fromkeys((3036, 4006), _DAY_USED_UP),
+    2045: _BUDGET_USED_UP,
+    **dict.fromkeys((2018, 2021, 3040), _BUSY),
+    **dict.fromkeys((971, 2003), _TOO_MANY),
+    1015: _EDGE_TOO_MANY,
+    3021: _MODEL_TOO_MANY,
+    **dict.fromkeys((3043, 8004, 8005), _ENGINE_FAULT),
+    2016: _PROMPT_BLOCKED,
+    2017: _REPLY_BLOCKED,
+}
+# The statuses that say more than their class does.
+_STATUSES: Mapping[int, _Verdict] = {
+    **dict.fromkeys((401, 403), _SETUP),
+    408: _SLOW,
+    410: _GONE,
+    413: _TOO_LONG,
+    425: _FAULT,
+    429: _TOO_MANY,
+    500: _ENGINE_FAULT,
+    504: _SLOW,
+    524: _VERY_SLOW,
+}
+# 3030 also carries refusals that have nothing to do with length.
+_LENGTH_WORDS = r"(?i)context|too long|tokens|sequence"
+
+
+def read_error(status: int, fields: FieldsLike, body: bytes, now: float | None = None) -> UpstreamError:
+    """What a reply that is no answer means. `now`, in epoch seconds, is for waits that end at a date."""
+    rays = [f"{name} {_printable(value)}" for name in ("cf-ray", "cf-ai-req-id") if (value := fields.get(name))]
+    error = _judge(status, _faults_in_body(body), rays or ["cf-ray none"])
+    asked = _retry_after(fields.get("retry-after"), now)
+    if asked is not None:
+        error.retry_after = asked
+    elif type(error) is UpstreamQuota and error.origin_code in (3036, 4006) and now is not None:
+        error.retry_after = DAY - now % DAY
+    return error
+
+
+def error_in_event(data: str) -> UpstreamError:
+    """What an `event: error` means; it has no form that is documented."""
+    return _judge(200, _faults_in_body(data.encode("utf-8", "replace")), [])
+
+
+_SIGNS = frozenset({"error", "errors", "success", "internalCode"})
+
+
+def error_in_reply(reply: Mapping[str, Any]) -> UpstreamError | None:
+    """The error that a 200, or one event of a stream, carries in place of words."""
+    if _SIGNS.isdisjoint(reply):
+        return None
+    if reply.get("error") or reply.get("errors") or reply.get("success") is False or "internalCode" in reply:
+        return _judge(200, _faults(reply), [])
+    return None
+
+
+def finish_error() -> UpstreamError:
+    """The finish reason `error`: the engine failed, and says no more."""
+    return _error(_ENGINE_FAULT, 200, None, "finish reason error")
+
+
+def _judge(status: int, faults: Sequence[_Fault], more: Sequence[str]) -> UpstreamError:
+    """Cloudflare's code first, then the status."""
+    known = (fault for fault in faults if fault.code in _CODES)
+    fault = next(known, faults[0] if faults else _Fault(None, ""))
+    code = "none" if fault.code is None else _printable(str(fault.code))
+    detail = [f"status {status}", f"code {code}", _printable(fault.message), *more]
+    return _error(_verdict(status, fault), status, fault.code, ", ".join(filter(None, detail)))
+
+
+def _error(verdict: _Verdict, status: int, code: int | str | None, detail: str) -> UpstreamError:
+    error = verdict.error(verdict.message, detail=detail, retry_after=verdict.wait)
+    error.retryable, error.elsewhere, error.most_tries = verdict.retryable, verdict.elsewhere, verdict.most_tries
+    error.origin_status, error.origin_code = status, code
+    return error
+
+
+def _verdict(status: int, fault: _Fault) -> _Verdict:
+    code = fault.code
+    if code == 3030 and re.search(_LENGTH_WORDS, fault.message):
+        return _TOO_LONG
+    if isinstance(code, int) and code in _CODES:
+        return _CODES[code]
+    if 200 <= status < 300:
+        # OpenAI's shape has the status as its code; otherwise it may well be a passing fault.
+        status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    return _STATUSES.get(status, _FAULT if status >= 500 else _REFUSED)
+
+
+# --- bodies --------------------------------------------------------------------------------------
+
+_EDGE_TEXT = rb"error code: (1[0-9]{3})\n?"  # 520 and the like are only the status once more
+_CODE_DIGITS = r"[0-9]{1,6}"
+
+
+class _Fault(NamedTuple):
+    """One error as Cloudflare words it: for the log, as it holds ids. `code` is a number where possible."""
+
+    code: int | str | None
+    message: str
+
+
+
+
+def _faults_in_body(body: bytes) -> list[_Fault]:
+    if edge := re.fullmatch(_EDGE_TEXT, body):
+        return [_Fault(int(edge[1]), "")]
+    try:
+        reply = decode(body.decode())
+    except (ValueError, RecursionError):
+        reply = None
+    if type(reply) is dict:
+        return _faults(reply)
+    return [_Fault(None, body[:1000].decode("utf-8", "replace"))]
+
+
+def _faults(reply: Mapping[str, Any]) -> list[_Fault]:
+    """`errors` of Workers AI and the v4 API, `error` of AI Gateway (a list) and OpenAI, or the reply."""
+    found = reply.get("errors") or reply.get("error") or reply
+    return [_fault(item) for item in (found if type(found) is list else [found])]
+
+
+def _fault(item: object) -> _Fault:
+    if type(item) is not dict:
+        return _Fault(None, item if isinstance(item, str) else "")
+    code = item.get("internalCode") if item.get("code") is None else item["code"]
+    if isinstance(code, str) and re.fullmatch(_CODE_DIGITS, code):
+        code = int(code)
+    if type(code) not in (int, str):
+        code = None
+    messages = [item.get("message"), *_reasons(item.get("error_chain"))]
+    return _Fault(code, ": ".join(message for message in messages if isinstance(message, str)))
+
+
+def _reasons(chain: object) -> list[object]:
+    """What led to an error of the v4 API."""
+    return [link.get("message") for link in chain if type(link) is dict] if type(chain) is list else []
+
+
+def _printable(text: str) -> str:
+    """The start of what a stranger wrote, fit for one line of a log."""
+    return "".join(char if char.isprintable() else " " for char in text[:300]).strip()
+
+
+# --- Retry-After ---------------------------------------------------------------------------------
+
+_SECONDS = r"[0-9]{1,9}"
+_DATE = r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def _retry_after(value: str | None, now: float | None) -> float | None:
+    """RFC 9110 §10.2.3: seconds, or a date (IMF-fixdate only). None where it is neither."""
+    if value is None:
+        return None
+    if re.fullmatch(_SECONDS, value):
+        return float(value)
+    date = re.fullmatch(_DATE, value)
+    if date is None or now is None or date[2] not in _MONTHS:
+        return None
+    from datetime import UTC, datetime  # of all servers' hours, few need it
+
+    year, month, day = int(date[3]), _MONTHS.index(date[2]) + 1, int(date[1])
+    try:
+        moment = datetime(year, month, day, int(date[4]), int(date[5]), int(date[6]), tzinfo=UTC)
+    except ValueError:
+        return None
+    return max(0.0, moment.timestamp() - now)

@@ -1,0 +1,97 @@
+"""Workers AI's requests: models and what is known of them, paths, the body of a POST, the list of models. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+_GEMMA = "@cf/google/gemma-4-26b-a4b-it"
+_GLM = "@cf/zai-org/glm-4.7-flash"
+DEFAULT_MODEL = _GEMMA
+# Asked in this order where the default fails; the second runs on another engine.
+FALLBACK_MODELS = (_GLM, "@cf/meta/llama-3.1-8b-instruct-fast")
+# Thinking is on unless switched off, and eats max_tokens. Some models refuse fields that they do not know.
+_NO_THINKING: Mapping[str, object] = {"chat_template_kwargs": {"enable_thinking": False}}
+MODEL_FIELDS: Mapping[str, Mapping[str, object]] = {
+    _GEMMA: _NO_THINKING,
+    _GLM: _NO_THINKING,
+}
+# Tokens, input and reply together (developers.cloudflare.com/workers-ai/models).
+_WINDOWS: Mapping[str, int] = {
+    _GEMMA: 256_000,
+    _GLM: 131_072,
+    "@cf/ibm-granite/granite-4.0-h-micro": 131_000,
+    "@cf/meta/llama-3.1-8b-instruct-fp8-fast": 128_000,
+    "@cf/meta/llama-3.1-8b-instruct-fp8": 32_000,
+    "@cf/meta/llama-3.2-1b-instruct": 60_000,
+    "@cf/meta/llama-3.2-3b-instruct": 80_000,
+    "@cf/meta/llama-3.3-70b-instruct-fp8-fast": 24_000,
+    "@cf/meta/llama-4-scout-17b-16e-instruct": 131_000,
+    "@cf/mistralai/mistral-small-3.1-24b-instruct": 128_000,
+    "@cf/qwen/qwen3-30b-a3b-fp8": 32_000,
+    "@cf/qwen/qwq-32b": 24_000,
+    "@cf/qwen/qwen2.5-coder-32b-instruct": 32_000,
+    "@cf/qwen/qwen3.8-27b": 262_000,
+    "@cf/openai/gpt-oss-20b": 128_000,
+    "@cf/openai/gpt-oss-120b": 128_000,
+    "@cf/nvidia/nemotron-3-120b-a12b": 256_000,
+    "@cf/aisingapore/gemma-sea-lion-v4-27b-it": 128_000,
+    "@cf/deepseek-ai/deepseek-r1-distill-qwen-32b": 80_000,
+}
+_Ranges = Mapping[str, tuple[float, float]]
+_NEWER: _Ranges = {
+    "max_tokens": (1, 1_000_000),
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "top_k": (1, 50),
+    "seed": (1, 9_999_999_999),
+    "repetition_penalty": (0, 2),
+    "frequency_penalty": (-2, 2),
+    "presence_penalty": (-2, 2),
+}
+_CLASSIC: _Ranges = {**_NEWER, "temperature": (0, 5), "frequency_penalty": (0, 2), "presence_penalty": (0, 2)}
+_WIDEST: _Ranges = {**_NEWER, "temperature": (0, 5)}
+CLASSIC_NAMES = re.compile(r"@cf/(meta|mistralai|mistral|deepseek-ai)/.*|@cf/qwen/(qwq|qwen1|qwen2).*|@hf/.*")
+# These make it run into a timeout (cloudflare/langchain-cloudflare#30).
+_NOT_TAKEN: Mapping[str, frozenset[str]] = {_GLM: frozenset({"top_k", "repetition_penalty"})}
+# Of what OpenAI's API knows, these are in the classic schema, too.
+_CLASSIC_PASSED = frozenset({"tools", "response_format"})
+_THINKS_FIRST = re.compile(r"@cf/deepseek-ai/deepseek-r1-distill.*|@cf/qwen/qwq.*")
+
+
+@lru_cache(maxsize=64)
+def ranges(model: str | None) -> Mapping[str, tuple[float, float]]:
+    """The options of a reply, and from what to what each may go; the widest where no model is named.
+
+    The classic models take other numbers than the newer ones (developers.cloudflare.com/workers-ai/models).
+    """
+    if model is None:
+        return _WIDEST
+    known = _CLASSIC if CLASSIC_NAMES.fullmatch(model) else _NEWER
+    without = _NOT_TAKEN.get(model, frozenset())
+    return {name: known[name] for name in known if name not in without} if without else known
+
+
+def takes(model: str | None, name: str) -> bool:
+    """Whether the model takes this body field, one of those that are passed on as they are; the widest for None."""
+    return model is None or name in _CLASSIC_PASSED or not CLASSIC_NAMES.fullmatch(model)
+
+
+def window_of(model: str) -> int | None:
+    """How many tokens a conversation and its reply may have together, where that is documented."""
+    return _WINDOWS.get(model)
+
+
+@lru_cache(maxsize=64)
+def thinks_first(model: str) -> bool:
+    """Whether the model begins with its thoughts in the text, and leaves out the opening tag."""
+    return _THINKS_FIRST.fullmatch(model) is not None
+
+
+_MODEL_NAME = re.compile(r"@(cf|hf)/[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a name may be put into a path as it is."""
+    return _MODEL_NAME.fullmatch(name) is not None and ".." not in name

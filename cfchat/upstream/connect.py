@@ -1,0 +1,124 @@
+"""One connection to the upstream: connect, perhaps through a proxy; one exchange at a time; deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import socket
+import ssl
+
+from cfchat.errors import (
+    UpstreamConnectError,
+    UpstreamTimeout,
+)
+from cfchat.net.stream import Stream
+from cfchat.upstream.connection import Connection
+from cfchat.upstream.origin import Origin
+from cfchat.upstream.proxy import Proxy, open_tunnel
+
+# Between one address of a host and the next (RFC 8305 §5), in seconds.
+NEXT_ADDRESS = 0.25
+HANDSHAKE = "TLS handshake"
+UNKNOWN_AUTHORITY = (18, 19, 20, 21)  # OpenSSL's X509_V_ERR_...: signed by itself, or by nobody who is trusted
+
+
+def make_ssl_context(cafile: str | None = None) -> ssl.SSLContext:
+    """Certificates and names verified, TLS 1.2 or newer, nothing negotiated twice, ALPN http/1.1.
+
+    `cafile` is a PEM file of authorities to trust in place of the system's. Raises OSError.
+    """
+    context = ssl.create_default_context(cafile=cafile)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+async def connect(
+    origin: Origin, context: ssl.SSLContext | None, seconds: float, proxy: Proxy | None = None
+) -> Connection:
+    """Connect within `seconds`, TLS handshake included; the quickest address of the host wins (RFC 8305).
+
+    Raises UpstreamTimeout or UpstreamConnectError.
+    """
+    way = _Way()
+    try:
+        async with asyncio.timeout(seconds):
+            return await way.go(origin, context if origin.tls else None, proxy)
+    except TimeoutError as error:
+        raise UpstreamTimeout(
+            f"The model's server could not be reached within {seconds:g} s.",
+            detail=f"no {way.step}; --connect-timeout sets how long",
+        ) from error
+    except OSError as error:
+        failure = UpstreamConnectError("The model's server could not be reached.", detail=_reason(error))
+        failure.retryable = not isinstance(error, ssl.SSLCertVerificationError)
+        raise failure from error
+    except UnicodeError as error:  # of a label that is empty or too long
+        detail = f"{way.step}: this cannot be a host's name"
+        raise UpstreamConnectError("The model's server could not be reached.", detail=detail) from error
+
+
+class _Way:
+    """From nothing to a Connection; `step` is the one under way."""
+
+    step = ""
+
+    async def go(self, origin: Origin, context: ssl.SSLContext | None, proxy: Proxy | None) -> Connection:
+        """What is half made is closed where a step fails."""
+        first = proxy or origin
+        there = f"{first.host}:{first.port}"
+        self.step = f"connection to {there}"
+        stream = await _open(first.host, first.port)
+        try:
+            if proxy is not None:
+                if proxy.tls:
+                    await self._start_tls(stream, context, proxy.host, there)
+                self.step = f"answer from the proxy {there}"
+                await open_tunnel(proxy, origin.host, origin.port, stream)
+            if context is not None:
+                await self._start_tls(stream, context, origin.host, origin.authority)
+        except BaseException:
+            stream.abort()
+            raise
+        return Connection(stream)
+
+    async def _start_tls(self, stream: Stream, context: ssl.SSLContext | None, name: str, there: str) -> None:
+        self.step = f"{HANDSHAKE} with {there}"
+        assert context is not None
+        await stream.start_tls(context, name)
+
+
+async def _open(host: str, port: int) -> Stream:
+    stream = Stream()
+    try:
+        await asyncio.get_running_loop().create_connection(
+            lambda: stream, host, port, happy_eyeballs_delay=NEXT_ADDRESS, interleave=1
+        )
+    except OSError as error:
+        raise _of_one_kind(error) from error.__cause__
+    return stream
+
+
+def _of_one_kind(error: OSError) -> OSError:
+    """asyncio's error for several addresses says the errors of all in words, but is none of them."""
+    numbers = [int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))] if error.errno is None else []
+    if not numbers:
+        return error
+    # A refusal came from the host; that there is no route, as for IPv6 where there is none, from this machine.
+    number = errno.ECONNREFUSED if errno.ECONNREFUSED in numbers else numbers[0]
+    return OSError(number, str(error))
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        trust = "; SSL_CERT_FILE names the authorities to trust" if error.verify_code in UNKNOWN_AUTHORITY else ""
+        return f"certificate: {error.verify_message.rstrip('.')}{trust}"
+    reason = error.strerror or str(error) or type(error).__name__
+    # asyncio words a failed connect without saying why.
+    # OpenSSL's and the resolver's numbers are others than the system's.
+    foreign = isinstance(error, (ssl.SSLError, socket.gaierror))
+    told = os.strerror(error.errno) if error.errno and not foreign else reason
+    return reason if told in reason else f"{told}: {reason}"

@@ -1,0 +1,173 @@
+"""The three places where a host may have its say, through the real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+
+import pytest
+from client import Reply as Answered
+from house import House, house
+from standin import StandIn, partial, reply
+
+import cfchat as package
+from cfchat import Conversation, Hooks, Message, Reply, Request
+from cfchat.app import hooks
+from cfchat.errors import Unauthorized
+from cfchat.guard.guard import Guard, Settings
+from cfchat.guard.limits import Rate
+
+WORDS = reply(
+    b'data: {"response":"Hello"}\n\n'
+    b'data: {"response":"","usage":{"prompt_tokens":51,"completion_tokens":9,"total_tokens":60}}\n\n'
+    b"data: [DONE]\n\n"
+)
+
+
+async def named(request: Request) -> str:
+    user = request.fields.get("x-user")
+    if user is None:
+        raise Unauthorized("Log in first.")
+    return user
+
+
+async def test_names_that_look_alike_in_the_log_are_counted_apart() -> None:
+    async def foreign(request: Request) -> str:
+        return {"1": "张三", "2": "李四\n"}[request.fields.get("x-user", "")]
+
+    guard, replies = Guard(Settings(rate=Rate(1, 60), daily_tokens_each=70)), []
+
+    async def after(reply: Reply) -> None:
+        replies.append(reply.who)
+
+    ours = Hooks(authenticate=foreign, after_reply=after)
+    async with StandIn([WORDS], repeat=True) as standin, house(standin, guard=guard, hooks=ours) as cfchat:
+        assert [(await cfchat.post(fields=f"X-User: {user}\r\n")).status for user in "121"] == [200, 200, 429]
+        await cfchat.logged("used up: key ??")
+        assert replies == ["张三", "李四\n"]
+
+
+async def test_who_is_named_is_logged_and_counted() -> None:
+    guard = Guard(Settings(rate=Rate(1, 60)))
+    async with (
+        StandIn([WORDS, WORDS]) as standin,
+        house(standin, guard=guard, hooks=Hooks(authenticate=named)) as cfchat,
+    ):
+        first = await cfchat.post(fields="X-User: ann\r\n")
+        again = await cfchat.post(fields="X-User: ann\r\n")
+        other = await cfchat.post(fields="X-User: b\xf6b and more\r\n")
+    assert [first.status, again.status, other.status] == [200, 429, 200]
+    assert any("key=ann" in line for line in cfchat.log)
+    assert any("key=b??b?and?more" in line for line in cfchat.log)
+
+
+async def test_nobody_is_refused_before_the_body_is_read() -> None:
+    async with StandIn([]) as standin, house(standin, hooks=Hooks(authenticate=named)) as cfchat:
+        answer = await cfchat.post(b"no json")
+        models = await cfchat.send(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert (answer.status, answer.error["message"]) == (401, "Log in first.")
+    assert models.startswith(b"HTTP/1.1 401 ")
+
+
+async def test_the_conversation_can_be_edited() -> None:
+    async def before_call(conversation: Conversation, request: Request) -> Conversation:
+        assert [message.role for message in conversation.messages] == ["system", "user"]
+        return replace(conversation, messages=(Message("user", f"from {request.client}"),))
+
+    async with StandIn([WORDS]) as standin, house(standin, hooks=Hooks(before_call=before_call)) as cfchat:
+        await cfchat.post()
+    assert json.loads(standin.requests[0].body)["messages"] == [{"role": "user", "content": "from 127.0.0.1"}]
+
+
+class Teapot(package.CfchatError):
+    status, type, code = 418, "invalid_request_error", "teapot"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (Teapot("I am one."), 418, "teapot"),
+        (ZeroDivisionError("of mine"), 500, "internal_error"),
+        (ConnectionError("database"), 500, "internal_error"),
+    ],
+)
+async def test_what_a_hook_raises(error: Exception, status: int, code: str) -> None:
+    async def before_call(conversation: Conversation, request: Request) -> Conversation:
+        raise error
+
+    async def authenticate(request: Request) -> str:
+        raise error
+
+    for broken in (Hooks(before_call=before_call), Hooks(authenticate=authenticate)):
+        async with StandIn([]) as standin, house(standin, hooks=broken) as cfchat:
+            answer = await cfchat.post()
+            log = "\n".join(cfchat.log)
+        assert (answer.status, answer.error["code"]) == (status, code)
+        assert ("failed" in log and str(error) in log) == (status == 500)
+        assert str(error) not in str(answer.error) or status == 418
+
+
+async def test_a_hook_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "DEADLINE", 0.01)
+
+    async def authenticate(request: Request) -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    async with StandIn([]) as standin, house(standin, hooks=Hooks(authenticate=authenticate)) as cfchat:
+        assert (await cfchat.post()).status == 500
+
+
+async def settled(standin: StandIn, fields: str = "") -> tuple[Answered, Reply]:
+    """A post, and what it cost."""
+    costs: asyncio.Queue[Reply] = asyncio.Queue()
+
+    async def after_reply(reply: Reply) -> None:
+        await asyncio.sleep(0)  # a client that has left meanwhile must not end it
+        await costs.put(reply)
+
+    async with house(standin, hooks=Hooks(authenticate=named, after_reply=after_reply)) as cfchat:
+        answer = await cfchat.post(fields=f"X-User: ann\r\n{fields}")
+        return answer, await costs.get()
+
+
+@pytest.mark.parametrize("fields", ["", "Accept: application/json\r\n"])
+async def test_what_a_reply_cost(fields: str) -> None:
+    async with StandIn([WORDS]) as standin:
+        answer, cost = await settled(standin, fields)
+    model = "@cf/google/gemma-4-26b-a4b-it"
+    assert cost == Reply(answer.fields["x-request-id"], "ann", "127.0.0.1", model, 51, 9, False, True)
+
+
+async def test_what_a_broken_reply_cost() -> None:
+    async with StandIn([partial(b'data: {"response":"Hello there"}\n\n', then="close")]) as standin:
+        answer, cost = await settled(standin)
+    assert (answer.whole, cost.whole, cost.estimated, cost.completion_tokens) == (False, False, True, 3)
+    assert cost.prompt_tokens > 0
+
+
+async def test_a_fault_after_the_reply_is_only_logged() -> None:
+    async def after_reply(reply: Reply) -> None:
+        raise ZeroDivisionError
+
+    async with StandIn([WORDS]) as standin, house(standin, hooks=Hooks(after_reply=after_reply)) as cfchat:
+        answer = await cfchat.post()
+        await cfchat.logged("after_reply failed")
+    assert (answer.status, answer.whole) == (200, True)
+
+
+async def test_it_is_waited_for_at_the_end() -> None:
+    done = []
+
+    async def after_reply(reply: Reply) -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+        done.append(reply)
+
+    async def ask(cfchat: House) -> None:
+        await cfchat.post()
+
+    async with StandIn([WORDS]) as standin, house(standin, hooks=Hooks(after_reply=after_reply)) as cfchat:
+        await ask(cfchat)
+    assert len(done) == 1

@@ -1,0 +1,342 @@
+"""The forms of a reply through the whole server: who gets which, how each breaks, and OpenAI's API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from client import parse, request
+from house import HELLO, House, house, quicker
+from places import STREAMS
+from standin import STREAM_TYPE, Exchange, StandIn, head_of, json_error, partial, reply, silence
+
+from cfchat.app.routes import Settings as AppSettings
+from cfchat.guard.guard import Guard, Settings
+from cfchat.guard.keys import parse_keys
+from cfchat.server.server import Limits
+from cfchat.upstream.client import Settings as UpstreamSettings
+
+WORDS = (
+    b'data: {"response":"Hel"}\n\ndata: {"response":"lo"}\n\n'
+    b'data: {"response":"","usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}\n\ndata: [DONE]\n\n'
+)
+HALF = b'data: {"response":"Hel"}\n\n'
+GEMMA, LLAMA = "@cf/google/gemma-4-26b-a4b-it", "@cf/meta/llama-3.1-8b-instruct-fast"
+OFFERED = AppSettings(models=(GEMMA, LLAMA), aliases={"gpt-4o-mini": LLAMA})
+EVENT_WIRES = [
+    ("/api/chatbot", "Accept: text/event-stream\r\n", HELLO),
+    ("/api/chat", "", {"messages": HELLO}),
+    ("/v1/chat/completions", "", {"messages": HELLO, "stream": True}),
+]
+WHOLE_WIRES = [
+    ("/api/chatbot", "Accept: application/json\r\n", HELLO),
+    ("/v1/chat/completions", "", {"messages": HELLO}),
+]
+Wire = tuple[str, str, object]
+
+
+async def ask(cfchat: House, wire: Wire) -> Any:
+    path, fields, body = wire
+    return await cfchat.post(body, path, fields)
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind", "body"),
+    [
+        ("*/*", "text/event-stream", b"Hello"),
+        ("text/plain", "text/plain; charset=utf-8", b"Hello"),
+        ("text/event-stream", "text/event-stream", None),
+        ("application/json", "application/json", None),
+    ],
+)
+async def test_the_accept_field_decides(accept: str, kind: str, body: bytes | None) -> None:
+    async with StandIn([reply(WORDS)]) as standin, house(standin) as cfchat:
+        answer = await cfchat.post(fields=f"Accept: {accept}\r\n")
+    assert (answer.status, answer.fields["content-type"], answer.whole) == (200, kind, True)
+    assert answer.fields["x-model"] == GEMMA
+    assert body is None or answer.body == body
+
+
+async def test_nothing_that_fits_is_406_and_costs_nothing() -> None:
+    async with StandIn([]) as standin, house(standin) as cfchat:
+        answer = await cfchat.post(fields="Accept: text/html\r\n")
+    assert (answer.status, answer.error["code"]) == (406, "not_acceptable")
+
+
+async def test_the_ai_sdk_gets_text_or_events_by_the_path_alone() -> None:
+    body = {
+        "id": "c1",
+        "messages": [
+            {"id": "m1", "role": "user", "parts": [{"type": "text", "text": "Hi"}]},
+            {"id": "m2", "role": "assistant", "parts": [{"type": "step-start"}, {"type": "text", "text": "Ho"}]},
+            {"id": "m3", "role": "user", "parts": [{"type": "text", "text": "Hello"}]},
+        ],
+        "trigger": "submit-message",
+    }
+    async with StandIn([reply(WORDS)], repeat=True) as standin, house(standin) as cfchat:
+        text, events = await cfchat.post(body), await cfchat.post(body, "/api/chat")
+    assert text.body == b"Hello"
+    assert events.fields["x-vercel-ai-ui-message-stream"] == "v1"
+    assert events.body.startswith(b'data: {"type":"start",') and events.body.endswith(b"data: [DONE]\n\n")
+    assert json.loads(standin.requests[1].body)["messages"][1:] == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Ho"},
+        {"role": "user", "content": "Hello"},
+    ]
+
+
+async def test_deep_chat_is_understood_and_drawn() -> None:
+    body = {"messages": [{"role": "user", "text": "Hi"}, {"role": "ai", "text": "Ho"}, {"role": "user", "text": "?"}]}
+    async with StandIn([reply(WORDS)]) as standin, house(standin) as cfchat:
+        answer = await cfchat.post(body, fields="Accept: text/event-stream\r\n")
+    events = [json.loads(line[6:]) for line in answer.body.decode().split("\n\n") if line.startswith("data: {")]
+    assert "".join(event["text"] for event in events) == "".join(event["response"] for event in events) == "Hello"
+
+
+async def test_there_is_never_a_stream_to_resume() -> None:
+    ask = b"GET /api/chat/%b/stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    async with StandIn([]) as standin, house(standin) as cfchat:
+        known = parse(await cfchat.send(ask % b"c1"))
+        assert (known.status, known.raw) == (204, b"")
+        assert parse(await cfchat.send(ask % b"")).status == 404
+
+
+# --- what breaks ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wire", EVENT_WIRES, ids=lambda wire: wire[0])
+async def test_an_event_reply_that_breaks_says_so_and_ends_cleanly(wire: Wire) -> None:
+    async with StandIn([partial(HALF)]) as standin, house(standin) as cfchat:
+        answer = await ask(cfchat, wire)
+        assert answer.status == 200 and answer.whole
+        assert b"Hel" in answer.body and b"The connection to the model was lost." in answer.body
+        assert b'"finish' not in answer.body.replace(b'"finish_reason":null', b"")
+        assert 'fault="interrupted: ' in cfchat.log[-1]
+
+
+@pytest.mark.parametrize("wire", WHOLE_WIRES, ids=lambda wire: wire[0])
+async def test_a_whole_reply_that_breaks_has_its_status(wire: Wire) -> None:
+    async with StandIn([partial(HALF)]) as standin, house(standin) as cfchat:
+        answer = await ask(cfchat, wire)
+    assert (answer.status, answer.error["code"]) == (502, "upstream_interrupted")
+    assert answer.fields["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize("wire", EVENT_WIRES + WHOLE_WIRES, ids=lambda wire: wire[0])
+async def test_an_error_before_the_first_word_is_the_same_for_all(wire: Wire) -> None:
+    async with StandIn([json_error(401, 10000, "Authentication error")]) as standin, house(standin) as cfchat:
+        answer = await ask(cfchat, wire)
+    assert (answer.status, answer.error["code"], answer.error["type"]) == (502, "upstream_auth", "upstream_error")
+    assert answer.fields["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("wire", EVENT_WIRES + WHOLE_WIRES, ids=lambda wire: wire[0])
+async def test_a_client_that_leaves_closes_upstream(wire: Wire) -> None:
+    path, fields, body = wire
+    async with StandIn([partial(HALF, then="silence")]) as standin, house(standin) as cfchat:
+        _, writer = await cfchat.connect()
+        writer.write(request(json.dumps(body).encode(), path, fields))
+        await standin.wait_requests()
+        writer.transport.abort()
+        await standin.wait_closed_by_peer()
+        await cfchat.logged(" 499 ")
+
+
+async def begun(cfchat: House, wire: Wire) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A reply whose first word has come."""
+    path, fields, body = wire
+    reader, writer = await cfchat.connect()
+    writer.write(request(json.dumps(body).encode(), path, fields))
+    await reader.readuntil(b"Hel")
+    return reader, writer
+
+
+@pytest.mark.parametrize("wire", EVENT_WIRES, ids=lambda wire: wire[0])
+async def test_events_are_ended_cleanly_by_a_server_that_stops(wire: Wire) -> None:
+    """A cut would make fetch-event-source post the whole chat again."""
+    async with StandIn([partial(HALF, then="silence")]) as standin, house(standin) as cfchat:
+        reader, writer = await begun(cfchat, wire)
+        await cfchat.server.abort()
+        rest = await reader.read()
+        writer.close()
+    assert b"This server is stopping." in rest and rest.endswith(b"\r\n0\r\n\r\n")
+
+
+async def test_text_is_cut_by_a_server_that_stops() -> None:
+    async with StandIn([partial(HALF, then="silence")]) as standin, house(standin) as cfchat:
+        reader, writer = await begun(cfchat, ("/api/chatbot", "", HELLO))
+        await cfchat.server.abort()
+        assert await reader.read() == b"\r\n"
+        writer.close()
+
+
+@pytest.mark.parametrize("wire", EVENT_WIRES, ids=lambda wire: wire[0])
+async def test_a_silent_model_has_a_heartbeat(wire: Wire) -> None:
+    beaten = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(head_of(200, [STREAM_TYPE]) + HALF)
+        await beaten.wait()
+        await exchange.send(WORDS)
+        exchange.close()
+
+    async with StandIn([script]) as standin, house(standin, limits=Limits(heartbeat=0.02)) as cfchat:
+        reader, writer = await begun(cfchat, wire)
+        await reader.readuntil(b": still there\n\n\r\n")
+        await reader.readuntil(b": still there\n\n\r\n")
+        beaten.set()
+        rest = await reader.read()
+        writer.close()
+    assert b"Hel" in rest and rest.endswith(b"\r\n0\r\n\r\n")
+
+
+async def test_the_bare_text_has_none() -> None:
+    means = {"limits": Limits(heartbeat=0.01), "change": quicker(between_deltas=0.2)}
+    async with StandIn([partial(HALF, then="silence")]) as standin, house(standin, **means) as cfchat:  # type: ignore
+        answer = await cfchat.post()
+    assert (answer.body, answer.whole) == (b"Hel", False)
+
+
+# --- OpenAI's API --------------------------------------------------------------------------------
+
+
+async def complete(cfchat: House, **fields: object) -> Any:
+    return await cfchat.post({"messages": HELLO, **fields}, "/v1/chat/completions")
+
+
+async def test_a_completion() -> None:
+    async with StandIn([reply(WORDS)], repeat=True) as standin, house(standin, app=OFFERED) as cfchat:
+        whole = json.loads((await complete(cfchat, model="gpt-4o-mini")).body)
+        stream = await complete(cfchat, stream=True, stream_options={"include_usage": True})
+    assert standin.requests[0].target.endswith(f"/ai/run/{LLAMA}") and whole["model"] == LLAMA
+    assert whole["choices"][0]["message"]["content"] == "Hello"
+    chunks = [json.loads(event[6:]) for event in stream.body.decode().split("\n\n")[:-2]]
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks[:-1]) == "Hello"
+    assert (chunks[-1]["choices"], chunks[-1]["usage"]["total_tokens"]) == ([], 7)
+
+
+async def test_a_tool_is_asked_for_called_and_answered() -> None:
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    recorded = (STREAMS / "openai_tool_call.sse").read_bytes()
+    async with StandIn([reply(recorded), reply(WORDS)]) as standin, house(standin) as cfchat:
+        called = json.loads((await complete(cfchat, tools=[tool], tool_choice="required")).body)["choices"][0]
+        (call,) = called["message"]["tool_calls"]
+        result = {"role": "tool", "tool_call_id": call["id"], "content": "rain"}
+        body = {"messages": [*HELLO, called["message"], result], "tools": [tool]}
+        said = json.loads((await cfchat.post(body, "/v1/chat/completions")).body)
+    assert called["finish_reason"] == "tool_calls"
+    assert call["function"] == {"name": "get_weather", "arguments": '{"city":"Paris"}'}
+    first, second = (json.loads(request.body) for request in standin.requests)
+    assert (first["tools"], first["tool_choice"]) == ([tool], "required")
+    assert second["messages"][2:] == [{"role": "assistant", "content": "", "tool_calls": [call]}, result]
+    assert said["choices"][0]["message"]["content"] == "Hello"
+
+
+async def test_calls_are_streamed() -> None:
+    recorded = (STREAMS / "openai_tool_call.sse").read_bytes()
+    tool = {"type": "function", "function": {"name": "get_weather"}}
+    async with StandIn([reply(recorded)]) as standin, house(standin) as cfchat:
+        answer = await complete(cfchat, tools=[tool], stream=True)
+    chunks = [json.loads(event[6:])["choices"][0] for event in answer.body.decode().split("\n\n")[:-2]]
+    calls = [call for chunk in chunks for call in chunk["delta"].get("tool_calls", ())]
+    assert "".join(call["function"]["arguments"] for call in calls) == '{"city":"Paris"}'
+    assert chunks[-1]["finish_reason"] == "tool_calls"
+
+
+async def test_a_json_reply_is_had_whole_and_passed_on() -> None:
+    said = {"result": {"response": {"a": 1}, "usage": {"total_tokens": 3}}, "success": True}
+    script = reply(json.dumps(said).encode(), framing="length", fields=[("Content-Type", "application/json")])
+    async with StandIn([script]) as standin, house(standin) as cfchat:
+        answer = json.loads((await complete(cfchat, response_format={"type": "json_object"})).body)
+    assert json.loads(standin.requests[0].body)["stream"] is False
+    assert json.loads(answer["choices"][0]["message"]["content"]) == {"a": 1}
+
+
+@pytest.mark.parametrize(("fields", "asked"), [({}, {GEMMA, LLAMA}), ({"stop": "x"}, {GEMMA})])
+async def test_who_does_not_take_a_field_is_not_fallen_back_on(fields: dict[str, object], asked: set[str]) -> None:
+    busy = json_error(429, 3040, "Capacity exceeded")
+
+    def change(settings: UpstreamSettings) -> UpstreamSettings:
+        return settings._replace(models=(GEMMA, LLAMA))
+
+    async with StandIn([busy], repeat=True) as standin, house(standin, app=OFFERED, change=change) as cfchat:
+        await complete(cfchat, **fields)
+    assert {request.target.rpartition("/run/")[2] for request in standin.requests} == asked
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code", "param"),
+    [
+        ({"model": "gpt-5"}, 404, "model_not_found", "model"),
+        ({"model": LLAMA, "stop": "x"}, 400, "invalid_option", "stop"),
+        ({"n": 2}, 400, "invalid_option", "n"),
+        ({"messages": []}, 400, "invalid_messages", "messages"),
+    ],
+)
+async def test_what_an_sdk_makes_its_exceptions_of(
+    fields: dict[str, object], status: int, code: str, param: str
+) -> None:
+    async with StandIn([]) as standin, house(standin, app=OFFERED) as cfchat:
+        answer = await complete(cfchat, **fields)
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (status, code, param)
+
+
+async def get(cfchat: House, path: str, fields: str = "", method: str = "GET") -> Any:
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{fields}\r\n"
+    return parse(await cfchat.send(head.encode()))
+
+
+async def test_models_are_listed_and_found_escaped_or_not() -> None:
+    async with StandIn([]) as standin, house(standin, app=OFFERED) as cfchat:
+        listed = json.loads((await get(cfchat, "/v1/models")).body)
+        found = [
+            json.loads((await get(cfchat, f"/v1/models/{name}")).body)["id"]
+            for name in (GEMMA, GEMMA.replace("/", "%2F"), GEMMA.replace("/", "%2f").replace("@", "%40"), "gpt-4o-mini")
+        ]
+        missing = await get(cfchat, "/v1/models/gpt-5")
+    assert [model["id"] for model in listed["data"]] == [GEMMA, LLAMA, "gpt-4o-mini"]
+    assert found == [GEMMA, GEMMA, GEMMA, "gpt-4o-mini"]
+    assert (missing.status, missing.error["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [("/v1/models", "GET, HEAD, OPTIONS"), ("/v1/models/a/b", "GET, HEAD, OPTIONS"), ("/api/chat", "POST, OPTIONS")],
+)
+async def test_the_methods_of_each_route(path: str, allow: str) -> None:
+    async with StandIn([]) as standin, house(standin) as cfchat:
+        asked = await get(cfchat, path, method="OPTIONS")
+        wrong = await get(cfchat, path, method="PUT")
+    assert (asked.status, asked.fields["allow"]) == (204, allow)
+    assert (wrong.status, wrong.fields["allow"]) == (405, allow)
+
+
+async def test_head_is_get_without_its_body() -> None:
+    async with StandIn([]) as standin, house(standin) as cfchat:
+        head, whole = await get(cfchat, "/v1/models", method="HEAD"), await get(cfchat, "/v1/models")
+    assert head.raw == b"" and head.fields["content-length"] == str(len(whole.raw))
+
+
+async def test_a_key_opens_the_models_too() -> None:
+    guard = Guard(Settings(keys=parse_keys("laptop 0123456789abcdef0123")))
+    async with StandIn([]) as standin, house(standin, guard=guard) as cfchat:
+        shut = [(await get(cfchat, path)).status for path in ("/v1/models", f"/v1/models/{GEMMA}")]
+        opened = await get(cfchat, "/v1/models", "Authorization: Bearer 0123456789abcdef0123\r\n")
+    assert (shut, opened.status) == ([401, 401], 200)
+
+
+async def test_a_connection_is_kept_behind_a_get() -> None:
+    get = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    async with StandIn([]) as standin, house(standin) as cfchat:
+        received = await cfchat.send(get + get + last)
+    assert received.count(b"HTTP/1.1 200 OK") == 3
+    assert received.count(b"Connection: close") == 1
+
+
+async def test_silence_is_a_504_for_an_sdk() -> None:
+    async with StandIn([silence()], repeat=True) as standin, house(standin, change=quicker(first_delta=0.05)) as cfchat:
+        answer = await complete(cfchat, stream=True)
+    assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")

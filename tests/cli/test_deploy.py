@@ -1,0 +1,157 @@
+"""What `deploy` prints: each file taken at its word. The tools that read these files are in tests/real."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import command, deploy, environ, run, surroundings
+from house import ACCOUNT
+from places import ROOT
+from process import ask, is_whole, standin, started
+
+PROMPT = "Say \"100%\" of $x, \\ and 'so'"
+
+
+
+
+@pytest.mark.parametrize("name", ["systemd", "container", "kubernetes", "nginx", "caddy", "haproxy"])
+def test_no_secret_is_printed(name: str) -> None:
+    told = deploy(name, CLOUDFLARE_API_TOKEN="very-secret", CF_AIG_TOKEN="secret-too")
+    assert "very-secret" not in told and "secret-too" not in told
+    assert "$" not in re.sub(r"\$(MAINPID|host|remote_addr)", "", told), "all is filled in"
+
+
+def test_the_unit_starts_this_installation_with_its_settings(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("laptop a-key-that-is-long\n")
+    told = deploy(
+        "systemd",
+        *("--port", "443", "--drain-timeout", "60", "--api-keys-file", str(keys)),
+        CFCHAT_SYSTEM_PROMPT=PROMPT, CF_AIG_TOKEN_FILE="/etc/a%b",
+    )
+    lines = told.splitlines()
+    assert f"ExecStart={sys.executable} {ROOT / 'cfchat_server.py'}" in lines
+    for line in (
+        f"Environment=CLOUDFLARE_ACCOUNT_ID={ACCOUNT}",
+        "Environment=CFCHAT_PORT=443",
+        r'''Environment="CFCHAT_SYSTEM_PROMPT=Say \"100%%\" of $x, \\ and 'so'"''',
+        f"LoadCredential=api-keys-file:{keys}",
+        "Environment=CFCHAT_API_KEYS_FILE=%d/api-keys-file",
+        "LoadCredential=cloudflare-api-token:/etc/cfchat/cloudflare-api-token",
+        "Environment=CLOUDFLARE_API_TOKEN_FILE=%d/cloudflare-api-token",
+        "LoadCredential=cf-aig-token:/etc/a%%b",
+        "AmbientCapabilities=CAP_NET_BIND_SERVICE",
+        "TimeoutStopSec=75",
+    ):
+        assert line in lines, line
+    assert "RuntimeDirectory=chat" in deploy("systemd", "--uds", "/run/chat/it.sock")
+    refused = run("deploy", "systemd", "--uds", "/tmp/it.sock")
+    assert refused.returncode == 2 and "--uds" in refused.stderr
+
+
+def test_what_cannot_be_told_is_refused() -> None:
+    for flags, word in (
+        (["deploy", "container", "--system-prompt", "two\nlines"], "CFCHAT_SYSTEM_PROMPT_FILE"),
+        (["deploy", "nginx", "--tls-cert", "x.pem"], "--tls-cert"),
+        (["deploy", "nginx", "--domain", "a b; evil"], "--domain"),
+        (["deploy", "systemd", "--demo"], "--demo"),
+        (["deploy", "systemd", "--port", "many"], "--port"),
+        (["deploy", "windows"], "windows"),
+        (["deploy"], "NAME"),
+    ):
+        done = run(*flags)
+        assert done.returncode == 2 and word in done.stderr and not done.stdout, flags
+        assert len(done.stderr.splitlines()) == 1
+
+
+async def test_the_container_by_its_lines(tmp_path: Path) -> None:
+    """What COPY brings is enough for ENTRYPOINT, with the environment of ENV."""
+    async with standin() as upstream:
+        base = {"CFCHAT_BASE_URL": upstream.base_url, "SSL_CERT_FILE": surroundings("")["SSL_CERT_FILE"]}
+        told = await asyncio.to_thread(deploy, "container", "--system-prompt", PROMPT, **base)
+        lines = [line for line in told.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+        words = {verb: rest for verb, _, rest in (line.partition(" ") for line in lines)}
+        assert words["FROM"] == "python:3.13-slim" and words["USER"] == "65532:65532"
+        for line in lines:
+            if line.startswith("COPY"):
+                _, source, target = line.split()
+                place = tmp_path / target.lstrip("/")
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, place, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    place.mkdir()
+                    shutil.copy(ROOT / source, place)
+        (tmp_path / "token").write_text("token-in-a-file\n")
+        # ENV's quotes are those of a shell.
+        listed = await asyncio.to_thread(subprocess.check_output, ["sh", "-c", f"env -i {words['ENV']} env -0"])
+        settings = dict(word.partition("=")[::2] for word in listed.decode().split("\0")[:-1])
+        assert settings["CFCHAT_HOST"] == "0.0.0.0" and settings["CFCHAT_SYSTEM_PROMPT"] == PROMPT
+        settings |= {"SSL_CERT_FILE": base["SSL_CERT_FILE"], "CLOUDFLARE_API_TOKEN_FILE": str(tmp_path / "token")}
+        entry = json.loads(words["ENTRYPOINT"])
+        argv = [sys.executable, *(str(tmp_path / word[1:]) if word.startswith("/") else word for word in entry[1:])]
+        async with started("", argv=argv, **{**settings, "CLOUDFLARE_API_TOKEN": ""}) as process:
+            probe = json.loads(words["HEALTHCHECK"].partition("CMD ")[2].replace("8787", str(process.port)))
+            await asyncio.to_thread(subprocess.check_call, [sys.executable, *probe[1:]])
+            assert is_whole(await (await ask(process.port)).rest())
+            assert upstream.requests[-1].fields["authorization"] == "Bearer token-in-a-file"
+            assert json.loads(upstream.requests[-1].body)["messages"][0]["content"] == PROMPT
+            assert await process.stop() == 0
+
+
+# --- one file -------------------------------------------------------------------------------------
+
+
+def packed(*start: str) -> bytes:
+    done = subprocess.run([*start, "deploy", "pyz"], env=environ(), capture_output=True, timeout=20, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_the_one_file_runs_from_a_folder_that_cannot_be_written_to(tmp_path: Path, workers: str) -> None:
+    file = tmp_path / "cfchat.pyz"
+    file.write_bytes(packed(*command()))
+    tmp_path.chmod(0o555)
+    start = [sys.executable, "-I", "-W", "error", str(file)]
+    process = subprocess.Popen(
+        [*start, "--demo", "--port", "0", "--workers", workers], env=environ(), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, cwd="/",
+    )  # fmt: skip
+    try:
+        assert process.stdout
+        port = int(re.search(r":(\d+)/api", process.stdout.readline())[1])  # type: ignore[index]
+        for method, path, body, words in (
+            ("GET", "/", None, b"<cf-chat"),
+            ("GET", "/cfchat.js", None, b"customElements"),
+            ("POST", "/api/chatbot", '[{"role":"user","content":"I am unhappy"}]', b"unhappy"),
+        ):
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            client.request(method, path, body)
+            assert words in client.getresponse().read()
+            client.close()
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0 and "Traceback" not in log
+    assert os.listdir(tmp_path) == ["cfchat.pyz"]
+
+
+def test_the_one_file_is_the_same_whoever_makes_it(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "cfchat", copy / "cfchat", copy_function=shutil.copyfile)  # other times, other rights
+    shutil.copy(ROOT / "cfchat_server.py", copy)
+    file = tmp_path / "cfchat.pyz"
+    file.write_bytes(packed(*command()))
+    assert packed(sys.executable, str(copy / "cfchat_server.py")) == file.read_bytes()
+    assert packed(sys.executable, "-I", str(file)) == file.read_bytes()

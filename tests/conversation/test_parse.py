@@ -1,0 +1,443 @@
+"""What clients POST, in every form that is understood, and what strangers send instead."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cfchat.conversation.model import Conversation, Delta, Message, Options
+from cfchat.conversation.parse import Limits, parse_conversation, without_surrogates
+from cfchat.conversation.prepare import estimate_tokens, trim, with_defaults, with_system
+from cfchat.errors import BadChatRequest, BadOption, InvalidJSON
+
+USER = {"role": "user", "content": "Hi"}
+HI = (Message("user", "Hi"),)
+
+
+def parse(document: object) -> tuple[Message, ...]:
+    return parse_conversation(json.dumps(document).encode()).messages
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [USER],
+        {"messages": [USER]},
+        {"messages": [USER], "stream": True, "metadata": {"chat_id": 1}, "temperature": 99},
+        [{**USER, "id": "m1", "name": None}],
+        [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}],
+        [{"role": "user", "parts": [{"type": "text", "text": "Hi"}]}],
+        [{"role": "user", "content": "", "parts": [{"type": "text", "text": "Hi"}]}],
+        [{"role": "user", "content": None, "text": "Hi"}],
+        [{"role": "user", "text": "Hi"}],
+        [{"role": "user", "content": "Hi", "parts": [{"type": "text", "text": "other"}]}],
+        {
+            "id": "c1",
+            "trigger": "submit-message",
+            "messages": [{"id": "m1", "role": "user", "parts": [{"type": "text", "text": "Hi"}]}],
+        },
+    ],
+)
+def test_every_form_of_one_message(document: object) -> None:
+    assert parse(document) == HI
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        ("ai", "assistant"),
+        ("developer", "system"),
+        ("assistant", "assistant"),
+        ("system", "system"),
+        ("user", "user"),
+    ],
+)
+def test_roles(sent: str, meant: str) -> None:
+    assert parse([{"role": sent, "text": "x"}, USER])[0] == Message(meant, "x")
+
+
+def test_reasoning_and_step_starts_are_not_sent_back() -> None:
+    parts = [
+        {"type": "step-start"},
+        {"type": "reasoning", "text": "hm"},
+        {"type": "text", "text": "Yes", "state": "done"},
+    ]
+    assert parse([USER, {"role": "assistant", "parts": parts}])[1] == Message("assistant", "Yes")
+
+
+def test_empty_text_is_text() -> None:
+    assert parse([{"role": "assistant", "content": ""}, {"role": "assistant", "parts": []}, USER])[:2] == (
+        Message("assistant", ""),
+        Message("assistant", ""),
+    )
+
+
+@pytest.mark.parametrize(
+    ("document", "param"),
+    [
+        ({}, "messages"),
+        ({"messages": None}, "messages"),
+        ({"messages": USER}, "messages"),
+        ("Hi", "messages"),
+        (7, "messages"),
+        (None, "messages"),
+        ([], "messages"),
+        ({"messages": []}, "messages"),
+        ([{"role": "system", "content": "x"}], "messages"),
+        ([USER] * 4, "messages"),
+        (["Hi"], "messages[0]"),
+        ([USER, None], "messages[1]"),
+        ([USER, USER, {"content": "x"}], "messages[2].role"),
+        ([USER, {"role": "tool", "content": "x"}], "messages[1].role"),
+        ([{"role": ["user"], "content": "x"}], "messages[0].role"),
+        ([{"role": "User", "content": "x"}], "messages[0].role"),
+        ([{"role": "user"}], "messages[0].content"),
+        ([{"role": "user", "content": None}], "messages[0].content"),
+        ([{"role": "user", "content": 0}], "messages[0].content"),
+        ([{"role": "user", "content": {"type": "text"}}], "messages[0].content"),
+        ([{"role": "user", "parts": "Hi"}], "messages[0].parts"),
+        ([{"role": "user", "text": ["Hi"]}], "messages[0].text"),
+        ([{"role": "user", "content": ["Hi"]}], "messages[0].content[0]"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}],
+            "messages[0].content[1].type",
+        ),
+        ([{"role": "user", "parts": [{"type": "file", "url": "data:"}]}], "messages[0].parts[0].type"),
+        ([{"role": "user", "content": [{"type": "tool-x"}]}], "messages[0].content[0].type"),
+        ([{"role": "user", "content": [{"type": {}}]}], "messages[0].content[0].type"),
+        ([{"role": "user", "content": [{"type": "text", "text": 5}]}], "messages[0].content[0].text"),
+    ],
+)
+def test_a_refusal_names_the_place(document: object, param: str) -> None:
+    with pytest.raises(BadChatRequest) as caught:
+        parse_conversation(json.dumps(document).encode(), Limits(messages=3))
+    assert caught.value.param == param
+    assert (caught.value.status, caught.value.code) == (400, "invalid_messages")
+
+
+def test_images_are_refused_in_words() -> None:
+    with pytest.raises(BadChatRequest, match="Images"):
+        parse([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"  ",
+        b"not json",
+        b'[{"role":"user","content":"Hi"}',
+        b'[{"role":"user","content":"Hi"}] x',
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"n":' + b"9" * 5_000 + b"}",
+        b'{"n":-' + b"9" * 200_000 + b"}",
+        b'{"messages":[],"n":NaN}',
+        b"[Infinity]",
+        b"[-Infinity]",
+        json.dumps([USER]).encode("utf-16"),
+        json.dumps([USER]).encode("utf-16-le"),
+        json.dumps([USER]).encode("utf-16-be"),
+        json.dumps([USER]).encode("utf-32"),
+        json.dumps([USER]).encode("utf-32-be"),
+        b'[{"role":"user","content":"\xff"}]',
+        b'[{"role":"user","content":"\xed\xa0\xbd"}]',
+        b'[{"role":"user","content":"\xc3"}]',
+        b'[{"role":"user","content":"a\nb"}]',
+        b"\xef\xbb\xbf\xef\xbb\xbf[]",
+        b"model=x&messages=y",
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+def test_what_is_not_json_in_utf_8(body: bytes) -> None:
+    with pytest.raises(InvalidJSON) as caught:
+        parse_conversation(body)
+    assert (caught.value.status, caught.value.code) == (400, "invalid_json")
+    assert len(caught.value.message) < 100
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_a_refused_encoding_is_named(encoding: str) -> None:
+    with pytest.raises(InvalidJSON, match="UTF-8"):
+        parse_conversation(json.dumps([USER]).encode(encoding))
+
+
+def test_a_leading_bom_is_skipped() -> None:
+    assert parse_conversation(b"\xef\xbb\xbf" + json.dumps([USER]).encode()).messages == HI
+
+
+def test_infinity_by_overflow_is_no_text() -> None:
+    assert parse_conversation(b'{"messages":[{"role":"user","content":"Hi"}],"x":1e999}').messages == HI
+    with pytest.raises(BadChatRequest):
+        parse_conversation(b'[{"role":"user","content":1e999}]')
+
+
+def test_of_duplicate_keys_the_last_counts() -> None:
+    assert (
+        parse_conversation(b'[{"role":"system","role":"user","content":"x","content":"Hi"}]').messages == HI
+    )
+
+
+@pytest.mark.parametrize(
+    ("escaped", "text"),
+    [
+        (rb"\ud83d", "\ufffd"),
+        (rb"a\ude00b", "a\ufffdb"),
+        (rb"\ude00\ud83d", "\ufffd\ufffd"),
+        (rb"\ud83d\ude00", "😀"),
+        (rb"\ud83d\ud83d\ude00", "\ufffd😀"),
+    ],
+)
+def test_lone_surrogates_are_replaced(escaped: bytes, text: str) -> None:
+    body = (
+        b'[{"role":"user","content":"'
+        + escaped
+        + b'"},{"role":"user","parts":[{"type":"text","text":"'
+        + escaped
+        + b'"}]}]'
+    )
+    messages = parse_conversation(body).messages
+    assert messages == (Message("user", text), Message("user", text))
+
+
+def test_refusals_reflect_nothing_of_the_body() -> None:
+    for body in (
+        b'["<script>"]',
+        b'[{"role":"<script>","content":"x"}]',
+        b"<script>",
+        b'[{"role":"user","content":{"<script>":1}}]',
+    ):
+        with pytest.raises(BadChatRequest) as caught:
+            parse_conversation(body)
+        assert "script" not in str(caught.value) + str(caught.value.param)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["user", "ai", "text", "image"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["messages", "role", "content", "parts", "text", "type"]), inner, max_size=4
+        )
+    ),
+    max_leaves=20,
+)
+CONTENTS = JSON | st.lists(
+    st.fixed_dictionaries({"type": st.sampled_from(["text", "reasoning", "file"]), "text": JSON})
+)
+MESSAGES = st.fixed_dictionaries(
+    {"role": JSON | st.just("user")}, optional={"content": CONTENTS, "parts": CONTENTS, "text": JSON}
+)
+
+
+def only_our_errors(body: bytes) -> None:
+    try:
+        conversation = parse_conversation(body)
+    except BadChatRequest as error:
+        error.message.encode()
+        assert len(error.message) < 100
+        assert isinstance(error, InvalidJSON) or str(error.param).startswith("messages")
+        return
+    assert any(message.role == "user" for message in conversation.messages)
+    for message in conversation.messages:
+        message.content.encode()
+
+
+@given(st.lists(MESSAGES, max_size=4) | JSON)
+def test_only_our_errors_on_any_json(document: object) -> None:
+    only_our_errors(json.dumps(document).encode())
+
+
+@given(st.binary(max_size=100))
+def test_only_our_errors_on_any_bytes(body: bytes) -> None:
+    only_our_errors(body)
+
+
+ROUND = st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), st.text()), max_size=6)
+
+
+@given(ROUND, st.booleans())
+def test_what_is_encoded_comes_back(messages: list[Message], as_object: bool) -> None:
+    messages = [*messages, Message("user", "last")]
+    items = [{"role": message.role, "content": message.content} for message in messages]
+    assert parse({"messages": items} if as_object else items) == tuple(messages)
+
+
+@given(ROUND, st.text())
+def test_there_is_one_leading_system_message(messages: list[Message], prompt: str) -> None:
+    conversation = with_system(Conversation(tuple(messages)), prompt)
+    own = [message.content for message in messages if message.role == "system" and message.content]
+    words = "\n\n".join([prompt, *own] if prompt else own)
+    rest = tuple(message for message in messages if message.role != "system")
+    assert conversation.messages == ((Message("system", words), *rest) if words else rest)
+
+
+def test_with_system_keeps_the_options() -> None:
+    options = Options()
+    assert with_system(Conversation(HI, options), "Be kind.").options is options
+
+
+@pytest.mark.parametrize(
+    "change", [lambda: setattr(Delta(), "text", "x"), lambda: setattr(HI[0], "role", "x")]
+)
+def test_values_are_frozen(change: Callable[[], None]) -> None:
+    with pytest.raises(AttributeError):
+        change()
+
+
+@given(st.text(st.characters(), max_size=20))
+def test_without_surrogates_is_what_utf_8_can_hold(text: str) -> None:
+    clean = without_surrogates(text)
+    clean.encode()
+    assert len(clean) == len(text)
+    assert without_surrogates(clean) == clean
+
+
+# --- options ---------------------------------------------------------------------------------------
+
+RANGES = {"max_tokens": (1, 1000), "temperature": (0, 2), "seed": (1, 9_999_999_999), "presence_penalty": (-2, 2)}
+LIMITS = Limits(
+    models=("@cf/a/one", "@cf/a/two"),
+    ranges=lambda model: {"temperature": (0, 5)} if model == "@cf/a/two" else RANGES,
+    caps={"max_tokens": 500, "temperature": 1.5},
+)
+
+
+def options(sent: dict[str, object], limits: Limits = LIMITS) -> Options:
+    return parse_conversation(json.dumps({"messages": [USER], **sent}).encode(), limits).options
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        ({}, Options()),
+        ({"temperature": None, "model": None, "seed": None}, Options()),
+        ({"model": ""}, Options()),
+        ({"model": "@cf/a/one"}, Options("@cf/a/one")),
+        ({"max_tokens": 1}, Options(max_tokens=1)),
+        ({"max_tokens": 500}, Options(max_tokens=500)),
+        ({"max_tokens": 100.0}, Options(max_tokens=100)),
+        ({"max_completion_tokens": 7}, Options(max_tokens=7)),
+        ({"max_completion_tokens": 7, "max_tokens": 8}, Options(max_tokens=7)),
+        ({"max_completion_tokens": None, "max_tokens": 8}, Options(max_tokens=8)),
+        ({"temperature": 0}, Options(temperature=0)),
+        ({"temperature": 1.5}, Options(temperature=1.5)),
+        ({"temperature": 1.5, "model": "@cf/a/two"}, Options("@cf/a/two", temperature=1.5)),
+        ({"seed": 9_999_999_999, "presence_penalty": -2}, Options(seed=9_999_999_999, presence_penalty=-2)),
+        ({"stream": False, "stop": 1, "n": 5}, Options()),
+    ],
+)
+def test_options(sent: dict[str, object], meant: Options) -> None:
+    found = options(sent)
+    assert found == meant
+    assert found.max_tokens is None or type(found.max_tokens) is int
+
+
+@pytest.mark.parametrize(
+    ("sent", "param", "words"),
+    [
+        ({"temperature": "1"}, "temperature", "`temperature` must be a number."),
+        ({"temperature": True}, "temperature", "`temperature` must be a number."),
+        ({"temperature": [1]}, "temperature", "`temperature` must be a number."),
+        ({"temperature": -0.1}, "temperature", "`temperature` must be from 0 to 2."),
+        ({"temperature": 2.1}, "temperature", "`temperature` must be from 0 to 2."),
+        ({"temperature": 1.6}, "temperature", "The most that this server allows for `temperature` is 1.5."),
+        ({"presence_penalty": -2.1}, "presence_penalty", "`presence_penalty` must be from -2 to 2."),
+        ({"max_tokens": 0}, "max_tokens", "`max_tokens` must be from 1 to 1000."),
+        ({"max_tokens": 1.5}, "max_tokens", "`max_tokens` must be a whole number."),
+        ({"max_tokens": 501}, "max_tokens", "The most that this server allows for `max_tokens` is 500."),
+        ({"max_completion_tokens": 501}, "max_completion_tokens", "for `max_completion_tokens` is 500."),
+        ({"max_completion_tokens": 0, "max_tokens": 8}, "max_completion_tokens", "from 1 to 1000"),
+        ({"seed": 10**400}, "seed", "`seed` must be from 1 to 9999999999."),
+        ({"top_k": 5}, "top_k", "This model does not take `top_k`."),
+        ({"model": "@cf/a/two", "seed": 5}, "seed", "This model does not take `seed`."),
+        ({"model": "@cf/a/three"}, "model", "This model is not offered here. These are: @cf/a/one, @cf/a/two."),
+        ({"model": 5}, "model", "not offered"),
+        ({"model": ["@cf/a/one"]}, "model", "not offered"),
+    ],
+)
+def test_an_option_that_is_refused_says_why(sent: dict[str, object], param: str, words: str) -> None:
+    with pytest.raises(BadOption) as caught:
+        options(sent)
+    assert (caught.value.status, caught.value.code, caught.value.param) == (400, "invalid_option", param)
+    assert words in caught.value.message
+
+
+def test_no_number_is_infinite() -> None:
+    for number in (b"1e999", b"-1e999"):
+        with pytest.raises(BadOption):
+            parse_conversation(b'{"messages":[{"role":"user","content":"Hi"}],"temperature":%b}' % number)
+
+
+@pytest.mark.parametrize("models", [(), tuple(f"@cf/a/{number}" for number in range(11))])
+def test_a_long_list_of_models_is_not_recited(models: tuple[str, ...]) -> None:
+    with pytest.raises(BadOption, match="Leave `model` out"):
+        options({"model": "other"}, Limits(models=models))
+
+
+def test_a_bare_list_has_no_options() -> None:
+    assert parse_conversation(json.dumps([{**USER, "temperature": 99}]).encode(), LIMITS).options == Options()
+
+
+def test_defaults_fill_what_a_conversation_leaves_open() -> None:
+    asked = Conversation(HI, Options(temperature=0.0, seed=1))
+    assert with_defaults(asked, Options(temperature=1.0, top_p=0.5)) == Conversation(
+        HI, Options(temperature=0.0, top_p=0.5, seed=1)
+    )
+    assert with_defaults(asked, Options()) is asked
+    assert with_defaults(asked, Options(seed=2)) is asked
+
+
+# --- trimming --------------------------------------------------------------------------------------
+
+
+def tokens(messages: Sequence[Message]) -> int:
+    return sum(map(estimate_tokens, messages))
+
+
+def test_an_estimate_is_rather_more_than_fewer() -> None:
+    # About 10, 6 and 9 tokens of common tokenizers.
+    for text, real in (("The quick brown fox jumps over the lazy dog.", 10), ("こんにちは世界", 6), ("é" * 9, 9)):
+        assert real <= estimate_tokens(Message("user", text)) <= 3 * real
+    assert estimate_tokens(Message("user", "")) > 0
+
+
+def test_the_oldest_turns_go_first() -> None:
+    system, talk = Message("system", "s"), [Message("user", "u"), Message("assistant", "a" * 30)]
+    conversation = Conversation((system, *talk, *talk, Message("user", "last")))
+    whole = tokens(conversation.messages)
+    assert trim(conversation, whole) == (conversation, 0)
+    assert trim(conversation, whole - 1) == (Conversation((system, *talk, Message("user", "last"))), 2)
+    assert trim(conversation, whole - tokens(talk)) == (Conversation((system, *talk, Message("user", "last"))), 2)
+    for budget in (whole - tokens(talk) - 1, 0, -5):
+        assert trim(conversation, budget) == (Conversation((system, Message("user", "last"))), 4)
+
+
+TALKS = st.lists(
+    st.builds(Message, st.sampled_from(("system", "user", "user", "assistant")), st.text(max_size=40)), max_size=12
+)
+
+
+@given(TALKS, st.integers(-50, 300))
+def test_trim_leaves_the_longest_tail_of_turns_that_fits(messages: list[Message], budget: int) -> None:
+    conversation = Conversation(tuple(messages), Options(seed=1))
+    trimmed, left_out = trim(conversation, budget)
+    assert trimmed.options == conversation.options
+    assert left_out == len(messages) - len(trimmed.messages)
+    starts = [index for index, message in enumerate(messages) if message.role == "user"]
+    tails = [
+        [message for index, message in enumerate(messages) if index >= start or message.role == "system"]
+        for start in starts
+    ]
+    fitting = [tail for tail in [messages, *tails] if tokens(tail) <= budget]
+    assert list(trimmed.messages) == [*fitting, *tails[-1:], messages][0]

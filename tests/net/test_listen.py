@@ -1,0 +1,188 @@
+"""Where the command listens: a unix socket, HTTPS; TCP is in every other test."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from client import parse, request
+from command import run, surroundings
+from places import CERTS
+from process import HELLO, WAIT, Gate, Process, standin, started
+
+from cfchat.errors import ConfigError
+from cfchat.net.listen import Where, listening
+
+LEAF, OTHER = CERTS / "localhost.pem", CERTS / "wrong_host.pem"
+
+# --- TCP ------------------------------------------------------------------------------------------
+
+
+def test_every_address_of_a_name() -> None:
+    with listening(Where("localhost", 0)) as sockets:
+        assert "127.0.0.1" in {plug.getsockname()[0] for plug in sockets}
+    assert all(plug.fileno() == -1 for plug in sockets)
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", "300.0.0.1", "a..b", "a" * 64])
+def test_an_address_that_is_not_ours(host: str) -> None:
+    with pytest.raises(ConfigError, match="cannot listen on"), listening(Where(host, 0)):
+        pass
+
+
+# --- unix socket ----------------------------------------------------------------------------------
+
+
+def test_a_socket_whose_owner_takes_no_more_is_taken_still(tmp_path: Path) -> None:
+    """To connect would take for ever."""
+    path = tmp_path / "s"
+    with ExitStack() as plugs:
+        owner = plugs.enter_context(socket.socket(socket.AF_UNIX))
+        owner.bind(str(path))
+        owner.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                plug = plugs.enter_context(socket.socket(socket.AF_UNIX))
+                plug.setblocking(False)
+                plug.connect(str(path))
+        with pytest.raises(ConfigError, match="another process does"), listening(Where(uds=str(path))):
+            pass
+
+
+async def test_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "chat.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))  # a file on which nobody listens, as a killed process leaves it
+    async with standin() as upstream, started(upstream.base_url, "--uds", str(path)) as process:
+        assert path.stat().st_mode & 0o777 == 0o660
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(request(HELLO, fields="X-Forwarded-For: 203.0.113.9\r\n"))
+        assert parse(await reader.read()).body == b"Hello"
+        writer.close()
+        # Whom its permissions let in is believed; without that field it has no address.
+        await process.logged(" 203.0.113.9 POST /api/chatbot 200 ")
+        line = process.banner.partition("try: ")[2].partition("\n")[0]
+        done = await asyncio.create_subprocess_exec("sh", "-c", f"{line} -s", stdout=asyncio.subprocess.PIPE)
+        assert (await done.communicate())[0] == b"Hello"
+        await process.logged(" unix POST /api/chatbot 200 ")
+        taken = await asyncio.to_thread(run, "--uds", str(path), **surroundings(upstream.base_url))
+        assert taken.returncode == 2 and taken.stderr.endswith("another process does\n"), taken.stderr
+        assert await process.stop() == 0
+    assert not path.exists()
+
+
+def test_the_file_of_a_successor_stays(tmp_path: Path) -> None:
+    path = tmp_path / "chat.sock"
+    with listening(Where(uds=str(path), uds_mode=0o600)):
+        assert path.stat().st_mode & 0o777 == 0o600
+        path.unlink()
+        path.write_text("another's")
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("file", "there is a file that is no socket"), ("no/folder", "No such file"), ("x" * 200, "too long")],
+)
+def test_a_path_that_cannot_be_one(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(ConfigError, match=reason), listening(Where(uds=str(tmp_path / name))):
+        pass
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+# --- HTTPS ----------------------------------------------------------------------------------------
+
+
+def context(**attributes: object) -> ssl.SSLContext:
+    made = ssl.create_default_context(cafile=CERTS / "ca.pem")
+    made.set_alpn_protocols(["h2", "http/1.1"])
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
+
+
+async def shown(process: Process, tls: ssl.SSLContext) -> str:
+    """The name in the certificate."""
+    _, writer = await asyncio.open_connection("127.0.0.1", process.port, ssl=tls, server_hostname="localhost")
+    name = writer.get_extra_info("peercert")["subjectAltName"][0][1]
+    writer.close()
+    await writer.wait_closed()
+    return str(name)
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+async def test_https_and_a_certificate_that_is_renewed(tmp_path: Path, workers: str) -> None:
+    pem, gate, tls = tmp_path / "chat.pem", Gate(), context(check_hostname=False)
+    shutil.copy(LEAF, pem)
+    flags = ("--tls-cert", str(pem), "--workers", workers)
+    async with standin(gate) as upstream, started(upstream.base_url, *flags) as process:
+        assert f"https://127.0.0.1:{process.port}/api/chatbot" in process.banner
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", process.port, ssl=context(), server_hostname="localhost"
+        )
+        assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+        writer.write(request(WAIT))
+        received = await reader.readuntil(b"Hel\r\n")
+
+        pem.write_text("nonsense")
+        process.send(signal.SIGHUP)
+        await process.logged("--tls-cert: cannot use .*(stays as it was|chat.pem)")
+        await process.logged("stays as it was|the old ones stay")
+        assert await shown(process, tls) == "localhost"
+        shutil.copy(OTHER, pem)
+        process.send(signal.SIGHUP)
+        await process.logged("certificate read|SIGTERM: stopping")
+        while await shown(process, tls) != "elsewhere.invalid":
+            assert workers == "1"  # the old one may take some still, for a moment
+
+        process.send(signal.SIGTERM)
+        gate.open.set()
+        answer = parse(received + await reader.read())
+        writer.close()
+        assert (answer.body, answer.whole) == (b"Hello", True)
+        assert await process.process.wait() == 0
+
+
+async def test_old_tls_and_plain_http_are_refused() -> None:
+    async with standin() as upstream, started(upstream.base_url, "--tls-cert", str(LEAF)) as process:
+        for version, code in (("-tls1_1", 1), ("-tls1_2", 0), ("-tls1_3", 0)):
+            hands = [version, "-cipher", "DEFAULT@SECLEVEL=0", "-connect", f"127.0.0.1:{process.port}"]
+            null = asyncio.subprocess.DEVNULL
+            client = await asyncio.create_subprocess_exec(
+                "openssl", "s_client", *hands, stdin=null, stdout=null, stderr=null
+            )
+            assert await client.wait() == code, version
+        reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+        writer.write(request(HELLO))
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+        assert await process.stop() == 0
+
+
+def test_a_wrong_certificate_ends_the_start(tmp_path: Path) -> None:
+    key, locked, cert = tmp_path / "key.pem", tmp_path / "locked.pem", tmp_path / "cert.pem"
+    text = LEAF.read_text()
+    cert.write_text(text[text.index("-----BEGIN CERT") :].partition("-----BEGIN PRIVATE")[0])
+    key.write_text("-----BEGIN PRIVATE" + OTHER.read_text().partition("-----BEGIN PRIVATE")[2])
+    lock = ["openssl", "pkcs8", "-topk8", "-in", str(LEAF), "-out", str(locked), "-passout", "pass:secret"]
+    subprocess.run(lock, check=True, capture_output=True)
+    for flags, reason in (
+        (["--tls-cert", "/no/such/file"], "No such file"),
+        (["--tls-cert", str(cert)], "PEM"),
+        (["--tls-cert", str(cert), "--tls-key", str(key)], "of another certificate"),
+        (["--tls-cert", str(cert), "--tls-key", str(locked)], "encrypted"),
+        (["--tls-key", str(key)], "--tls-cert must name"),
+    ):
+        done = run("--demo", "--port", "0", *flags)
+        assert done.returncode == 2 and reason in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+

@@ -1,0 +1,165 @@
+"""TLS in memory: any cut, key updates, both ends, what is broken; and a stream that nobody reads."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from client import until
+from places import CERTS
+
+from cfchat.net.stream import READ_SIZE, Layer, Stream
+from cfchat.upstream.connect import make_ssl_context
+
+# --- a layer, without a socket -------------------------------------------------------------------
+
+
+class Peer:
+    """The far end, of the standard library alone."""
+
+    def __init__(self) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(CERTS / "localhost.pem")
+        self.inbound, self.outbound = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.inbound, self.outbound, server_side=True)
+
+    def shake(self, data: bytes) -> bytes:
+        self.inbound.write(data)
+        with suppress(ssl.SSLWantReadError):
+            self.tls.do_handshake()
+        return self.outbound.read()
+
+    def say(self, data: bytes) -> bytes:
+        self.tls.write(data)
+        return self.outbound.read()
+
+    def hear(self, data: bytes) -> bytes:
+        self.inbound.write(data)
+        return self.tls.read()
+
+
+def pieces_of(data: bytes, size: int) -> Iterator[bytes]:
+    return (data[at : at + size] for at in range(0, len(data), size))
+
+
+def connected(size: int = 1 << 20) -> tuple[Layer, Peer]:
+    """Both ends after the handshake, whose flights came in pieces of that size."""
+    layer, peer = Layer(make_ssl_context(str(CERTS / "ca.pem")), "localhost"), Peer()
+    done = layer.shake(b"")
+    while not done:
+        for piece in pieces_of(peer.shake(layer.take()), size):
+            done = layer.shake(piece)
+    tickets = peer.shake(layer.take())
+    assert layer.receive(tickets) == b""
+    return layer, peer
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 1 << 20])
+def test_records_in_any_cut(size: int) -> None:
+    layer, peer = connected(size)
+    said = bytes(range(256)) * 300
+    wire = peer.say(b"a") + peer.say(said) + peer.say(b"z")
+    assert b"".join(layer.receive(piece) for piece in pieces_of(wire, size)) == b"a" + said + b"z"
+    assert peer.hear(layer.protect(b"heard")) == b"heard"
+    assert not layer.ended and layer.fault is None and not layer.outgoing.pending
+
+
+def test_what_came_before_the_end_is_given() -> None:
+    layer, peer = connected()
+    wire = peer.say(b"last words")
+    with pytest.raises(ssl.SSLWantReadError):
+        peer.tls.unwrap()
+    assert layer.receive(wire + peer.outbound.read()) == b"last words"
+    assert layer.ended and layer.fault is None
+
+
+def test_what_came_before_a_broken_record_is_given() -> None:
+    layer, peer = connected()
+    good, bad = peer.say(b"good"), bytearray(peer.say(b"bad"))
+    bad[-1] ^= 1
+    assert layer.receive(good + bad) == b"good"
+    assert layer.fault is not None and "BAD" in str(layer.fault).upper()
+    assert layer.outgoing.pending  # the alert
+
+
+# --- a stream, with one --------------------------------------------------------------------------
+
+
+class Noting(Stream):
+    came = 0
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.came += 1
+        super().buffer_updated(nbytes)
+
+
+@asynccontextmanager
+async def streaming(port: int) -> AsyncIterator[Noting]:
+    stream = Noting()
+    await asyncio.get_running_loop().create_connection(lambda: stream, "127.0.0.1", port)
+    try:
+        await stream.start_tls(make_ssl_context(str(CERTS / "ca.pem")), "localhost")
+        yield stream
+    finally:
+        stream.abort()
+        await until(lambda: stream.peername is None)
+
+
+async def test_the_keys_may_change_while_it_talks() -> None:
+    """`K` makes OpenSSL's own server ask for new keys on both sides (RFC 8446 §4.6.3)."""
+    pem = str(CERTS / "localhost.pem")
+    command = ("openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", pem, "-key", pem, "-tls1_3")
+    pipe, both = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
+    server = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=both)
+    assert server.stdin and server.stdout
+    try:
+        await server.stdout.readuntil(b"ACCEPT 127.0.0.1:")
+        async with streaming(int(await server.stdout.readline())) as stream:
+            for number in range(4):
+                if number:
+                    before = stream.came
+                    server.stdin.write(b"K\n")
+                    await until(lambda: stream.came > before)  # noqa: B023
+                    assert not stream._layers[0].outgoing.pending  # the answer is sent, though nothing is said
+                server.stdin.write(b"said %d\n" % number)
+                assert await stream.read() == b"said %d\n" % number
+                stream.write(b"heard %d\n" % number)
+                await server.stdout.readuntil(b"heard %d\n" % number)
+    finally:
+        server.kill()
+        await server.wait()
+        server._transport.close()  # type: ignore[attr-defined]
+
+
+async def test_what_nobody_reads_is_left_with_the_sender() -> None:
+    said = bytes(range(256)) * 4096 * 8
+
+    async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(said)
+        writer.close()
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTS / "localhost.pem")
+    server = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=context)
+    async with server, streaming(server.sockets[0].getsockname()[1]) as stream:
+        await until(lambda: stream._paused)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert READ_SIZE < len(stream._unread) <= 2 * READ_SIZE + (16 << 10)
+        heard = b""
+        while data := await stream.read():
+            heard += data
+        assert heard == said
+
+
+async def test_the_peer_may_say_no_in_the_handshake() -> None:
+    def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        with pytest.raises(ConnectionResetError):
+            async with streaming(server.sockets[0].getsockname()[1]):
+                pass

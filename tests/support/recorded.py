@@ -1,0 +1,52 @@
+"""Cloudflare's recorded replies, and strategies for what nobody recorded."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import strategies as st
+from places import DATA
+
+STREAMS = sorted(path.stem for path in (DATA / "streams").glob("*.sse"))
+ERRORS = sorted(path.stem for path in (DATA / "errors").glob("*.json"))
+
+
+def load(folder: str, name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((DATA / folder / f"{name}.json").read_text("utf-8"))
+    return document
+
+
+def stream_bytes(name: str) -> bytes:
+    return (DATA / "streams" / f"{name}.sse").read_bytes()
+
+
+KEYS = ("response", "choices", "delta", "content", "reasoning", "finish_reason", "usage", "total_tokens")
+MORE_KEYS = (
+    "completion_tokens",
+    "error",
+    "errors",
+    "code",
+    "message",
+    "success",
+    "result",
+    "output",
+    "tool_calls",
+    "text",
+)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(), max_size=5)
+    | st.just(10**400),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS + MORE_KEYS), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+DELTA_KEYS = ("content", "reasoning", "reasoning_content", "tool_calls")
+DELTAS = VALUES | st.dictionaries(st.sampled_from(DELTA_KEYS), VALUES, max_size=3)
+CHUNKS = DELTAS.map(lambda delta: {"choices": [{"delta": delta, "message": delta}]})
+REPLIES = VALUES | CHUNKS | st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=3)

@@ -1,0 +1,154 @@
+"""Cloudflare's errors: every recorded one, and what nobody recorded yet."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from expected import told
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded import ERRORS, REPLIES, load
+
+from cfchat.upstream.cloudflare.faults import error_in_event, error_in_reply, read_error
+
+# Faults of one model, which another need not share.
+ELSEWHERE = {
+    "200_success_false",
+    "400_5007_no_such_model",
+    "403_5016_model_agreement",
+    "403_5018_model_not_allowed",
+    "403_5035_needs_paid_plan",
+    "404_3042_invalid_model",
+    "408_3007_timeout",
+    "408_3008_aborted",
+    "410_5028_model_deprecated",
+    "429_3021_per_minute",
+    "429_3040_capacity",
+    "500_3043_internal",
+    "524_html",
+    "gw_402_2021_wholesale",
+}
+WAITS = {"429_971_api_throttle": 30.0, "429_3021_per_minute": 10.0, "429_1015_edge_text": 60.0}
+
+
+
+
+@pytest.mark.parametrize("name", [name for name in ERRORS if not load("errors", name).get("empty")])
+def test_recorded_errors(name: str) -> None:
+    recorded = load("errors", name)
+    error = read_error(recorded["status"], recorded["headers"], recorded["body"].encode())
+    assert (error.status, error.code) == told(name, recorded)
+    assert error.retryable is recorded["retryable"]
+    assert error.message == recorded["user_message"] or not recorded["user_message"]
+    assert error.elsewhere or not recorded.get("fallback")
+    assert error.elsewhere is (name in ELSEWHERE)
+    assert error.retry_after == WAITS.get(name)
+    assert (error.origin_status, error.origin_code) == (recorded["status"], recorded["code"])
+
+
+@pytest.mark.parametrize("name", [name for name in ERRORS if not load("errors", name).get("empty")])
+def test_ids_and_names_are_for_the_log_only(name: str) -> None:
+    recorded = load("errors", name)
+    error = read_error(recorded["status"], recorded["headers"], recorded["body"].encode())
+    assert not re.search(r"[0-9a-f]{8}|@cf|://|dash|[Cc]loudflare|account|token", error.message)
+    assert f"status {recorded['status']}" in error.detail
+    assert recorded["headers"].get("cf-ray", "cf-ray none") in error.detail
+    assert f"code {recorded['code'] or 'none'}" in error.detail
+    assert error.detail.isprintable()
+    assert len(error.detail) < 500
+
+
+@pytest.mark.parametrize("message", ["Internal Server Error", "flagged content"])
+def test_code_3030_is_about_length_only_where_it_says_so(message: str) -> None:
+    body = json.dumps({"errors": [{"code": 3030, "message": message}]}).encode()
+    assert read_error(400, {}, body).code == "upstream_refused"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "retryable"),
+    [
+        (301, "upstream_refused", False),
+        (400, "upstream_refused", False),
+        (401, "upstream_auth", False),
+        (404, "upstream_refused", False),
+        (408, "upstream_timeout", True),
+        (410, "upstream_model", False),
+        (413, "context_length_exceeded", False),
+        (425, "upstream_unavailable", True),
+        (429, "upstream_rate_limited", True),
+        (500, "upstream_unavailable", True),
+        (530, "upstream_unavailable", True),
+        (504, "upstream_timeout", True),
+    ],
+)
+def test_a_status_without_a_code(status: int, code: str, retryable: bool) -> None:
+    error = read_error(status, {}, b"")
+    assert (error.code, error.retryable) == (code, retryable)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0.0),
+        ("120", 120.0),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 7.0),
+        ("Sun, 06 Nov 1994 08:49:00 GMT", 0.0),
+        ("Sun, 31 Feb 1994 08:49:37 GMT", None),
+        ("Sun, 06 Nov 0000 08:49:37 GMT", None),
+        ("Sun, 06 Abc 1994 08:49:37 GMT", None),
+        *((value, None) for value in ("", "-1", "+5", "1.5", "1_0", " 5", "5\n", "²", "soon", "9" * 5000)),
+    ],
+)
+def test_retry_after(value: str, seconds: float | None) -> None:
+    assert read_error(429, {"retry-after": value}, b"", now=784111770.0).retry_after == seconds
+
+
+def test_a_retry_after_date_needs_a_clock() -> None:
+    assert read_error(429, {"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT"}, b"").retry_after is None
+
+
+def test_the_day_that_is_used_up_ends_at_midnight() -> None:
+    body = load("errors", "429_4006_daily_allowance")["body"].encode()
+    assert read_error(429, {}, body, now=784111770.0).retry_after == 86400 - (8 * 3600 + 49 * 60 + 30)
+    assert read_error(429, {"retry-after": "7"}, body, now=784111770.0).retry_after == 7
+    spent = load("errors", "gw_429_2045_spend_limit")["body"].encode()
+    assert read_error(429, {}, spent, now=784111770.0).retry_after is None
+
+
+def test_a_wait_of_two_minutes_is_not_spent_three_times() -> None:
+    assert read_error(524, {}, b"").most_tries == 2
+    assert read_error(504, {}, b"").most_tries is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"name": "AiGatewayError", "httpCode": 401, "internalCode": 2009, "message": "Unauthorized"},
+        {"success": False, "error": [{"code": None, "internalCode": "2009", "message": "Unauthorized"}]},
+        {"success": False, "errors": [], "error": [{"code": "2009", "message": "Unauthorized"}]},
+        {"errors": [{"code": 7, "message": "?"}, {"code": 2009, "message": "Unauthorized"}]},
+        {"error": {"code": 2009, "message": "Unauthorized"}},
+    ],
+)
+def test_the_shapes_of_an_error(body: dict[str, object]) -> None:
+    error = read_error(401, {}, json.dumps(body).encode())
+    assert (error.code, error.origin_code) == ("upstream_auth", 2009)
+    assert error.detail == "status 401, code 2009, Unauthorized, cf-ray none"
+    inside = error_in_reply(body)
+    assert inside is not None
+    assert (inside.code, inside.origin_code, inside.origin_status) == ("upstream_auth", 2009, 200)
+
+
+def test_the_log_has_the_whole_chain_and_both_ids() -> None:
+    body = {"errors": [{"code": 6003, "message": "Bad", "error_chain": [{"code": 6111, "message": "Format"}, 1]}]}
+    error = read_error(400, {"cf-ray": "8f-IAD", "cf-ai-req-id": "77"}, json.dumps(body).encode())
+    assert error.detail == "status 400, code 6003, Bad: Format, cf-ray 8f-IAD, cf-ai-req-id 77"
+
+
+@given(st.binary(max_size=60) | REPLIES.map(lambda reply: json.dumps(reply).encode()), st.integers(100, 999))
+def test_any_body_is_an_upstream_error(body: bytes, status: int) -> None:
+    fields = {"cf-ray": "x\x1b\udc80", "retry-after": body.decode("latin-1")}
+    assert read_error(status, fields, body).detail.isprintable()
+    assert error_in_event(body.decode("latin-1")).detail.isprintable()

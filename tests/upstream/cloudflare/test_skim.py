@@ -1,0 +1,261 @@
+"""Skimming events that are alike, against parsing each: the same for any stream and any cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded import REPLIES, STREAMS, load, stream_bytes
+from streams import CUTS, PADS, SHAPES, WORDS, cut, streams
+
+from cfchat.conversation.model import Delta
+from cfchat.errors import CfchatError, UpstreamError
+from cfchat.upstream.cloudflare.reply import ReplyReader
+from cfchat.upstream.cloudflare.skim import EventReader
+from cfchat.upstream.cloudflare.template import Likeness, find
+from cfchat.wire.sse import SSEParser
+
+# --- two ways to read a stream -------------------------------------------------------------------
+
+Told = dict[str, Any]
+
+
+def told(deltas: Sequence[Delta], reply: ReplyReader, error: CfchatError | None) -> Told:
+    """All that a reply says; where one delta ends and the next begins is nothing that it says."""
+    ends = [(delta.finish_reason, delta.usage) for delta in deltas if delta.finish_reason or delta.usage]
+    return {
+        "text": "".join(delta.text for delta in deltas),
+        "reasoning": "".join(delta.reasoning for delta in deltas),
+        "calls": [call for delta in deltas for call in delta.tool_calls],
+        "ends": ends,
+        "error": (type(error), str(error)),
+        "reply": (reply.done, reply.answered, reply.passed_over, reply.finish_reason, reply.usage),
+    }
+
+
+def parsed(pieces: Iterable[bytes], *settings: Any) -> Told:
+    """Event by event."""
+    parser, reply, deltas, error = SSEParser(), ReplyReader(*settings), list[Delta](), None
+    try:
+        for piece in pieces:
+            deltas += reply.read(parser.feed(piece))
+            if reply.done:
+                break
+        deltas += reply.close(None if reply.done else parser.pending)
+    except CfchatError as caught:
+        error = caught
+    return told(deltas, reply, error)
+
+
+def skimmed(pieces: Iterable[bytes], *settings: Any, at_once: bool = False) -> Told:
+    """As the client does it."""
+    reply, deltas, error = ReplyReader(*settings), list[Delta](), None
+    reader = EventReader(reply)
+    try:
+        for piece in pieces:
+            words = reader.words(piece) if at_once else ""
+            deltas += filter(None, [reply.say(words)]) if words else reader.feed(piece)
+            if reply.done:
+                break
+        deltas += reader.close()
+    except CfchatError as caught:
+        error = caught
+    return told(deltas, reply, error)
+
+
+# As the client does it while somebody takes the words as they come.
+relayed = partial(skimmed, at_once=True)
+
+
+
+
+# --- streams nobody recorded ---------------------------------------------------------------------
+
+
+
+
+
+
+
+@given(streams(), CUTS, st.booleans())
+def test_what_is_skimmed_is_what_is_parsed(raw: bytes, cuts: list[int], thinks_first: bool) -> None:
+    for pieces in ([raw], cut(raw, cuts)):
+        expected = parsed(pieces, 99, thinks_first)
+        assert skimmed(pieces, 99, thinks_first) == relayed(pieces, 99, thinks_first) == expected
+
+
+@given(st.lists(REPLIES, max_size=8), CUTS, st.booleans())
+def test_any_json_at_all(replies: list[object], cuts: list[int], tools: bool) -> None:
+    raw = b"".join(b"data: " + json.dumps(reply).encode() + b"\n\n" for reply in replies)
+    pieces = cut(raw, cuts)
+    assert skimmed(pieces, 99, False, tools) == parsed(pieces, 99, False, tools) == relayed(pieces, 99, False, tools)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_recorded_streams(name: str) -> None:
+    raw = stream_bytes(name)
+    settings = (load("streams", name).get("request_max_tokens", 2048),)
+    expected = parsed([raw], *settings)
+    assert skimmed([raw], *settings) == expected
+    for size in (1, 2, 7, 50, 333):
+        pieces = [raw[at : at + size] for at in range(0, len(raw), size)]
+        assert skimmed(pieces, *settings) == relayed(pieces, *settings) == expected
+    # As a model sends it, an event at a time; and a longer stream of the same events.
+    one_by_one = raw.replace(b"\n\n", b"\n\n\0").split(b"\0")
+    assert skimmed(one_by_one, *settings) == relayed(one_by_one, *settings) == expected
+    longer = raw.removesuffix(b"data: [DONE]\n\n") * 20
+    assert skimmed(cut(longer, range(0, 10**6, 4001)), 2048) == parsed([longer], 2048)
+
+
+# --- that it is skimmed at all -------------------------------------------------------------------
+
+
+def stream_of(shape: str, words: Iterable[str]) -> bytes:
+    return b"".join(b"data: " + shape.replace("%s", w).replace("%p", "ab" * len(w)).encode() + b"\n\n" for w in words)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES[:2], *SHAPES[3:5], f" {SHAPES[0]}"])
+@pytest.mark.parametrize("size", [1, 5, 500], ids="{} events a read".format)
+def test_most_events_are_not_parsed(shape: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Escapes and other alphabets among them."""
+    parsed_events = 0
+    feed = SSEParser.feed
+
+    def counting(self: SSEParser, data: bytes) -> Any:
+        nonlocal parsed_events
+        events = feed(self, data)
+        parsed_events += len(events)
+        return events
+
+    monkeypatch.setattr(SSEParser, "feed", counting)
+    words = [" word", "\\n", ' \\"so\\"', " это", "😀", " end"] * 100
+    reader = EventReader(ReplyReader(99))
+    deltas = []
+    for at in range(0, len(words), size):
+        deltas += reader.feed(stream_of(shape, words[at : at + size]))
+    assert "".join(delta.text for delta in deltas) == "".join(json.loads(f'"{word}"') for word in words)
+    assert parsed_events <= max(4, size * 2 + 1)
+
+
+def test_an_odd_event_ends_nothing() -> None:
+    """A backslash of the model's own is parsed; what follows is skimmed again."""
+    likeness = find('{"response":"a"}')
+    assert likeness is not None
+    assert likeness.read(b'data: {"response":"\\\\"}\n\n')[0] == ""
+    assert likeness.read(b'data: {"response":"b"}\n\ndata: [DONE]\n\n') == ("b", b"data: [DONE]\n\n")
+
+
+CLASSIC = Likeness('{"response":"', "", '"}')
+PADDED = Likeness('{"choices":[{"delta":{"content":"', '"}}],"p":"', '"}')
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a\\", ',"b'],  # one string ends too late, the other too early
+        ['x\\\\",', ","],  # three strings in the place of two
+        ['a","response":"b'],
+        ["a\nb"],
+        ["a\tb"],
+        ["\\u00", "41"],  # right only if they are put together
+        ["\\"],
+        ["\\\\"],
+        ["\\x"],
+        ["a", "\\"],
+        ["\\", "a"],
+        ["a\r"],
+    ],
+)
+def test_words_in_doubt_are_not_skimmed(words: list[str]) -> None:
+    for likeness in (CLASSIC, PADDED):
+        raw = "".join(f"data: {likeness.example(word, 'ab')}\n\n" for word in words).encode()
+        assert likeness.read(raw) == ("", raw) and likeness.one(raw) == ""
+
+
+@pytest.mark.parametrize("padding", ["\\", 'a"', '","q":"', "é", " ", "\n", '"}}],"p":"'])
+def test_padding_in_doubt_is_not_skimmed(padding: str) -> None:
+    raw = "".join(f"data: {PADDED.example('a', with_)}\n\n" for with_ in ("ab", padding, "ab")).encode()
+    assert PADDED.read(raw) == ("", raw)
+
+
+def test_what_lacks_a_part_is_not_skimmed() -> None:
+    raw = b'data: {"choices":[{"delta":{"content":"a"}\n\n' + f"data: {PADDED.example('b', 'ab')}\n\n".encode()
+    assert PADDED.read(raw) == ("", raw)
+    for raw in (b"", b"\n\n", b'data: {"response":"a"}\n', b'data: {"response":"}\n\n', b"\xff"):
+        assert CLASSIC.read(raw) == ("", raw)
+    assert CLASSIC.read(b'data: {"response":"\xff"}\n\n')[0] == ""  # U+FFFD is for the parser to say
+
+
+# --- where skimming must not go on ----------------------------------------------------------------
+
+ALIKE = b'data: {"response":" word"}\n\n'
+
+
+BEGUN = (b'data: {"response":"one"}\n', b"data: \n", b"event: error\n", b"data: {", b": say\n")
+
+
+@pytest.mark.parametrize("begun", BEGUN)
+def test_an_event_that_has_begun_is_read_to_its_end(begun: bytes) -> None:
+    pieces = [ALIKE * 40, begun, ALIKE * 40, b"data: [DONE]\n\n"]
+    assert skimmed(pieces, 100) == parsed(pieces, 100)
+
+
+def test_a_fault_behind_words_is_told_before_any_further_words() -> None:
+    pieces = [ALIKE * 40, ALIKE + b"data: " + b"x" * (1 << 20) + b"y\n\n", ALIKE * 40]
+    assert skimmed(pieces, 100) == parsed(pieces, 100)
+    assert skimmed(pieces, 100)["text"] == " word" * 41
+
+
+def test_an_error_behind_words_is_raised_by_the_next_call_whatever_comes() -> None:
+    reader = EventReader(ReplyReader(100))
+    reader.feed(ALIKE * 40)
+    error = b'event: error\ndata: {"errors":[{"code":3040,"message":"busy"}]}\n\n'
+    assert "".join(delta.text for delta in reader.feed(ALIKE * 9 + error)) == " word" * 9
+    with pytest.raises(UpstreamError):
+        reader.feed(ALIKE * 40)
+
+
+# --- words that are told without being read --------------------------------------------------------
+
+
+def learned() -> EventReader:
+    reader = EventReader(ReplyReader(100))
+    for _ in range(4):
+        reader.feed(ALIKE)
+    assert reader.words(ALIKE) == " word"
+    return reader
+
+
+@pytest.mark.parametrize("behind", [b"data: [DONE]\n\n", b"data: {", b": hm\n\n", b"\n", b"d"])
+def test_words_are_told_only_where_nothing_is_behind_them(behind: bytes) -> None:
+    assert learned().words(ALIKE * 3) == " word" * 3
+    assert learned().words(ALIKE + behind) == ""
+    assert learned().words(behind) == ""
+
+
+@pytest.mark.parametrize("begun", [*BEGUN[:4], b"data: [DONE]\n\n"])
+def test_no_words_are_told_inside_an_event_or_behind_the_last(begun: bytes) -> None:
+    reader = learned()
+    reader.feed(begun)
+    assert reader.words(ALIKE) == ""
+
+
+@given(WORDS, PADS, st.binary(max_size=3), st.integers(0, 60))
+def test_one_event_alone_is_told_as_it_is_read(words: str, padding: str, broken: bytes, place: int) -> None:
+    for likeness in (CLASSIC, PADDED):
+        raw = f"data: {likeness.example(words, padding)}\n\n".encode("utf-8", "surrogatepass")
+        behind = raw[place:], raw[place + len(broken) :]
+        for data in (raw, raw + raw, raw[:-1], *(raw[:place] + broken + rest for rest in behind)):
+            told = likeness.one(data)
+            assert not told or likeness.read(data) == (told, b"")
+
+
+@pytest.mark.parametrize("word", [" word", "é", "это", "😀", "{}[],:'"])
+def test_plain_words_are_told(word: str) -> None:
+    for likeness in (CLASSIC, PADDED):
+        assert likeness.one(f"data: {likeness.example(word, 'ab')}\n\n".encode()) == word
