@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cfchat.app.hooks import Hooks, Reply
     from cfchat.asgi3 import asgi
     from cfchat.conversation.model import Conversation, Message, Options
-    from cfchat.server.server import Request
+    from cfchat.server.request import Request
     from cfchat.settings.config import Config
     from cfchat.settings.load import load_config
 
@@ -47,7 +47,7 @@ _ROOMS = {
     "settings.load": ("load_config",),
     "conversation.model": ("Conversation", "Message", "Options"),
     "app.hooks": ("Hooks", "Reply"),
-    "server.server": ("Request",),
+    "server.request": ("Request",),
 }
 
 

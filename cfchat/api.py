@@ -7,35 +7,30 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 
-from cfchat.app.health import METRICS, probes, table
 from cfchat.app.hooks import Hooks
-from cfchat.app.page import pages
-from cfchat.app.routes import App, limits_of
+from cfchat.app.routes import limits_of
+from cfchat.app.service import Service, refuse_in_text
 from cfchat.conversation.model import Conversation, Options
 from cfchat.conversation.parse import parse_messages, parse_options
 from cfchat.conversation.prepare import with_system
 from cfchat.demo.server import ACCOUNT, MODEL, TOKEN, Demo
-from cfchat.errors import CfchatError, ConfigError, UpstreamError
+from cfchat.errors import ConfigError, UpstreamError
 from cfchat.guard.addresses import Proxies
 from cfchat.guard.guard import Guard
-from cfchat.net.listen import Certificate, listening, reason_of, url_of
-from cfchat.ops.logs import log_exchange
-from cfchat.ops.loop_lag import Pulse
-from cfchat.ops.metrics import Metrics, Samples
+from cfchat.net.listen import Certificate, Where, listening, url_of
+from cfchat.ops.metrics import Metrics
 from cfchat.ops.worker_metrics import member
 from cfchat.secret import Secret
-from cfchat.server.server import Response, Server
+from cfchat.server.server import Server
 from cfchat.settings.config import Config
 from cfchat.settings.load import load_config
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.connect import make_ssl_context
 from cfchat.upstream.origin import Origin
-from cfchat.wire.fields import Fields
 
 log = logging.getLogger("cfchat")
 
@@ -43,84 +38,25 @@ log = logging.getLogger("cfchat")
 # --- to be asked by others ------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Rooms:
-    """All of cfchat but a server; `server` is the one before it, where that is ours. `admin` is for operators.
-
-    `of_all` tells what this and the others have counted, where it is one of several workers.
-    """
-
-    config: Config
-    upstream: Upstream
-    guard: Guard
-    app: App
-    pulse: Pulse
-    server: Server | None = None
-    admin: Server | None = None
-    of_all: Callable[[], Awaitable[Samples]] | None = None
-
-    @property
-    def demo(self) -> bool:
-        return self.config.upstream is None
-
-    @property
-    def model(self) -> str:
-        """Who is asked first."""
-        return self.upstream.settings.models[0]
-
-    def fault(self) -> str:
-        """Why nobody should be sent here; nothing where all is well."""
-        if self.server is not None and self.server.draining:
-            return "draining"
-        return "" if self.upstream.reachable else "the model's server cannot be reached"
-
-    def own(self) -> Samples:
-        """What is counted here."""
-        metrics, pool = self.app.metrics, self.upstream.pool.state
-        for state, number in zip(("running", "waiting"), self.app.streams, strict=True):
-            metrics.streams.set(number, state)
-        metrics.clients.set(0 if self.server is None else self.server.connections)
-        metrics.pool.set(pool.lent_out, "lent")
-        metrics.pool.set(pool.idle, "idle")
-        metrics.ready.set(not self.fault())
-        return metrics.samples()
-
-    async def counted(self) -> Samples:
-        """What is counted here and by all others."""
-        return self.own() if self.of_all is None else await self.of_all()
-
-    async def start(self) -> None:
-        """Begin the upkeep of connections, which the demo needs not, and what operators look at. Raises ConfigError."""
-        if self.config.admin is not None and self.of_all is None:
-            self.admin = await start_admin(self.config.admin, self.fault, self.counted)
-        self.pulse.start()
-        if not self.demo:
-            await self.upstream.start()
-
-    async def aclose(self) -> None:
-        self.pulse.stop()
-        if self.admin is not None:
-            await self.admin.drain(1.0)
-        await self.app.aclose()
-
-
 @asynccontextmanager
-async def open_rooms(config: Config, hooks: Hooks = Hooks()) -> AsyncIterator[Rooms]:
-    """The rooms joined, without upkeep; with the block ends whatever they have begun. Raises OSError."""
+async def open_service(config: Config, hooks: Hooks = Hooks()) -> AsyncIterator[Service]:
+    """Join the rooms as the Config says; they are closed with the block.
+
+    Raises:
+        OSError: the demo's model cannot listen on loopback.
+    """
     metrics = Metrics()
     async with open_upstream(config, lambda error: metrics.upstream_errors.add(1, error.code)) as upstream:
         demo, model = config.upstream is None, upstream.settings.models[0]
-        offered = config.app._replace(model=model, models=(model, *config.app.aliases.values())) if demo else config.app
-        asked = probes(lambda: rooms.fault(), lambda: rooms.counted(), open_to_all=False)
-        handlers = {path: handler for path, handler in asked.items() if path != METRICS or config.admin is None}
-        shown = {**(pages(model, demo) if config.page else {}), **handlers}
-        guard = Guard(config.guard)
-        app = App(upstream, offered, guard, shown, hooks, metrics)
-        rooms = Rooms(config, upstream, guard, app, Pulse(metrics.lag.observe))
+        chat = config.app._replace(model=model, models=(model, *config.app.aliases.values())) if demo else config.app
+        service = Service(
+            upstream, chat, Guard(config.guard), hooks=hooks, metrics=metrics, limits=config.server,
+            peers=Proxies(config.trusted_proxies), page=config.page, demo=demo, admin=config.admin,
+        )  # fmt: skip
         try:
-            yield rooms
+            yield service
         finally:
-            await rooms.aclose()
+            await service.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +72,8 @@ class Serving:
     """
 
     server: Server
-    rooms: Rooms
+    service: Service
+    where: Where
 
     @property
     def host(self) -> str:
@@ -150,8 +87,7 @@ class Serving:
     @property
     def url(self) -> str:
         """Of the page; the chat is at `api/chatbot` below it."""
-        where = self.rooms.config.where
-        return url_of(self.host if where.uds else self.server.address, where.cert is not None) + "/"
+        return url_of(self.host if self.where.uds else self.server.address, self.where.cert is not None) + "/"
 
 
 @asynccontextmanager
@@ -176,7 +112,7 @@ async def serve(config: Config | None = None, hooks: Hooks = Hooks()) -> AsyncIt
     """
     config = config or load_config()
     where = config.where
-    tls = Certificate(where.cert, where.key).context if where.cert else None
+    tls = Certificate(where.cert, where.key) if where.cert else None
     with listening(where) as sockets:
         async with serve_on(sockets, config, hooks, tls) as serving:
             yield serving
@@ -187,37 +123,16 @@ async def serve_on(
     sockets: Sequence[socket.socket],
     config: Config,
     hooks: Hooks = Hooks(),
-    tls: ssl.SSLContext | None = None,
-    tally: socket.socket | None = None,
+    tls: Certificate | None = None,
+    line: socket.socket | None = None,
 ) -> AsyncIterator[Serving]:
-    """`serve` on sockets that listen already; in a worker with its line to the parent's tally."""
+    """Serve on sockets that listen already; `line` leads from a worker to its parent, which adds up the metrics."""
     async with AsyncExitStack() as stack:
-        rooms = await stack.enter_async_context(open_rooms(config, hooks))
-        if tally is not None:
-            rooms.of_all = await stack.enter_async_context(member(tally, rooms.own))
-        app, peers = rooms.app, Proxies(config.trusted_proxies)
-        server = rooms.server = Server(app.handle, app.refuse, config.server, peers, app.note)
-        try:
-            await rooms.start()
-            await server.start_on(sockets, tls)
-            yield Serving(server, rooms)
-            await server.drain()
-        except BaseException:
-            await server.abort()
-            raise
-
-
-async def start_admin(
-    address: tuple[str, int], fault: Callable[[], str], counted: Callable[[], Awaitable[Samples]]
-) -> Server:
-    """A server of /healthz, /readyz, /metrics for whoever reaches this address. Raises ConfigError."""
-    handlers = probes(fault, counted, open_to_all=True)
-    admin = Server(table(handlers), _refuse, note=partial(log_exchange, level=logging.DEBUG))
-    try:
-        log.info("admin: http://%s:%d/metrics, /healthz, /readyz", *await admin.start(*address))
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {address[0]} port {address[1]}: {reason_of(error)}") from error
-    return admin
+        service = await stack.enter_async_context(open_service(config, hooks))
+        if line is not None:
+            service.of_all = await stack.enter_async_context(member(line, service.count))
+        async with service.serve_on(sockets, tls) as server:
+            yield Serving(server, service, config.where)
 
 
 # --- to ask ---------------------------------------------------------------------------------------
@@ -243,7 +158,7 @@ async def stream_chat(
     conversation = _conversation(messages, config, Options(**options))  # type: ignore[arg-type]
     async with (
         open_upstream(config) as upstream,
-        upstream.stream(conversation) as answer,
+        upstream.ask(conversation) as answer,
         aclosing(answer.batches()) as batches,
     ):
         async for batch in batches:
@@ -317,13 +232,8 @@ def make_context(origin: Origin) -> ssl.SSLContext | None:
 async def _start_demo(stack: AsyncExitStack) -> Settings:
     """Start the stand-in model on loopback; it is called through the same code as Cloudflare."""
 
-    server = Server(Demo().handle, _refuse)
+    server = Server(Demo().handle, refuse_in_text)
     host, port = await server.start("127.0.0.1", 0)
     stack.push_async_callback(server.drain, 1.0)
     log.info("demo: the stand-in model listens on http://%s:%d; nothing is sent to Cloudflare", host, port)
     return Settings(Origin(host, port, False, "/client/v4"), ACCOUNT, Secret(TOKEN), models=(MODEL,))
-
-
-def _refuse(error: CfchatError, request_id: str, fields: Fields | None) -> Response:
-    """For machines that are not chat clients."""
-    return Response(error.status, [("Content-Type", "text/plain"), *error.fields], error.message.encode() + b"\n")

@@ -1,20 +1,28 @@
-"""cfchat as an ASGI 3 application: the same rooms behind a server of others (asgi.readthedocs.io)."""
+"""cfchat as an ASGI 3 application: the same service behind another server (asgi.readthedocs.io).
+
+A handler's Reply puts events into a mailbox, and a task beside the handler awaits the server's `send` for each. A client
+that takes less than is written fills the mailbox, which pauses the reply's source, as a full socket does in our own
+server. An ASGI server cuts a reply whose application raises: that is how a reply that breaks off is ended.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import quote
 
-from cfchat.api import Rooms, open_rooms
+from cfchat.api import open_service
 from cfchat.app.hooks import Hooks
+from cfchat.app.service import Service
 from cfchat.errors import BodyTooLarge, CfchatError, Incomplete, RequestTimeout
-from cfchat.guard.addresses import Proxies
-from cfchat.server.record import Exchange
-from cfchat.server.server import Request, Response, new_id
+from cfchat.net.deadline import Deadline
+from cfchat.net.mailbox import Mailbox
+from cfchat.server.record import Record
+from cfchat.server.reply import Head, Reply, respond
+from cfchat.server.request import ClientGone, Request, new_id
 from cfchat.settings.config import Config
 from cfchat.settings.load import load_config
 from cfchat.wire.fields import Fields
@@ -40,7 +48,7 @@ class Application:
         self._hooks = hooks
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
-        self._rooms: Rooms | None = None
+        self._service: Service | None = None
 
     async def __aenter__(self) -> Application:
         await self._open()
@@ -51,12 +59,12 @@ class Application:
 
     async def aclose(self) -> None:
         """Close the connections to the model. A further request opens them anew."""
-        self._rooms = None
+        self._service = None
         await self._stack.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await _Exchange(self._rooms or await self._open(), scope, receive, send).run()
+            await _Exchange(self._service or await self._open(), scope, receive, send).run()
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "websocket":
@@ -64,15 +72,15 @@ class Application:
         else:
             raise ValueError(f"cfchat does not speak {scope['type']}")
 
-    async def _open(self) -> Rooms:
+    async def _open(self) -> Service:
         async with self._opening:
-            if self._rooms is None:
+            if self._service is None:
                 async with AsyncExitStack() as opened:
-                    rooms = await opened.enter_async_context(open_rooms(self._config, self._hooks))
-                    await rooms.start()
+                    service = await opened.enter_async_context(open_service(self._config, self._hooks))
+                    await service.start()
                     self._stack.push_async_exit(opened.pop_all())
-                self._rooms = rooms
-        return self._rooms
+                self._service = service
+        return self._service
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
@@ -107,41 +115,65 @@ def asgi(config: Config | None = None, hooks: Hooks = Hooks()) -> Application:
 
 
 class _Exchange:
-    """One request and its reply. What cannot be ended well is ended by an error, so that the server cuts it."""
+    """One request and its reply: the Out of a Reply, and what stands in for a connection."""
 
-    def __init__(self, rooms: Rooms, scope: Scope, receive: Receive, send: Send) -> None:
-        self._rooms = rooms
-        self._limits = rooms.config.server
+    def __init__(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
+        self._service = service
+        self._limits = service.limits
         self._scope = scope
         self._receive = receive
-        self._server = send
-        self._task = asyncio.current_task()
-        self._loop = asyncio.get_running_loop()
-        self._beside: list[asyncio.Task[None]] = []
+        self._server_send = send
+        self._mailbox: Mailbox[Event] = Mailbox(self._press)
         self._gone = False  # the client is
-        self._ended = False
-        self._busy = False  # with a write
-        self._written = self._loop.time()
+        self._cut = False
+        self._handler: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._deadline = Deadline(self._leave)
 
     async def run(self) -> None:
-        request = self._request()
-        entry = Exchange(request.id, request.client, request.method, request.path, request.notes)
-        assert self._task is not None
+        """Answer the request.
+
+        Raises:
+            CfchatError: the reply broke off, and its server must cut it.
+        """
+        app, request = self._service.app, self._request()
+        record = Record(request.id, request.client, request.method, request.path, request.notes)
+        self._reply = Reply(self, record, self._limits.heartbeat)
+        loop = asyncio.get_running_loop()
+        self._handler = loop.create_task(self._respond(request))
+        self._sender = asyncio.current_task()
         try:
-            await self._reply(request, entry)
+            while events := await self._mailbox.take():
+                for event in events:
+                    # Moved, not made: a deadline for each event costs an assignment.
+                    self._deadline.move(self._limits.write)
+                    await self._server_send(event)
+                    self._deadline.pause()
+            if self._cut:
+                raise CfchatError(record.fault)
+        except (ClientGone, OSError):
+            record.fail(gone=True)
         except asyncio.CancelledError:
-            entry.status = 499 if self._gone else entry.status or 503
-            entry.fault = "client gone" if self._gone else "ended by this server"
-            if not self._gone or self._task.uncancel():
+            record.fail(self._gone)
+            assert self._sender is not None
+            if not self._gone or self._sender.uncancel():
                 raise
-        except (Incomplete, OSError):
-            entry.status, entry.fault = 499, "client gone"
         finally:
-            for task in self._beside:
+            self._deadline.cancel()
+            beside = [task for task in (self._handler, self._watcher) if task is not None]
+            for task in beside:
                 task.cancel()
-            if self._beside:
-                await asyncio.wait(self._beside)
-            self._rooms.app.note(entry)
+            await asyncio.wait(beside)
+            app.note(record)
+
+    async def _respond(self, request: Request) -> None:
+        app = self._service.app
+        try:
+            await respond(app.handle, app.refuse, request, self._reply)
+        except (ClientGone, OSError) as error:
+            self._mailbox.close(error)
+        else:
+            self._mailbox.close()
 
     def _request(self) -> Request:
         scope = self._scope
@@ -150,28 +182,7 @@ class _Exchange:
             fields = Fields([*fields, ("transfer-encoding", "chunked")])  # as HTTP/1.1 would announce such a body
         peer = (scope.get("client") or ("",))[0]
         head = RequestHead(scope["method"], quote(_path(scope), "/@:", errors="replace"), 1, fields)
-        client = Proxies(self._rooms.config.trusted_proxies).client(peer, fields)
-        return Request(head, client, new_id(), self._read_body)
-
-    async def _reply(self, request: Request, entry: Exchange) -> None:
-        response = await self._handle(request)
-        try:
-            await self._send(request, response, entry)
-        finally:
-            if response.aclose is not None:
-                await response.aclose()
-
-    async def _handle(self, request: Request) -> Response:
-        app = self._rooms.app
-        try:
-            return await app.handle(request)
-        except Incomplete:
-            raise
-        except Exception:
-            log.exception("%s handler failed", request.id)
-            return app.refuse(CfchatError("Something went wrong in this server."), request.id, request.fields)
-
-    # --- reading ------------------------------------------------------------------------------
+        return Request(head, self._service.peers.client(peer, fields), new_id(), self._read_body)
 
     async def _read_body(self, limit: int) -> bytes:
         pieces: list[bytes] = []
@@ -189,96 +200,39 @@ class _Exchange:
                     more = event.get("more_body", False)
         except TimeoutError:
             raise RequestTimeout("The request's body did not arrive in time.") from None
-        self._begin(self._watch())
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
         return b"".join(pieces)
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not self._ended:
-            self._lose()
+        if not self._reply.ended:  # some servers say `http.disconnect` behind the last piece
+            self._leave()
 
-    def _lose(self) -> None:
-        """The client has gone: whatever is done for it ends now."""
-        if self._task is not None:
-            self._gone = True
-            self._task.cancel()
+    def _leave(self) -> None:
+        """The client has gone, or takes nothing more: all that is done for it ends now."""
+        self._gone = self._reply.gone = True
+        if self._sender is not None:
+            self._sender.cancel()
 
-    def _begin(self, chore: Any) -> None:
-        self._beside.append(self._loop.create_task(chore))
+    def _press(self, full: bool) -> None:
+        self._reply.press(full)
 
-    # --- writing ------------------------------------------------------------------------------
+    # --- the Out of a Reply -------------------------------------------------------------------
 
-    async def _send(self, request: Request, response: Response, entry: Exchange) -> None:
-        entry.status = response.status
-        body = response.body
-        fields = [*response.fields, ("X-Request-Id", entry.id), ("X-Content-Type-Options", "nosniff")]
-        if isinstance(body, bytes) and response.status not in (204, 304):
-            fields.append(("Content-Length", str(len(body))))
-        if not isinstance(body, bytes):
-            self._begin(self._keep_alive(response.heartbeat, entry))
-        headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in fields]
-        await self._give({"type": "http.response.start", "status": response.status, "headers": headers})
-        if isinstance(body, bytes):
-            entry.began()
-            await self._end(b"" if request.method == "HEAD" else body, entry)
-        else:
-            async with aclosing(body):
-                await self._stream(body, response, entry)
+    def put(self, head: Head | None, piece: bytes, last: bool) -> None:
+        """See Out."""
+        if head is not None:
+            fields = [*head.fields, ("X-Request-Id", self._reply.record.id), ("X-Content-Type-Options", "nosniff")]
+            if head.length is not None and head.status not in (204, 304):
+                fields.append(("Content-Length", str(head.length)))
+            headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in fields]
+            self._mailbox.put({"type": "http.response.start", "status": head.status, "headers": headers}, 0)
+        self._mailbox.put({"type": "http.response.body", "body": piece, "more_body": not last}, len(piece))
 
-    async def _stream(self, body: AsyncGenerator[bytes, None], response: Response, entry: Exchange) -> None:
-        try:
-            async for piece in body:
-                if piece:
-                    if not entry.sent:
-                        entry.began()
-                    await self._write(piece, entry)
-        except CfchatError as error:
-            await self._fail(error, response, entry)
-        except OSError:
-            raise
-        except Exception as error:
-            log.exception("%s reply failed", entry.id)
-            failure = CfchatError("Something went wrong in this server.")
-            failure.__cause__ = error
-            await self._fail(failure, response, entry)
-        else:
-            await self._end(b"", entry)
-
-    async def _fail(self, error: CfchatError, response: Response, entry: Exchange) -> None:
-        """What the form has words for ends well. All else must not: the server cuts what raises."""
-        entry.fault = f"interrupted: {error}"
-        words = response.fail(error)
-        if not words:
-            raise error
-        await self._end(words, entry)
-
-    async def _write(self, piece: bytes, entry: Exchange) -> None:
-        entry.sent += len(piece)
-        await self._give({"type": "http.response.body", "body": piece, "more_body": True})
-
-    async def _end(self, piece: bytes, entry: Exchange) -> None:
-        self._ended = True  # some servers say `http.disconnect` behind the last piece
-        entry.sent += len(piece)
-        await self._give({"type": "http.response.body", "body": piece})
-
-    async def _give(self, event: Event) -> None:
-        self._busy, self._written = True, self._loop.time()
-        await self._server(event)
-        self._busy = False
-
-    async def _keep_alive(self, heartbeat: bytes, entry: Exchange) -> None:
-        """Break the model's silence by a heartbeat, and a client's that takes no more by giving it up."""
-        pause = self._limits.heartbeat if heartbeat else self._limits.write
-        silent = 0.0
-        while True:
-            await asyncio.sleep(pause - silent if silent < pause else pause)
-            silent = self._loop.time() - self._written
-            if self._busy:
-                if silent >= self._limits.write:
-                    self._lose()
-            elif heartbeat and entry.sent and silent >= pause:
-                await self._write(heartbeat, entry)
+    def cut(self) -> None:
+        """See Out."""
+        self._cut = True
 
 
 def _path(scope: Scope) -> str:

@@ -7,7 +7,8 @@ from ipaddress import ip_address
 
 from cfchat.errors import MethodNotAllowed, NotFound
 from cfchat.ops.metrics import CONTENT_TYPE, Samples, text_of
-from cfchat.server.server import Handler, Request, Response
+from cfchat.server.reply import Reply
+from cfchat.server.request import Handler, Request
 
 METRICS = "/metrics"
 PROBES = ("/healthz", "/readyz", METRICS)
@@ -25,18 +26,18 @@ def probes(
     Metrics are `open_to_all` on an address of their own; else only to this machine, and 404 to others.
     """
 
-    async def healthz(request: Request) -> Response:
-        return Response(200, _PLAIN, b"alive\n")
+    async def healthz(request: Request, reply: Reply) -> None:
+        reply.send(200, _PLAIN, b"alive\n")
 
-    async def readyz(request: Request) -> Response:
+    async def readyz(request: Request, reply: Reply) -> None:
         reason = fault()
-        return Response(503 if reason else 200, _PLAIN, (reason or "ready").encode() + b"\n")
+        reply.send(503 if reason else 200, _PLAIN, (reason or "ready").encode() + b"\n")
 
-    async def metrics_of(request: Request) -> Response:
+    async def metrics_of(request: Request, reply: Reply) -> None:
         if not open_to_all and not is_from_here(request):
             raise NotFound("There is nothing at this path. The chat is at POST /api/chatbot.")
         body = text_of(await counted()).encode()
-        return Response(200, [("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store")], body)
+        reply.send(200, [("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store")], body)
 
     return dict(zip(PROBES, (healthz, readyz, metrics_of), strict=True))
 
@@ -58,12 +59,12 @@ def is_from_here(request: Request) -> bool:
 def table(handlers: Mapping[str, Handler]) -> Handler:
     """A handler for these paths and no others."""
 
-    async def handle(request: Request) -> Response:
+    async def handle(request: Request, reply: Reply) -> None:
         handler = handlers.get(request.path)
         if handler is None:
             raise NotFound(f"Here are {', '.join(handlers)}.")
         if request.method not in ("GET", "HEAD"):
             raise MethodNotAllowed("This path takes GET, HEAD.", fields=[("Allow", "GET, HEAD")])
-        return await handler(request)
+        await handler(request, reply)
 
     return handle

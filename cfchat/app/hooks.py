@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from cfchat.conversation.model import Conversation
 from cfchat.errors import CfchatError
-from cfchat.server.server import Request
+from cfchat.server.request import Request
 
 log = logging.getLogger("cfchat.hooks")
 

@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache
 
-from cfchat.server.server import Handler, Request, Response
+from cfchat.server.reply import Reply
+from cfchat.server.request import Handler, Request
 
 # What may come to the page is its own; nothing inline, nowhere to send a form, in nobody's frame.
 CLOSED = (
@@ -36,7 +37,7 @@ def pages(model: str, demo: bool) -> Mapping[str, Handler]:
 
 
 def _handler(name: str, content_type: str, note: str, model: str) -> Handler:
-    async def handle(request: Request) -> Response:
+    async def handle(request: Request, reply: Reply) -> None:
         body, tag = _read(name, note, model)
         fields = [
             ("ETag", tag),
@@ -47,8 +48,8 @@ def _handler(name: str, content_type: str, note: str, model: str) -> Handler:
             CLOSED if content_type == HTML else OPEN,
         ]
         if is_known(tag, request.fields.get("if-none-match")):
-            return Response(304, fields)
-        return Response(200, [("Content-Type", content_type), *fields], body)
+            return reply.send(304, fields)
+        reply.send(200, [("Content-Type", content_type), *fields], body)
 
     return handle
 

@@ -42,7 +42,7 @@ async def ask(config: Config, question: str) -> int:
     async with api.open_upstream(config) as upstream:
         paper = _Paper()
         try:
-            async with upstream.stream(conversation, tag="ask") as answer, aclosing(answer.batches()) as batches:
+            async with upstream.ask(conversation, tag="ask") as answer, aclosing(answer.batches()) as batches:
                 async for batch in batches:
                     paper.write(batch)
         except UpstreamError as error:

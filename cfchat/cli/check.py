@@ -205,7 +205,7 @@ async def _model(
     upstream = Upstream(alone, context)
     began = time.perf_counter()
     try:
-        async with upstream.stream(QUESTION, tag="check") as answer:
+        async with upstream.ask(QUESTION, tag="check") as answer:
             ms = _ms(began)
             async with aclosing(answer.batches()) as batches:
                 async for _ in batches:

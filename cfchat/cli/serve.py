@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from cfchat import __version__, api
+from cfchat.app.service import start_admin
 from cfchat.cli.terminal import OK
 from cfchat.errors import ConfigError
 from cfchat.guard.guard import Guard
@@ -72,11 +73,10 @@ async def _serve_here(
 ) -> None:
     """Serve in this process until an order to stop comes."""
     given = orders(notifier)
-    tls = certificate.context if certificate else None
-    async with api.serve_on(sockets, config, tls=tls, tally=tally) as serving:
-        with stalls_told(serving.rooms.pulse):
+    async with api.serve_on(sockets, config, tls=certificate, line=tally) as serving:
+        with stalls_told(serving.service.loop_lag):
             _allow_files(config.server.connections)
-            _reload_on_hangup(serving.rooms.guard, config.keys_file, certificate, notifier)
+            _reload_on_hangup(serving.service.guard, config.keys_file, certificate, notifier)
             welcome()
             gc.freeze()  # what is here by now stays, so no collection need look at it
             notifier.ready()
@@ -88,7 +88,7 @@ async def _keep_workers(
 ) -> int:
     """Be the parent until an order to stop comes; returns the exit code."""
     parent = Parent(sockets, config.workers, config.server.drain, notifier)
-    admin = await api.start_admin(config.admin, parent.fault, parent.tally.total) if config.admin else None
+    admin = await start_admin(config.admin, parent.fault, parent.tally.total) if config.admin else None
     code = await parent.run(welcome)
     if admin is not None:
         await admin.drain(1.0)

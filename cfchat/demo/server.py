@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 
 from cfchat.demo.eliza import answer
-from cfchat.server.server import Request, Response
+from cfchat.server.reply import Reply
+from cfchat.server.request import Request
 from cfchat.wire.sse import encode_event
 
 ACCOUNT = "0" * 32
@@ -62,27 +63,25 @@ class Demo:
     def __init__(self, pace: float = PACE) -> None:
         self.pace = pace
 
-    async def handle(self, request: Request) -> Response:
+    async def handle(self, request: Request, reply: Reply) -> None:
         """Answer one request as api.cloudflare.com would. Raises what reading the body raises."""
         if request.method != "POST" or not _RUN.fullmatch(request.path):
-            return _refuse(404, 7003, "Could not route to that path, perhaps your object identifier is invalid?")
+            return _refuse(reply, 404, 7003, "Could not route to that path, perhaps your object identifier is invalid?")
         if not (request.fields.get("authorization") or "").startswith("Bearer "):
-            return _refuse(401, 10000, "Authentication error")
+            return _refuse(reply, 401, 10000, "Authentication error")
         body = await request.read_body(BODY_LIMIT)
         try:
             messages, budget = _asked(body)
         except ValueError:
-            return _refuse(400, 5006, "AiError: Bad input: Error: required properties at '/' are 'messages'")
-        said = "".join(pieces(answer(messages))[:budget])
+            return _refuse(reply, 400, 5006, "AiError: Bad input: Error: required properties at '/' are 'messages'")
+        text = "".join(pieces(answer(messages))[:budget])
         prompt = sum(len(pieces(message["content"])) for message in messages)
-        stream = self._paced(events(said, prompt))
-        return Response(200, [("Content-Type", "text/event-stream")], stream)
-
-    async def _paced(self, stream: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
-        yield next(stream)
-        for event in stream:
-            await asyncio.sleep(self.pace)
-            yield event
+        reply.start(200, [("Content-Type", "text/event-stream")])
+        for event in events(text, prompt):
+            if reply.begun:
+                await asyncio.sleep(self.pace)
+            reply.write(event)
+        reply.end()
 
 
 def _asked(body: bytes) -> tuple[list[dict[str, str]], int | None]:
@@ -96,7 +95,7 @@ def _asked(body: bytes) -> tuple[list[dict[str, str]], int | None]:
     return messages, budget if isinstance(budget, int) and budget > 0 else None
 
 
-def _refuse(status: int, code: int, message: str) -> Response:
+def _refuse(reply: Reply, status: int, code: int, message: str) -> None:
     errors = [{"code": code, "message": message}]
     envelope = {"result": None, "success": False, "errors": errors, "messages": []}
-    return Response(status, [_JSON], json.dumps(envelope).encode())
+    reply.send(status, [_JSON], json.dumps(envelope).encode())

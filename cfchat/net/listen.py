@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from cfchat.errors import ConfigError
 
 BACKLOG = 1024
+# The address of every peer on a unix socket: whatever its permissions let in.
+UNIX = "unix"
 
 
 class Where(NamedTuple):

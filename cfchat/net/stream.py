@@ -1,7 +1,11 @@
-"""Bytes to and from a host: TCP, and as many layers of TLS over it as are asked for.
+"""Bytes over one socket, for both doors: clients come in by it, and Cloudflare is asked by it. Knows no HTTP.
 
-asyncio's own TLS holds a buffer of 256 KiB for each connection, and hands a read on in many calls. Here OpenSSL works
-on memory: what the socket gives goes in, what it means comes out, and nothing is kept that the reader has taken.
+asyncio's own TLS holds a buffer of 256 KiB for each connection. Here OpenSSL works on memory (`Layer`): what the socket
+gives goes in, its meaning comes out, and nothing is kept that has been taken. So a Stream speaks plain TCP to asyncio,
+and as many layers of TLS over it as it is asked to.
+
+What comes is either pulled (`read`) or pushed (`push`): a Stream that pushes calls its receiver in the very call in
+which asyncio delivers the bytes. `pause` and `resume` are the backpressure, in both cases.
 """
 
 from __future__ import annotations
@@ -9,27 +13,41 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
-READ_SIZE = 64 * 1024  # also what may lie unread before the socket is left alone
-# Of one record (RFC 8446 §5.1): a read with more room takes a record whole, and leaves nothing inside OpenSSL.
+READ_SIZE = 64 * 1024  # also how much may wait unread before the socket is left alone
+# Of one TLS record (RFC 8446 §5.1): a read with more room takes a record whole, and leaves nothing inside OpenSSL.
 assert READ_SIZE > 1 << 14
+# What waits to be sent before the writer is asked to pause.
+WRITE_AHEAD = 32 * 1024
 
 
 class Layer:
-    """TLS without a socket (`ssl.MemoryBIO`): records in, their meaning out, and the other way round."""
+    """TLS without a socket (`ssl.MemoryBIO`): records in, their meaning out, and the other way round.
 
-    def __init__(self, context: ssl.SSLContext, name: str) -> None:
+    `ended` is set by the peer's close_notify, `fault` by a record that is wrong. Behind either nothing more is taken.
+    """
+
+    __slots__ = ("_incoming", "ended", "fault", "outgoing", "tls")
+
+    def __init__(self, context: ssl.SSLContext, name: str | None, server_side: bool = False) -> None:
         self._incoming = ssl.MemoryBIO()
         self.outgoing = ssl.MemoryBIO()  # also what TLS says for itself: alerts, the answer to a key update
-        self.tls = context.wrap_bio(self._incoming, self.outgoing, server_hostname=name)
-        self.ended = False  # by close_notify
-        self.fault: ssl.SSLError | None = None  # behind all that was given
+        self.tls = context.wrap_bio(self._incoming, self.outgoing, server_side, server_hostname=name)
+        self.ended = False
+        self.fault: ssl.SSLError | None = None
 
     def shake(self, data: bytes) -> bool:
-        """A step of the handshake, whether it was the last. Raises ssl.SSLError."""
+        """Do a step of the handshake with these bytes; return whether it was the last.
+
+        Raises:
+            ssl.SSLError: the handshake has failed.
+        """
         self._incoming.write(data)
         try:
             self.tls.do_handshake()
@@ -38,7 +56,9 @@ class Layer:
         return True
 
     def receive(self, data: bytes | memoryview) -> bytes:
-        """What the records say that are complete with these bytes. See `ended` and `fault`."""
+        """Return the bytes in the records that are complete with this data. See `ended` and `fault`."""
+        if self.ended or self.fault:
+            return b""  # OpenSSL would keep all of it in memory, for nobody
         self._incoming.write(data)
         pieces = []
         try:
@@ -55,11 +75,14 @@ class Layer:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def protect(self, data: bytes) -> bytes:
-        """The records for these bytes. They never wait for the peer: it may not ask to negotiate anew."""
+        """Return the records for these bytes. It never waits: the peer may not ask for a new negotiation."""
         self.tls.write(data)
         return self.outgoing.read()
 
-    def take(self) -> bytes:
+    def end(self) -> bytes:
+        """Return our close_notify (RFC 8446 §6.1); nothing if the layer has failed."""
+        with suppress(ssl.SSLError, ValueError):  # it wants the peer's own close_notify, or was never up
+            self.tls.unwrap()
         return self.outgoing.read()
 
 
@@ -67,7 +90,7 @@ _own = threading.local()
 
 
 def _shared_buffer() -> memoryview:
-    """One for all streams of a thread: its loop reads one after the other, and what was read is taken at once.
+    """Return the one read buffer of this thread: its loop reads one stream after the other, and takes at once.
 
     A plain Protocol is given new bytes of 256 KiB for each read, and has the kernel make and take back their pages.
     """
@@ -78,31 +101,36 @@ def _shared_buffer() -> memoryview:
 
 
 class Stream(asyncio.BufferedProtocol):
-    """A connection as asyncio's create_connection makes it. One reader at a time.
+    """One connection. `half_open`: our side may go on writing after the peer has ended its own.
 
-    While it is `idle` nothing is expected: what comes then or is left from before, the end, too, makes it `disturbed`.
-    `taker` is offered what comes while `read` is awaited, and says whether it took it: then nobody is woken. What it
-    raises ends the connection.
+    While it is `idle` nothing is expected: bytes that come then, or are left from before, and the end make it
+    `disturbed`, and end it. `on_pressure(True)` is called once the peer takes less than is written, and
+    `on_pressure(False)` once it has caught up.
     """
 
     transport: asyncio.Transport
 
-    def __init__(self) -> None:
+    def __init__(self, half_open: bool = False) -> None:
         self.idle = False
         self.disturbed = False
-        self.taker: Callable[[bytes], bool] | None = None
+        self.on_pressure: Callable[[bool], None] | None = None
+        self.full = False  # the peer takes less than is written
+        self._half_open = half_open
         self._lost = False
         self._buffer = _shared_buffer()
         self._layers: list[Layer] = []  # the first is next to TCP
         self._unread = b""
+        self._receive: Callable[[bytes], None] | None = None
+        self._on_end: Callable[[], None] | None = None
         self._paused = False
         self._ended = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._closed: asyncio.Future[None] | None = None
 
     @property
     def closing(self) -> bool:
-        """Whether it is lost, or about to be."""
+        """Whether the connection is lost, or about to be."""
         return self._lost or self.transport.is_closing()
 
     @property
@@ -115,8 +143,14 @@ class Stream(asyncio.BufferedProtocol):
         """`TLSv1.3` for one; None for plain TCP."""
         return self._layers[-1].tls.version() if self._layers else None
 
+    # --- reading ------------------------------------------------------------------------------
+
     async def read(self) -> bytes:
-        """All that is there, at least a byte; empty at the end, with or without close_notify. Raises OSError."""
+        """Return all that is there, at least a byte; nothing at the end, with or without close_notify.
+
+        Raises:
+            OSError: the connection broke.
+        """
         if not self._unread and not self._ended:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
@@ -125,51 +159,126 @@ class Stream(asyncio.BufferedProtocol):
                 self._waiter = None
         data, self._unread = self._unread, b""
         if self._paused:
-            self._paused = False
-            self.transport.resume_reading()
+            self.resume()
         if not data and self._error is not None:
             raise self._error
         return data
 
+    def push(self, receive: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
+        """Give `receive` what waits unread and whatever comes, until `pull`; call `on_end` when no more can come.
+
+        `on_end` is called in a turn of the loop of its own: a reply that is ready still goes to a client that has
+        closed its sending half.
+        """
+        self._receive, self._on_end = receive, on_end
+        if self._paused:
+            self.resume()
+        if self._unread:
+            data, self._unread = self._unread, b""
+            receive(data)
+        if self._ended:
+            self._tell_end_soon()
+
+    def pull(self) -> None:
+        """Keep what comes for `read`, from now on."""
+        self._receive = self._on_end = None
+
+    def pause(self) -> None:
+        """Leave what comes to the kernel, which slows the peer down."""
+        if not self._paused and not self.closing:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._paused:
+            self._paused = False
+            if not self.closing:
+                self.transport.resume_reading()
+
+    @property
+    def error(self) -> Exception | None:
+        """Why the stream ended; None for a plain end."""
+        return self._error
+
+    # --- writing ------------------------------------------------------------------------------
+
     def write(self, data: bytes) -> None:
-        """Send; nothing is waited for, and nothing raised where the connection is lost."""
+        """Send these bytes. Nothing is waited for, and nothing is raised if the connection is lost."""
         self._send(data, len(self._layers))
 
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait for the peer to take them."""
+        return 0 if self._lost else self.transport.get_write_buffer_size()
+
+    def end_sending(self) -> None:
+        """End our half: close_notify and FIN, behind what was written."""
+        if not self.closing:
+            for depth in range(len(self._layers) - 1, -1, -1):
+                self._send(self._layers[depth].end(), depth)
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+
     def rest(self) -> None:
-        """Be idle, until somebody sets it otherwise."""
-        self.taker = None
+        """Be idle until somebody writes again."""
+        self.pull()
         self.idle = True
         self.disturbed |= bool(self._unread) or self._ended
 
+    def close(self) -> None:
+        """End the connection once all that was written has gone out."""
+        if not self.closing:
+            for depth in range(len(self._layers) - 1, -1, -1):
+                self._send(self._layers[depth].end(), depth)
+            self.transport.close()
+
     def abort(self) -> None:
-        """End now: what is not sent yet never is."""
-        if not self._lost:  # a transport that is closed by both ends has no loop any more to abort it
+        """End the connection now: what is not sent yet never is."""
+        if not self._lost:  # a transport that both ends have closed has no loop any more to abort it
             self.transport.abort()
 
-    async def start_tls(self, context: ssl.SSLContext, name: str) -> None:
+    def reset(self) -> None:
+        """End the connection with RST: FIN would make a close-delimited reply look whole (RFC 9112 §8)."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and not self._lost:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is lost: all is sent, or never will be."""
+        if not self._lost:
+            self._closed = asyncio.get_running_loop().create_future()
+            await self._closed
+
+    # --- TLS ----------------------------------------------------------------------------------
+
+    async def start_tls(self, context: ssl.SSLContext, name: str | None, server_side: bool = False) -> None:
         """Speak TLS from here on, inside whatever is spoken already.
 
         What came before is taken for TLS, too: nothing that was not protected is ever read as what TLS gave.
-        Raises OSError, among them ssl.SSLError.
+
+        Raises:
+            OSError: the handshake failed, or the connection broke; ssl.SSLError is one.
         """
-        layer, below = Layer(context, name), len(self._layers)
+        layer, below = Layer(context, name, server_side), len(self._layers)
         data, self._unread = self._unread, b""
         try:
             while not layer.shake(data):
-                self._send(layer.take(), below)
+                self._send(layer.outgoing.read(), below)
                 data = await self.read()
                 if not data:
                     raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         finally:
-            self._send(layer.take(), below)
+            self._send(layer.outgoing.read(), below)
         self._layers.append(layer)
         self._deliver(b"", below)
 
-    # --- of asyncio.BufferedProtocol --------------------------------------------------------------
+    # --- asyncio.BufferedProtocol -------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = transport  # type: ignore[assignment]
+        self.transport.set_write_buffer_limits(high=WRITE_AHEAD)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
@@ -178,51 +287,83 @@ class Stream(asyncio.BufferedProtocol):
         data = self._buffer[:nbytes]
         self._deliver(data if self._layers else bytes(data), 0)
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
         self._end(None)
+        return self._half_open
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost = True
         self._end(error)
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
 
-    # --- within -----------------------------------------------------------------------------------
+    def pause_writing(self) -> None:
+        self.full = True
+        if self.on_pressure is not None:
+            self.on_pressure(True)
+
+    def resume_writing(self) -> None:
+        self.full = False
+        if self.on_pressure is not None:
+            self.on_pressure(False)
+
+    # --- within -------------------------------------------------------------------------------
 
     def _deliver(self, data: bytes | memoryview, start: int) -> None:
-        """Pass bytes up through the layers from `start` on, and wake the reader."""
+        """Pass bytes up through the layers from `start` on, to the receiver or the reader."""
         layers = self._layers
         for depth in range(start, len(layers)):
             layer = layers[depth]
             data = layer.receive(data)
             if layer.outgoing.pending:
-                self._send(layer.take(), depth)
-        if data:
-            assert isinstance(data, bytes)
-            self.disturbed |= self.idle
-            awaited = self._waiter is not None and not self._waiter.done()
-            if self.taker is None or not awaited or not self.taker(data):
-                self._keep(data)
+                self._send(layer.outgoing.read(), depth)
+        if data and not self._ended:
+            if self.idle:
+                self._disturb()
+            elif self._receive is not None:
+                self._receive(data)  # type: ignore[arg-type]
+            else:
+                self._keep(data)  # type: ignore[arg-type]
         for layer in layers:
             if layer.ended or layer.fault:
                 self._end(layer.fault)
 
     def _keep(self, data: bytes) -> None:
         self._unread = self._unread + data if self._unread else data
-        if len(self._unread) > READ_SIZE and not self._paused:
-            self._paused = True
-            self.transport.pause_reading()
+        if len(self._unread) > READ_SIZE:
+            self.pause()
         self._wake()
 
     def _send(self, data: bytes, layers: int) -> None:
-        for depth in range(layers - 1, -1, -1):
-            data = self._layers[depth].protect(data)
-        if data:
+        try:
+            for depth in range(layers - 1, -1, -1):
+                data = self._layers[depth].protect(data)
+        except ssl.SSLError:  # the layer has failed: what was to be sent must not go out in any other way
+            self.abort()
+            return
+        if data and not self._lost:
             self.transport.write(data)
 
     def _end(self, error: Exception | None) -> None:
-        self.disturbed |= self.idle
         if not self._ended:
             self._ended, self._error = True, error
+            if self.idle:
+                self._disturb()
             self._wake()
+            if self._on_end is not None:
+                self._tell_end_soon()
+
+    def _disturb(self) -> None:
+        """An idle connection on which something came serves nobody any more, and may not cost any memory."""
+        self.disturbed = True
+        self.abort()
+
+    def _tell_end_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._tell_end)
+
+    def _tell_end(self) -> None:
+        if self._on_end is not None:
+            self._on_end()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

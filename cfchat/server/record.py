@@ -1,4 +1,4 @@
-"""What became of a request, for whoever logs and counts it."""
+"""What became of a request, for the log line and the counters."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Exchange:
-    """One request and what became of it, for its log line. Times are in seconds of `time.monotonic`."""
+class Record:
+    """One request and its reply. Times are in seconds of `time.monotonic`, `sent` is in bytes of the body."""
 
     id: str
     client: str
@@ -20,8 +20,9 @@ class Exchange:
     sent: int = 0
     fault: str = ""
     start: float = field(default_factory=time.monotonic)
-    first: float | None = None
+    first: float | None = None  # when the first byte of the body went out
 
-    def began(self) -> None:
-        """The first byte of the body goes out."""
-        self.first = time.monotonic()
+    def fail(self, gone: bool) -> None:
+        """Note that the reply was not finished: the client is gone, or this server ended it."""
+        self.status = 499 if gone else self.status or 503
+        self.fault = "client gone" if gone else "ended by this server"

@@ -9,7 +9,7 @@ from cfchat.guard import guard
 from cfchat.guard.addresses import Network
 from cfchat.net.listen import Where
 from cfchat.ops import logs as observe
-from cfchat.server import server
+from cfchat.server.request import Limits
 from cfchat.upstream import client
 
 
@@ -31,7 +31,7 @@ class Config:
     guard: guard.Settings = field(default_factory=guard.Settings)
     keys_file: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
-    server: server.Limits = field(default_factory=server.Limits)
+    server: Limits = field(default_factory=Limits)
     page: bool = True
     admin: tuple[str, int] | None = None
     log_level: str = "info"

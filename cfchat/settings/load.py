@@ -15,7 +15,7 @@ from cfchat.guard import guard
 from cfchat.guard.cors import Origins
 from cfchat.net.listen import Where
 from cfchat.secret import Secret
-from cfchat.server import server
+from cfchat.server.request import Limits
 from cfchat.settings.config import Config
 from cfchat.settings.table import _APP, SETTINGS, Setting
 from cfchat.settings.values import OPTIONS, read_text
@@ -277,7 +277,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
         ),
         keys_file=v.api_keys_file[0] if v.api_keys_file else None,
         trusted_proxies=v.trusted_proxies or (),
-        server=server.Limits(
+        server=Limits(
             read=ReadLimits(body=v.max_body),
             connections=v.max_connections,
             connections_each=v.max_connections_each,

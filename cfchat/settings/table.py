@@ -9,7 +9,7 @@ from typing import NamedTuple
 from cfchat.app import routes as app
 from cfchat.conversation.prepare import MERGE
 from cfchat.ops import logs as observe
-from cfchat.server import server
+from cfchat.server.request import Limits
 from cfchat.settings.values import (
     BASE_URL,
     LEVELS,
@@ -66,7 +66,7 @@ class Setting(NamedTuple):
         return "CFCHAT_" + self.name.upper()
 
 
-_SERVER = server.Limits()
+_SERVER = Limits()
 _APP = app.Settings()
 _WAITS = Deadlines()
 _FALLBACKS = f"with the default model {','.join(FALLBACK_MODELS)}, else none"

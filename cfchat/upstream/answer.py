@@ -1,16 +1,21 @@
-"""One reply that has begun, and how it is read: up to the first words, then in batches."""
+"""One reply that has begun, and how it is read.
+
+Up to the first words it is pulled (`begin`): whatever fails there can be tried again. From there on it is pushed
+(`pour`): each read of the socket goes down the whole way in one call, from the decoder to whoever takes the deltas.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
-from functools import partial
-from typing import NamedTuple, Protocol
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import NamedTuple
 
 from cfchat.conversation.model import Delta
 from cfchat.errors import EventTooLarge, UpstreamError, UpstreamProtocolError, UpstreamTimeout
-from cfchat.upstream.cloudflare import faults
+from cfchat.net.mailbox import Mailbox
+from cfchat.upstream.cloudflare.faults import read_error
 from cfchat.upstream.cloudflare.models import thinks_first
 from cfchat.upstream.cloudflare.reply import ReplyReader, read_json_reply
 from cfchat.upstream.cloudflare.skim import EventReader
@@ -19,10 +24,13 @@ from cfchat.wire.messages import Data
 
 log = logging.getLogger("cfchat.upstream")
 
-# How long the end of the message may take after [DONE]; behind it the connection is not worth keeping.
-DRAIN_AFTER_DONE = 1.0
+# How long the end of the message may take after [DONE], in seconds; then the connection is not worth keeping.
+END_AFTER_DONE = 1.0
 # An error reply or a reply that is plain JSON is read whole, up to this many bytes.
 WHOLE_BODY = 1 << 20
+
+Take = Callable[[list[Delta]], None]
+Lost = tuple[Mapping[str, object], int]
 
 
 class Deadlines(NamedTuple):
@@ -34,23 +42,10 @@ class Deadlines(NamedTuple):
     whole_reply: float = 0.0
 
 
-Lost = tuple[Mapping[str, object], int]
-
-
-class Relay(Protocol):
-    """Who takes batches the moment they come, without a task being woken for each."""
-
-    def ready(self) -> bool:
-        """Whether the next batch may be taken now."""
-
-    def take(self, batch: list[Delta]) -> None:
-        """A batch, when ready."""
-
-
 class Answer:
-    """One reply, by a connection of its own for as long.
+    """One reply, on a connection of its own until it is over.
 
-    `model` said it, after `tries` requests, without `left_out` messages that did not fit.
+    `model` gives it, after `tries` requests, without `left_out` messages that did not fit the model's window.
     """
 
     def __init__(
@@ -67,114 +62,197 @@ class Answer:
         self._events = EventReader(self._reply)
         self._first: list[Delta] = []
         self._over = False
+        self._take: Take | None = None
+        self._last: asyncio.Future[list[Delta]] | None = None
+        self._tail: list[Delta] | None = None  # the last deltas, known once [DONE] was read: the message may go on
+
+    # --- pull: up to the first words ----------------------------------------------------------
 
     async def begin(self, request: bytes) -> None:
-        """Send the request and read up to the first text or call: what fails here can be tried again."""
+        """Send the request and read up to the first text or call.
+
+        Raises:
+            UpstreamError: what fails here can be tried again.
+        """
         deadline = self.connection.deadline
         deadline.bound(self._deadlines.whole_reply, WHOLE_REPLY)
         deadline.move(self._deadlines.first_delta, FIRST_TOKEN)
         self.connection.send(request)
         try:
-            await self._read_head()
-            if self._over:
-                return
-            while batch := await self._read():
-                self._first += batch
-                if self._reply.answered:
-                    return
-                # It thinks, and asking again would only make it think anew.
-                deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
+            if not await self._read_head():
+                while not (self._reply.answered or self._over):
+                    if deltas := await self._read():
+                        self._first += deltas
+                        # The model thinks. Asking again would only make it think again.
+                        deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
+                if not self._reply.answered:
+                    raise self._reply.empty_error()
         except UpstreamTimeout as error:
             if error.origin_status is None:
-                # It took the request and kept silent: that is the model's own slowness.
+                # The model took the request and kept silent: another model may be quicker.
                 error.elsewhere = True
             raise
-        raise self._reply.empty_error()
-
-    async def batches(self) -> AsyncGenerator[list[Delta], None]:
-        """The reply, once: lists of Delta, none empty. Raises an UpstreamError where it breaks off."""
-        while batch := await self.next_batch():
-            yield batch
-
-    async def next_batch(self) -> list[Delta]:
-        """The next deltas of the reply; empty at its end. Raises an UpstreamError where it breaks off."""
-        if self._first:
-            batch, self._first = self._first, []
-        else:
-            self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
-            batch = await self._read()
-        # While the client takes its time the upstream is not late.
-        self.connection.deadline.pause()
-        return batch
+        deadline.pause()
 
     @property
     def lost(self) -> Lost | None:
-        """Where it came to nothing, what was paid for: the usage, as far as it was told, and characters of thought."""
+        """What a failed try has cost: the usage that Cloudflare reported and the characters of reasoning, or None."""
         usage, thought = self._reply.usage or {}, sum(len(delta.reasoning) for delta in self._first)
         return (usage, thought) if usage or thought else None
 
-    def relay_to(self, relay: Relay) -> None:
-        """Give `relay` what comes while the next batch is awaited, if it is ready and words are all that comes."""
-        self.connection.offer(relay.ready, partial(self._relay, relay))
-
-    def close(self) -> None:
-        """Log what was left out of it."""
-        if self._reply.passed_over:
-            log.info("%s passed over %d events without text", self._tag, self._reply.passed_over)
-
-    def _relay(self, relay: Relay, data: bytes) -> bool:
-        """Whether the relay has taken what the bytes say. They are not looked at again then."""
-        words = self._events.words(data)
-        if not words:
-            return False
-        self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
-        delta = self._reply.say(words)
-        if delta is not None:
-            relay.take([delta])
-        return True
-
-    async def _read_head(self) -> None:
-        """Read the head; and all, where it is no stream."""
+    async def _read_head(self) -> bool:
+        """Read the head, and all of a reply that is not streamed; return whether that was all."""
         head = await self.connection.head()
         if head.status != 200:
             body = await whole_body(self.connection)
-            raise faults.read_error(head.status, head.fields, body, now=time.time())
+            raise read_error(head.status, head.fields, body, now=time.time())
         if head.fields.get("content-type", "").lower().startswith("application/json"):
             body = await whole_body(self.connection)
-            self._over = True
             self._first = read_json_reply(body, *self._shape)
+            self._over = True
+        return self._over
 
     async def _read(self) -> list[Delta]:
-        """The next batch; empty at the end."""
-        if self._over:
-            return []
+        """Return the deltas of one more read, perhaps none."""
+        event = await self.connection.next_event()
         try:
-            while not self._reply.done:
-                event = await self.connection.next_event()
-                if type(event) is not Data:
-                    break
-                batch = self._events.feed(event.data)
-                if batch:
-                    return batch
-            else:
+            deltas = self._events.feed(event.data) if type(event) is Data else []
+            if self._reply.answered or not (self._reply.done or type(event) is not Data):
+                return deltas
+            if type(event) is Data:
                 await self._read_to_end()
             self._over = True
-            return self._events.close()
+            return deltas + self._events.close()
         except EventTooLarge as error:
             raise UpstreamProtocolError("The model's server sent nonsense.", detail=error.message) from error
 
     async def _read_to_end(self) -> None:
-        """[DONE] makes the reply whole; only the connection's next life depends on what follows."""
-        self.connection.deadline.move(DRAIN_AFTER_DONE, AFTER_DONE)
+        """Read what follows [DONE]: only the connection's next use depends on it."""
+        self.connection.deadline.move(END_AFTER_DONE, AFTER_DONE)
         try:
             while type(await self.connection.next_event()) is Data:
                 pass
         except UpstreamError as error:
             log.debug("%s connection not kept: %s", self._tag, error)
 
+    # --- push: from the first words on --------------------------------------------------------
+
+    async def pour(self, take: Take) -> list[Delta]:
+        """Hand each batch of deltas to `take` as it comes, the first words at once; return the last batch.
+
+        The last batch came with the end of the reply, and can go out together with the end of ours. While the client is
+        slow, `pause` keeps Cloudflare from sending: nothing is queued here.
+
+        Raises:
+            UpstreamError: the reply breaks off; `take` has had all that came before.
+        """
+        if self._over:
+            first, self._first = self._first, []
+            return first
+        self._take = take
+        last: asyncio.Future[list[Delta]] = asyncio.get_running_loop().create_future()
+        self._last = last
+        self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
+        try:
+            self.connection.push(self._receive, self._break)  # what has come already is received in this call
+            first, self._first = self._first, []
+            if last.done() and last.exception() is None:
+                return first + last.result()
+            take(first)
+            return await last
+        finally:
+            self.connection.pull()
+            self.connection.deadline.pause()
+
+    def pause(self) -> None:
+        """Stop reading, because the client is slow. Meanwhile Cloudflare is not late."""
+        self.connection.pause()
+        self.connection.deadline.pause()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        self.connection.resume()
+        self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
+
+    async def batches(self) -> AsyncGenerator[list[Delta], None]:
+        """Yield the reply, once, in batches of deltas, none empty: `pour` for whoever awaits each.
+
+        Raises:
+            UpstreamError: the reply breaks off.
+        """
+        mailbox: Mailbox[list[Delta]] = Mailbox(lambda full: self.pause() if full else self.resume())
+        task = asyncio.get_running_loop().create_task(self._fill(mailbox))
+        try:
+            while batches := await mailbox.take():
+                for batch in batches:
+                    yield batch
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _fill(self, mailbox: Mailbox[list[Delta]]) -> None:
+        def put(batch: list[Delta]) -> None:
+            mailbox.put(batch, sum([len(delta.text) + len(delta.reasoning) for delta in batch]))
+
+        try:
+            put(await self.pour(put))
+        except Exception as error:
+            mailbox.close(error)
+        else:
+            mailbox.close()
+
+    def _receive(self, body: bytes, ended: bool) -> None:
+        """Take a piece of the body, and whether the message has ended with it."""
+        deltas: list[Delta] = []
+        if self._tail is None:
+            if body and not self._reply.done:
+                deltas = self._events.feed(body)
+                if deltas:  # an origin that sends comments for ever gets no further time by them
+                    self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
+            if self._reply.done or ended:
+                try:
+                    self._tail = self._events.close()
+                except UpstreamError:
+                    self._hand(deltas)
+                    raise
+                self.connection.deadline.move(END_AFTER_DONE, AFTER_DONE)
+        if self._tail is not None and ended:
+            self._finish(deltas + self._tail)
+        elif deltas:
+            self._hand(deltas)
+
+    def _hand(self, deltas: list[Delta]) -> None:
+        if self._first:  # the first words have not gone out yet
+            self._first += deltas
+        elif deltas and self._take is not None:
+            self._take(deltas)
+
+    def _finish(self, deltas: list[Delta]) -> None:
+        if self._last is not None and not self._last.done():
+            self._over = True
+            self._last.set_result(deltas)
+
+    def _break(self, error: Exception) -> None:
+        if self._tail is not None:  # [DONE] made the reply whole
+            log.debug("%s connection not kept: %s", self._tag, error)
+            self._finish(self._tail)
+        elif self._last is not None and not self._last.done():
+            self._last.set_exception(error)
+
+    # --- ends ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Log how many events were passed over."""
+        if self._reply.passed_over:
+            log.info("%s passed over %d events without text", self._tag, self._reply.passed_over)
+
 
 async def whole_body(lent: Connection) -> bytes:
-    """The rest of the message. Raises UpstreamProtocolError over 1 MiB, and what `next_event` raises."""
+    """Return the rest of the message.
+
+    Raises:
+        UpstreamProtocolError: it is over 1 MiB. And whatever `next_event` raises.
+    """
     pieces, size = [], 0
     while type(event := await lent.next_event()) is Data:
         size += len(event.data)

@@ -1,4 +1,9 @@
-"""Upstream.stream(conversation): try, try again, ask another model, and give the words in batches."""
+"""The way to Cloudflare: `async with upstream.ask(conversation) as answer`.
+
+A request is tried until its first words have come: again, or with another model, as `retry` decides and `circuits`
+advise. Connections are lent by the pool. Beside the requests runs the upkeep: connections kept warm, and a look at the
+account's list of models once a day.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,7 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from typing import NamedTuple
 
 from cfchat.conversation.model import NO_OPTIONS, Conversation, Options
@@ -30,7 +34,7 @@ from cfchat.upstream.proxy import Proxy
 log = logging.getLogger("cfchat.upstream")
 
 DAY = 86400.0
-# So many connections in a row that failed, the last of them so many seconds ago at most: out of reach.
+# Unreachable: three connection attempts failed in a row, the last within 60 s.
 FAILURES, OF_LATE = 3, 60.0
 
 
@@ -117,37 +121,29 @@ class Upstream:
         """Close what lies idle, where no upkeep was begun."""
         self._pool.close()
 
-    @asynccontextmanager
-    async def stream(
-        self, conversation: Conversation, *, client: str = "", tag: str = "-"
-    ) -> AsyncGenerator[Answer, None]:
-        """Ask the model, as `begin` does; leaving the block ends the answer."""
-        answer = await self.begin(conversation, client=client, tag=tag)
-        try:
-            yield answer
-        finally:
-            self.end(answer)
-
-    async def begin(
+    def ask(
         self,
         conversation: Conversation,
         *,
         client: str = "",
         tag: str = "-",
-        lost: Callable[[Lost], None] = lambda paid: None,
-    ) -> Answer:
-        """Ask the model, until it has said its first words. The answer must be ended, once.
+        lost: Callable[[Lost], None] = lambda lost: None,
+    ) -> Asking:
+        """Return what asks the model for as long as it is entered: `async with upstream.ask(...) as answer`.
 
-        `client` is the address the conversation comes from, `tag` what log lines begin with; `lost` is told of each
-        try that came to nothing and is paid for: its usage, if that was told, and the characters of its thoughts.
-        Raises an UpstreamError, its `tries` set, where no words came in all tries.
+        Entering it waits until the model has said its first words; leaving it ends the reply. `client` is the address
+        that the conversation comes from, `tag` begins the log lines, and `lost` is called with what each failed try has
+        cost: the usage that Cloudflare reported, and the characters of reasoning.
+
+        Raises:
+            UpstreamError: on entering, its `tries` set: no words came in all tries.
         """
         if self._defaults:
             conversation = with_defaults(conversation, self._settings.defaults)
-        return await self._try_all(conversation, client, tag, lost)
+        return Asking(self, conversation, client, tag, lost)
 
     def end(self, answer: Answer) -> None:
-        """Close the answer's connection, or keep it for another, if the answer was read to its end."""
+        """Close the answer's connection, or keep it for another reply if the answer was read to its end."""
         answer.close()
         answer.connection.rest()
         self._pool.give_back(answer.connection, reusable=True)
@@ -171,47 +167,62 @@ class Upstream:
 
     # --- tries ---------------------------------------------------------------------------------------
 
-    async def _try_all(self, conversation: Conversation, client: str, tag: str, lost: Callable[[Lost], None]) -> Answer:
+    async def begin(
+        self, conversation: Conversation, client: str, tag: str, lost: Callable[[Lost], None]
+    ) -> Answer:
+        """Try until the first words have come; see `ask`. The answer must be ended, once."""
         policy, began, attempt = self._settings.policy, self._clock(), 0
         asked: list[str] = []
         model, *others = self._order(conversation, began)
         while True:
             attempt += 1
             asked.append(model)
-            # To wait in a queue pays only where nobody else is left to ask.
+            # Waiting in Cloudflare's queue pays only if there is no other model left to ask.
             hurry = attempt < policy.attempts and bool(others)
             try:
                 answer = await self._try(conversation, model, hurry, client, tag, lost)
             except UpstreamError as error:
                 error.tries, error.model = attempt, model
-                self._note_failure(model, error, tag)
-                if isinstance(error, UpstreamTimeout) and error.origin_status is None:
-                    # The address may have died, and what lies idle may lead to the same.
-                    self._pool.clear()
-                others, elapsed = self._others(conversation, asked), self._clock() - began
-                following = retry.next_try(policy, error, attempt, elapsed, self._chance, model, others)
-                # As text: a handler that keeps its records would keep the error, its frames and their connection.
-                what = (tag, attempt, policy.attempts, model, str(error))
+                others = self._others(conversation, asked, error, tag)
+                following = retry.next_try(
+                    policy, error, attempt, self._clock() - began, self._chance, model, others
+                )
+                self._log_failure(error, following, tag)
                 if following is None:
-                    if isinstance(error, UpstreamOverloaded) and error.retry_after is None:
-                        error.retry_after = policy.cap  # Cloudflare names no time, and clients want one
-                    log.warning("%s try %d/%d of %s failed: %s; giving up", *what)
                     raise
                 model = following.model
-                log.warning(
-                    "%s try %d/%d of %s failed: %s; retrying %d/%d with %s in %.2f s",
-                    *(*what, attempt + 1, policy.attempts, model, following.wait),
-                )
             else:
                 self._failures = 0
                 self._circuits.succeeded(model)
                 answer.tries = attempt
                 return answer
             await asyncio.sleep(following.wait)
-            others = self._others(conversation, [*asked, model])
+            others = self._rest(conversation, [*asked, model])
+
+    def _log_failure(self, error: UpstreamError, following: retry.Next | None, tag: str) -> None:
+        attempts = self._settings.policy.attempts
+        # As text: a handler that keeps its records would keep the error, its frames and their connection.
+        what = (tag, error.tries, attempts, error.model, str(error))
+        if following is None:
+            if isinstance(error, UpstreamOverloaded) and error.retry_after is None:
+                error.retry_after = self._settings.policy.cap  # Cloudflare names no time, and clients want one
+            log.warning("%s try %d/%d of %s failed: %s; giving up", *what)
+        else:
+            log.warning(
+                "%s try %d/%d of %s failed: %s; retrying %d/%d with %s in %.2f s",
+                *(*what, error.tries + 1, attempts, following.model, following.wait),
+            )
+
+    def _others(self, conversation: Conversation, asked: list[str], error: UpstreamError, tag: str) -> list[str]:
+        """Note that the model asked last has failed, and return the others that may answer."""
+        self._note_failure(asked[-1], error, tag)
+        if isinstance(error, UpstreamTimeout) and error.origin_status is None:
+            # The address may have died, and what lies idle may lead to the same one.
+            self._pool.clear()
+        return self._rest(conversation, asked)
 
     def _order(self, conversation: Conversation, now: float) -> list[str]:
-        """Whom to ask: the model that the conversation names, then the default and its fallbacks."""
+        """Return the models to ask: the one that the conversation names, then the default and its fallbacks."""
         named = conversation.options.model
         models = dict.fromkeys((named, *self._settings.models) if named else self._settings.models)
         first, *fallbacks = models
@@ -220,8 +231,8 @@ class Upstream:
             fallbacks = [model for model in fallbacks if takes(model, name)]
         return self._circuits.order((first, *fallbacks), now)
 
-    def _others(self, conversation: Conversation, asked: list[str]) -> list[str]:
-        """Who else may answer; those not asked yet before those that were."""
+    def _rest(self, conversation: Conversation, asked: list[str]) -> list[str]:
+        """Return the models but for the one asked last: first those that were not asked yet."""
         others = [model for model in self._order(conversation, self._clock()) if model != asked[-1]]
         return sorted(others, key=lambda model: model in asked)
 
@@ -246,27 +257,22 @@ class Upstream:
         )
         request = self._api.run(model, body, self._api.affinity(conversation, client), tag)
 
-        async def ask(lent: Connection) -> Answer:
-            answer = Answer(lent, model, max_tokens, settings.deadlines, tag, "tools" in conversation.passed)
+        tools = "tools" in conversation.passed
+        lent, pooled = await self._pool.borrow()
+        while True:
+            answer = Answer(lent, model, max_tokens, settings.deadlines, tag, tools)
             answer.left_out = left_out
             try:
                 await answer.begin(request)
-            except BaseException:
+                return answer
+            except BaseException as error:
                 self.end(answer)
-                if (paid := answer.lost) is not None:
-                    lost(paid)
-                raise
-            return answer
-
-        lent, pooled = await self._pool.borrow()
-        try:
-            return await ask(lent)
-        except UpstreamStale:
-            if not pooled:
-                raise
-        log.debug("%s pooled connection had died: replaced", tag)
-        lent, _ = await self._pool.borrow(fresh=True)
-        return await ask(lent)
+                if (cost := answer.lost) is not None:
+                    lost(cost)
+                if not pooled or not isinstance(error, UpstreamStale):
+                    raise
+            log.debug("%s pooled connection had died: replaced", tag)
+            lent, pooled = await self._pool.borrow(fresh=True)
 
     def _fit(self, conversation: Conversation, model: str, max_tokens: int) -> tuple[Conversation, int]:
         window = (self._settings.window or window_of(model)) if self._settings.trim else None
@@ -304,6 +310,28 @@ class Upstream:
             log.warning("model %s is not in the account's list of models", name)
         elif listed.deprecation:
             log.warning("model %s is going to be removed on %s: choose another", name, listed.deprecation)
+
+
+class Asking:
+    """A question under way; see `Upstream.ask`."""
+
+    __slots__ = ("_answer", "_client", "_conversation", "_lost", "_tag", "_upstream")
+
+    def __init__(
+        self, upstream: Upstream, conversation: Conversation, client: str, tag: str, lost: Callable[[Lost], None]
+    ) -> None:
+        self._upstream = upstream
+        self._conversation = conversation
+        self._client = client
+        self._tag = tag
+        self._lost = lost
+
+    async def __aenter__(self) -> Answer:
+        self._answer = await self._upstream.begin(self._conversation, self._client, self._tag, self._lost)
+        return self._answer
+
+    async def __aexit__(self, *_: object) -> None:
+        self._upstream.end(self._answer)
 
 
 def _report(task: asyncio.Task[None]) -> None:

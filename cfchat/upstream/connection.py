@@ -1,19 +1,16 @@
-"""One connection to the upstream: connect, perhaps through a proxy; one exchange at a time; deadlines."""
+"""One connection to Cloudflare, or to what stands for it: one exchange at a time, and the deadlines of each wait.
+
+`send`, then `head`, then either `next_event` until the end (pull), or `push`: from there on each read of the socket is
+decoded and handed on in one call. Errors of the network and of framing become UpstreamErrors here, and nowhere else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 from typing import NamedTuple
 
-from cfchat.errors import (
-    Incomplete,
-    ProtocolError,
-    UpstreamInterrupted,
-    UpstreamProtocolError,
-    UpstreamTimeout,
-)
-from cfchat.net.deadline import Alarm
+from cfchat.errors import Incomplete, ProtocolError, UpstreamInterrupted, UpstreamProtocolError, UpstreamTimeout
+from cfchat.net.deadline import Deadline
 from cfchat.net.stream import Stream
 from cfchat.wire.messages import NEED_DATA, Data, EndOfMessage, ReadLimits, ResponseHead
 from cfchat.wire.reader import ResponseReader
@@ -22,7 +19,7 @@ RESPONSE_LIMITS = ReadLimits(head=64 * 1024, body=None)
 
 
 class Wait(NamedTuple):
-    """What did not come in time, and the flag that sets how long it may take."""
+    """A wait that has a deadline: what was missing when it passed, and the flag that sets how long it may take."""
 
     missing: str
     flag: str
@@ -32,83 +29,35 @@ FIRST_TOKEN = Wait("no first words", "--first-token-timeout")
 NEXT_TOKEN = Wait("no further words", "--idle-timeout")
 WHOLE_REPLY = Wait("no end of the reply", "--reply-timeout")
 LIST_OF_MODELS = Wait("no list of models", "--idle-timeout")
-AFTER_DONE = Wait("no end of the message", "")  # never told: the reply was whole
+AFTER_DONE = Wait("no end of the message", "")  # never shown: the reply was whole
 
 
 class UpstreamStale(UpstreamInterrupted):
     """The connection died before any byte of the reply: a pooled one is replaced, free."""
 
 
-class Deadline(Alarm):
-    """The alarm of a whole exchange.
-
-    Whatever comes first ends the exchange: the deadline that moves, or the bound, which does not.
-    """
-
-    def __init__(self, on_expiry: Callable[[], None]) -> None:
-        super().__init__(on_expiry)
-        self._bound = inf
-        self._waits = self._bound_waits = self._late = (0.0, NEXT_TOKEN)
-
-    def move(self, seconds: float, wait: Wait) -> None:
-        """Expire `seconds` from now, unless moved again before."""
-        self._waits = seconds, wait
-        self._when = when = self._loop.time() + seconds
-        if when < self._rings:
-            self._watch(when)
-
-    def bound(self, seconds: float, wait: Wait) -> None:
-        """Expire `seconds` from now, wherever the deadline is moved to; 0 for no such bound."""
-        if seconds:
-            self._bound_waits = seconds, wait
-            self._bound = self._loop.time() + seconds
-            if self._bound < self._rings:
-                self._watch(self._bound)
-
-    def pause(self) -> None:
-        """Whoever waits now, it is not for the upstream."""
-        self._when = inf
-
-    def stop(self) -> None:
-        """Nothing is waited for, nor bound."""
-        self._when = self._bound = inf
-
-    def error(self) -> UpstreamTimeout:
-        """What an expired deadline means."""
-        seconds, wait = self._late
-        return UpstreamTimeout(
-            f"The model took too long: {wait.missing} within {seconds:g} s.", detail=f"{wait.flag} sets how long"
-        )
-
-    def _due(self) -> float:
-        return min(self._when, self._bound)
-
-    def _expire(self, now: float) -> None:
-        # Remembered here: what was read before may still move the deadline.
-        self._late = self._bound_waits if now >= self._bound else self._waits
-        super()._expire(now)
-
-
 class Connection:
-    """An HTTP/1.1 connection of the client's role. One exchange at a time: `send`, `head`, `next_event`."""
+    """An HTTP/1.1 connection in the client's role."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._wire = ResponseReader(RESPONSE_LIMITS)
         self._exchanges = 0
         self._answered = False
+        self._take: Callable[[bytes, bool], None] | None = None
+        self._fail: Callable[[Exception], None] | None = None
         self.deadline = Deadline(self.close)
         self.rest()
 
     @property
     def usable(self) -> bool:
-        """Still open, and the last message, if there was one, read to its end with nothing behind it."""
+        """Whether it is still open, and the last message, if there was one, read to its end with nothing behind it."""
         still_open = not self._stream.disturbed and not self._stream.closing
         return still_open and (self._wire.reusable or not self._exchanges)
 
     @property
     def peer(self) -> str:
-        """Address and port of the other end, which is the proxy's where there is one; empty once it is lost."""
+        """Address and port of the other end, which is the proxy's if there is one; empty once it is lost."""
         if self._stream.peername is None:
             return ""
         host, port, *_ = self._stream.peername
@@ -128,18 +77,26 @@ class Connection:
         self._stream.idle = False
         self._stream.write(request)
 
+    # --- pull ---------------------------------------------------------------------------------
+
     async def head(self) -> ResponseHead:
-        """The final head of the reply. Raises UpstreamStale, and whatever `next_event` raises."""
+        """Return the final head of the reply.
+
+        Raises:
+            UpstreamStale: the connection ended before it. And whatever `next_event` raises.
+        """
         event = await self.next_event()
         if isinstance(event, ResponseHead):
             return event
         raise UpstreamStale("The model's server closed the connection before it answered.")
 
     async def next_event(self) -> ResponseHead | Data | EndOfMessage | object:
-        """The next event of the reply.
+        """Return the next event of the reply.
 
-        Raises UpstreamTimeout, UpstreamInterrupted (EOF or reset inside the message) and
-        UpstreamProtocolError.
+        Raises:
+            UpstreamTimeout: a deadline has passed.
+            UpstreamInterrupted: the connection ended inside the message.
+            UpstreamProtocolError: the bytes are not HTTP.
         """
         try:
             while (event := self._wire.next_event()) is NEED_DATA:
@@ -148,39 +105,91 @@ class Connection:
                     self._answered = True
                     self._wire.receive_data(data)
                 elif self.deadline.expired:
-                    raise self.deadline.error()
+                    raise self._timeout()
                 else:
                     self._wire.receive_eof()
-        except OSError as error:
-            if self.deadline.expired:
-                raise self.deadline.error() from error
-            kind = UpstreamInterrupted if self._answered else UpstreamStale
-            raise kind("The connection to the model was lost.", detail=str(error)) from error
-        except Incomplete as error:
-            raise UpstreamInterrupted("The connection to the model was lost.", detail=error.message) from error
-        except ProtocolError as error:
-            raise UpstreamProtocolError("The model's server sent nonsense.", detail=error.message) from error
+        except (OSError, ProtocolError) as error:
+            raise self._meaning(error) from error
         return event
 
-    def offer(self, ready: Callable[[], bool], take: Callable[[bytes], bool]) -> None:
-        """Offer `take` what comes of the body while `next_event` is awaited, when `ready`. Until `rest`.
+    # --- push ---------------------------------------------------------------------------------
 
-        It is called as the bytes come, and nobody's task is run for them. What it takes is no event any more.
+    def push(self, take: Callable[[bytes, bool], None], fail: Callable[[Exception], None]) -> None:
+        """Hand each read on as it comes: `take(body, ended)` gets the body in it, and whether the message has ended.
+
+        Until `pull`. `fail` gets the error that ends it, an UpstreamError if the origin or the way to it is at fault.
         """
+        self._take, self._fail = take, fail
+        self._receive(b"")  # what is there already, and perhaps the end of the message
+        if self._take is not None:
+            self._stream.push(self._receive, self._receive_end)
 
-        def offered(data: bytes) -> bool:
-            body = self._wire.peel(data) if ready() else b""
-            return bool(body) and take(body)
+    def pull(self) -> None:
+        """Hand nothing on any more."""
+        self._take = self._fail = None
+        self._stream.pull()
 
-        self._stream.taker = offered
+    def pause(self) -> None:
+        """Read nothing for a while: what was read cannot be handed on."""
+        self._stream.pause()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        self._stream.resume()
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            body = self._wire.read_body(data)
+            if self._take is not None:
+                self._take(body, self._wire.complete)
+        except Exception as error:
+            self._break(error)
+
+    def _receive_end(self) -> None:
+        """The connection has ended, by the peer, by a fault or by a deadline."""
+        try:
+            if self.deadline.expired:
+                raise self._timeout()
+            if self._stream.error is not None:
+                raise self._stream.error
+            self._wire.receive_eof()
+            body = self._wire.read_end()
+            if self._take is not None:
+                self._take(body, self._wire.complete)
+        except Exception as error:
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        if self._fail is not None:
+            self._fail(self._meaning(error) if isinstance(error, (OSError, ProtocolError)) else error)
+
+    # --- ends ---------------------------------------------------------------------------------
+
+    def _meaning(self, error: OSError | ProtocolError) -> Exception:
+        """Return what a fault of the network or of the framing means for the reply."""
+        if isinstance(error, OSError):
+            if self.deadline.expired:
+                return self._timeout()
+            kind = UpstreamInterrupted if self._answered else UpstreamStale
+            return kind("The connection to the model was lost.", detail=str(error))
+        if isinstance(error, Incomplete):
+            return UpstreamInterrupted("The connection to the model was lost.", detail=error.message)
+        return UpstreamProtocolError("The model's server sent nonsense.", detail=error.message)
+
+    def _timeout(self) -> UpstreamTimeout:
+        seconds, wait = self.deadline.missed
+        assert isinstance(wait, Wait)
+        return UpstreamTimeout(
+            f"The model took too long: {wait.missing} within {seconds:g} s.", detail=f"{wait.flag} sets how long"
+        )
 
     def rest(self) -> None:
-        """Between two exchanges: what comes now, or has come behind the last one, makes the connection unusable."""
+        """End an exchange: what comes now, or has come behind the last one, makes the connection unusable."""
         self.deadline.stop()
         self._stream.rest()
 
     def close(self) -> None:
+        """Close at once: a reply that nobody waits for must stop costing tokens now."""
         self.deadline.cancel()
-        # abort, not close: a reply nobody waits for must stop costing tokens now, and a TLS
-        # close_notify handshake would wait for the peer.
+        # A TLS close_notify would wait for the peer.
         self._stream.abort()

@@ -343,15 +343,40 @@ class ResponseReader(_Reader[ResponseHead]):
         """How many bytes were received and are not told as events yet."""
         return self._buffer.size
 
-    def peel(self, data: bytes) -> bytes:
-        """The body in these bytes, if they are one whole chunk of it and all before them was read; else nothing.
+    def read_body(self, data: bytes) -> bytes:
+        """Take bytes that came inside the body, and return all of it that is there. See `complete`.
 
-        It changes nothing here: whoever uses what was peeled must not let the bytes be received.
+        Raises:
+            ProtocolError: as `next_event` does; every further call raises it again.
         """
-        decoder = self._decoder
-        if self._buffer.size or self._error is not None or type(decoder) is not ChunkedDecoder:
-            return b""
-        return decoder.peel(data)
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        try:
+            piece = self._decoder.read(self._buffer, data)
+        except ProtocolError as error:
+            self._error = error
+            self._buffer.clear()
+            raise
+        if self._decoder.ended:
+            while type(event := self.next_event()) is Data:
+                piece += event.data
+        return piece
+
+    def read_end(self) -> bytes:
+        """Behind `receive_eof`: return what is left of the body.
+
+        Raises:
+            Incomplete: the response had not come to its end.
+        """
+        pieces = []
+        while type(event := self.next_event()) is Data:
+            pieces.append(event.data)
+        return b"".join(pieces)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the response has come to its end."""
+        return self._done
 
     def start_next(self, method: str) -> None:
         """The next request was sent. Only where the connection is reusable."""

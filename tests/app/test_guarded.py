@@ -272,4 +272,4 @@ async def test_who_leaves_the_queue_leaves_its_place() -> None:
 
 
 async def until_waiting(cfchat: House) -> None:
-    await until(lambda: cfchat.app._streams.waiting == 1)
+    await until(lambda: cfchat.app.streams[1] == 1)

@@ -108,7 +108,7 @@ async def test_a_reply_that_runs_and_one_that_the_client_left() -> None:
         await reader.readuntil(b"Hel")
         running = await scrape(serving.port)
         writer.transport.abort()
-        await until(lambda: serving.rooms.app.streams == (0, 0))
+        await until(lambda: serving.service.app.streams == (0, 0))
         found = await scrape(serving.port)
     assert running['cfchat_streams{state="running"}'] == 1
     assert running['cfchat_upstream_connections{state="lent"}'] == 1
@@ -152,7 +152,7 @@ async def test_metrics_are_not_for_a_trusted_proxys_clients() -> None:
 
 async def test_an_address_of_their_own() -> None:
     async with served(WORDS, admin="127.0.0.1:0") as serving:
-        admin = serving.rooms.admin
+        admin = serving.service.admin
         assert admin is not None
         port = admin.address[1]
         assert (await get(serving.port, "/metrics")).status == 404
@@ -177,8 +177,8 @@ async def test_an_admin_address_in_use_is_a_config_error() -> None:
 
 async def test_ready_until_it_drains() -> None:
     async with served(WORDS, admin="127.0.0.1:0") as serving:
-        assert serving.rooms.admin is not None
-        port = serving.rooms.admin.address[1]
+        assert serving.service.admin is not None
+        port = serving.service.admin.address[1]
         assert (await get(serving.port, "/readyz")).status == 200
         await serving.server.drain()
         answer = await get(port, "/readyz")
@@ -188,7 +188,7 @@ async def test_ready_until_it_drains() -> None:
 
 async def test_not_ready_while_nobody_is_there_upstream() -> None:
     async with served(WORDS) as serving:
-        upstream = serving.rooms.upstream
+        upstream = serving.service.upstream
         async with StandIn([], certificate=None) as nobody:
             port = nobody.port
         upstream._settings = upstream.settings._replace(origin=upstream.settings.origin._replace(port=port))

@@ -25,7 +25,7 @@ async def test_one_post_streams_the_models_words() -> None:
         answer = await cfchat.post()
     assert (answer.status, answer.body, answer.whole) == (200, b"Hello", True)
     assert answer.fields["content-type"] == "text/event-stream"
-    assert answer.fields["cache-control"] == "no-cache"
+    assert answer.fields["cache-control"] == "no-cache, no-transform"
     assert answer.fields["access-control-allow-origin"] == "*"
     assert answer.fields["transfer-encoding"] == "chunked"
     assert re.fullmatch("[0-9a-f]{16}", answer.fields["x-request-id"])

@@ -15,7 +15,7 @@ from standin import STREAM_TYPE, Exchange, StandIn, head_of, json_error, partial
 from cfchat.app.routes import Settings as AppSettings
 from cfchat.guard.guard import Guard, Settings
 from cfchat.guard.keys import parse_keys
-from cfchat.server.server import Limits
+from cfchat.server.request import Limits
 from cfchat.upstream.client import Settings as UpstreamSettings
 
 WORDS = (

@@ -14,12 +14,13 @@ from client import Reply, parse, request
 from standin import StandIn
 
 from cfchat.app.hooks import Hooks
-from cfchat.app.page import pages
 from cfchat.app.routes import App
 from cfchat.app.routes import Settings as AppSettings
+from cfchat.app.service import Service
 from cfchat.guard.guard import Guard
 from cfchat.secret import Secret
-from cfchat.server.server import Direct, Limits, Peers, Server
+from cfchat.server.request import Direct, Limits, Peers
+from cfchat.server.server import Server
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.connect import make_ssl_context
 from cfchat.upstream.origin import Origin
@@ -99,7 +100,8 @@ async def house(
     logger.addHandler(lines)
     logger.setLevel(logging.DEBUG)
     upstream = Upstream(settings, make_ssl_context(standin.ca_file), clock=clock, chance=lambda: 0.0)
-    rooms = App(upstream, app, guard, pages(settings.models[0], demo=False) if page else {}, hooks)
+    service = Service(upstream, app, guard or Guard(), hooks=hooks, limits=limits, peers=peers, page=page)
+    rooms = service.app
     server = Server(rooms.handle, rooms.refuse, limits, peers, rooms.note)
     try:
         _, port = await server.start("127.0.0.1", 0)

@@ -1,0 +1,165 @@
+"""A chat's life, from the conversation to the last byte of its reply.
+
+`Exchange.run` is one function: a turn among the running replies, the hooks, the upstream, the reply, and the usage that
+is settled however it ends. Up to the first words it waits for the upstream; then each read of the upstream is encoded
+and written to the client in one call (`take`), while this task sleeps in `answer.pour`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+from contextlib import suppress
+
+from cfchat.app.admission import Admission
+from cfchat.app.hooks import Hooks, label_of, run
+from cfchat.app.hooks import Reply as Finished
+from cfchat.app.usage import Usage
+from cfchat.conversation.model import Conversation, Delta
+from cfchat.conversation.prepare import with_system
+from cfchat.errors import CfchatError, UpstreamError
+from cfchat.guard.guard import Asker, Guard
+from cfchat.ops.metrics import Metrics
+from cfchat.replies.form import Form, Meta
+from cfchat.server.reply import Reply
+from cfchat.server.request import Request
+from cfchat.upstream.answer import Answer
+from cfchat.upstream.client import Upstream
+
+log = logging.getLogger("cfchat.app")
+
+
+class Exchange:
+    """Answers conversations, one call of `run` for each."""
+
+    def __init__(
+        self, upstream: Upstream, admission: Admission, guard: Guard, hooks: Hooks, metrics: Metrics,
+        system_prompt: str, client_system: str, default_model: str,
+    ) -> None:  # fmt: skip
+        self._upstream = upstream
+        self._admission = admission
+        self._guard = guard
+        self._hooks = hooks
+        self._metrics = metrics
+        self._system = (system_prompt, client_system)
+        self._default_model = default_model
+        self._settling: set[asyncio.Task[None]] = set()
+
+    async def run(
+        self, request: Request, reply: Reply, asker: Asker, conversation: Conversation, form: Form
+    ) -> None:
+        """Ask the model, and write its answer into the reply.
+
+        Raises:
+            BadChatRequest: system messages are not accepted, and there is one.
+            Overloaded: too many replies run already.
+            UpstreamError: no words came in all tries, or the reply broke off.
+        """
+        conversation = with_system(conversation, *self._system)
+        async with self._admission:
+            if self._hooks.before_call is not None:
+                conversation = await run(self._hooks.before_call(conversation, request), "before_call", request.id)
+            usage, asked = Usage(conversation), time.monotonic()
+            model = conversation.options.model or self._default_model
+            settled = True
+            try:
+                asking = self._upstream.ask(conversation, client=request.client, tag=request.id, lost=usage.lost.append)
+                async with asking as answer:
+                    self._note_first_words(request, answer, usage, asked)
+                    model = answer.model
+                    await self._answer(request, reply, asker, answer, form, usage)
+            except UpstreamError as error:
+                if usage.began is None:
+                    # Nothing was answered: only tries that were paid for are settled.
+                    self._note_failure(request, error)
+                    model, settled = error.model or model, bool(usage.lost)
+                else:
+                    self._metrics.upstream_errors.add(1, error.code)
+                raise
+            finally:
+                # A client that leaves before the first words has asked, and that is paid for.
+                if settled:
+                    self._settle(request, asker, model, usage)
+
+    async def _answer(
+        self, request: Request, reply: Reply, asker: Asker, answer: Answer, form: Form, usage: Usage
+    ) -> None:
+        fields = _fields(answer, form, asker)
+        start = form.start(Meta(request.id, int(time.time()), answer.model))
+
+        def take(batch: list[Delta]) -> None:
+            nonlocal start
+            usage.add(batch)
+            reply.write(start + form.encode(batch))
+            start = b""
+
+        if not form.whole:
+            reply.start(200, fields, heartbeat=form.heartbeat, fail=form.fail)
+        reply.follow(answer)
+        last = await answer.pour(take)
+        usage.add(last)
+        usage.whole = True
+        piece = start + form.encode(last) + form.finish()
+        if form.whole:
+            reply.send(200, fields, piece)
+        else:
+            reply.end(piece)
+
+    def _note_first_words(self, request: Request, answer: Answer, usage: Usage, asked: float) -> None:
+        usage.began = time.monotonic()
+        self._metrics.first_token.observe(usage.began - asked)
+        self._metrics.tries.add(answer.tries)
+        request.notes |= {"tries": answer.tries, "model": answer.model}
+
+    def _note_failure(self, request: Request, error: UpstreamError) -> None:
+        request.notes |= {"tries": error.tries, "model": error.model, "code": error.code}
+        self._metrics.tries.add(error.tries)
+
+    # --- settling -----------------------------------------------------------------------------
+
+    def _settle(self, request: Request, asker: Asker, model: str, usage: Usage) -> None:
+        """Count what a reply that is over has cost, however it ended."""
+        tokens, metrics = usage.tokens, self._metrics
+        for name in self._guard.spend(asker, tokens.total, time.time()):
+            log.warning("80 %% of today's tokens are used up: %s", " ".join(map(label_of, name.split(" "))))
+        metrics.tokens.add(tokens.prompt, "prompt")
+        metrics.tokens.add(tokens.completion, "completion")
+        if usage.began is not None:
+            metrics.replies.add(1, "whole" if usage.whole else "broken")
+            if usage.whole and tokens.completion > 1:
+                metrics.per_token.observe((time.monotonic() - usage.began) / (tokens.completion - 1))
+        if self._hooks.after_reply is not None:
+            finished = Finished(
+                request.id, asker.label, request.client, model,
+                tokens.prompt, tokens.completion, usage.estimated, usage.whole,
+            )  # fmt: skip
+            # In a task of its own: a client that leaves with its reply must not end it.
+            task = asyncio.get_running_loop().create_task(_after_reply(self._hooks.after_reply(finished), request.id))
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
+
+    async def aclose(self) -> None:
+        """Wait for the hooks that run after replies."""
+        if self._settling:
+            await asyncio.wait(self._settling)
+
+
+def _fields(answer: Answer, form: Form, asker: Asker) -> list[tuple[str, str]]:
+    fields = [
+        ("Content-Type", form.content_type),
+        ("Cache-Control", "no-cache" if form.whole else "no-cache, no-transform"),
+        ("X-Accel-Buffering", "no"),
+        ("X-Model", answer.model),
+        *form.fields,
+        *asker.fields,
+    ]
+    if answer.left_out:
+        fields.append(("X-Messages-Left-Out", str(answer.left_out)))
+    return fields
+
+
+async def _after_reply(hook: Awaitable[None], tag: str) -> None:
+    with suppress(CfchatError):  # it is logged
+        await run(hook, "after_reply", tag)

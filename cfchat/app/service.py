@@ -1,0 +1,154 @@
+"""The one wiring of the rooms: the command, the ASGI application, embedding and the tests all use it.
+
+A Service is all of cfchat but the door that clients come in by. `serve_on` adds the HTTP/1.1 server; an ASGI server
+brings its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+
+from cfchat.app.health import METRICS, probes, table
+from cfchat.app.hooks import Hooks
+from cfchat.app.page import pages
+from cfchat.app.routes import App, Settings
+from cfchat.errors import CfchatError, ConfigError
+from cfchat.guard.guard import Guard
+from cfchat.net.listen import reason_of
+from cfchat.ops.logs import log_exchange
+from cfchat.ops.loop_lag import Pulse
+from cfchat.ops.metrics import Metrics, Samples
+from cfchat.server.reply import Refusal
+from cfchat.server.request import Direct, Handler, Limits, Peers
+from cfchat.server.server import Certified, Server
+from cfchat.upstream.client import Upstream
+from cfchat.wire.fields import Fields
+
+log = logging.getLogger("cfchat")
+
+
+class Service:
+    """The rooms, joined. `admin` is an address for /metrics; with `upkeep` connections to Cloudflare are kept warm.
+
+    `server` is the one before it, if it is ours. `of_all` returns what this worker and the others have counted.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        settings: Settings,
+        guard: Guard,
+        *,
+        hooks: Hooks = Hooks(),
+        metrics: Metrics | None = None,
+        limits: Limits = Limits(),
+        peers: Peers = Direct(),
+        page: bool = True,
+        demo: bool = False,
+        admin: tuple[str, int] | None = None,
+    ) -> None:
+        self.upstream = upstream
+        self.guard = guard
+        self.limits = limits
+        self.peers = peers
+        self.demo = demo
+        self.metrics = metrics or Metrics()
+        self.loop_lag = Pulse(self.metrics.lag.observe)
+        self.server: Server | None = None
+        self.of_all: Callable[[], Awaitable[Samples]] | None = None
+        self._admin_address = admin
+        self.admin: Server | None = None
+        shown = {**(pages(self.model, demo) if page else {}), **self._probes(admin is None)}
+        self.app = App(upstream, settings, guard, shown, hooks, self.metrics)
+
+    @property
+    def model(self) -> str:
+        """The model that is asked first."""
+        return self.upstream.settings.models[0]
+
+    def fault(self) -> str:
+        """Return why no client should be sent here; nothing if all is well."""
+        if self.server is not None and self.server.draining:
+            return "draining"
+        return "" if self.upstream.reachable else "the model's server cannot be reached"
+
+    def count(self) -> Samples:
+        """Return what is counted in this process."""
+        metrics, pool = self.metrics, self.upstream.pool.state
+        for state, number in zip(("running", "waiting"), self.app.streams, strict=True):
+            metrics.streams.set(number, state)
+        metrics.clients.set(0 if self.server is None else self.server.connections)
+        metrics.pool.set(pool.lent_out, "lent")
+        metrics.pool.set(pool.idle, "idle")
+        metrics.ready.set(not self.fault())
+        return metrics.samples()
+
+    async def count_all(self) -> Samples:
+        """Return what is counted in this process and in all other workers."""
+        return self.count() if self.of_all is None else await self.of_all()
+
+    async def start(self) -> None:
+        """Begin the upkeep of connections, which the demo does not need, and serve `admin`.
+
+        Raises:
+            ConfigError: `admin` cannot be listened on.
+        """
+        if self._admin_address is not None and self.of_all is None:
+            self.admin = await start_admin(self._admin_address, self.fault, self.count_all)
+        self.loop_lag.start()
+        if not self.demo:
+            await self.upstream.start()
+
+    async def aclose(self) -> None:
+        """End what `start` has begun, and wait for the hooks of replies that are over."""
+        self.loop_lag.stop()
+        if self.admin is not None:
+            await self.admin.drain(1.0)
+        await self.app.aclose()
+
+    @asynccontextmanager
+    async def serve_on(self, sockets: Sequence[socket.socket], tls: Certified | None = None) -> AsyncIterator[Server]:
+        """Start, and serve clients on these sockets for as long as the block.
+
+        At its end replies under way may finish; if it ends by an exception, they are cut at once.
+        """
+        app = self.app
+        server = self.server = Server(app.handle, app.refuse, self.limits, self.peers, app.note)
+        try:
+            await self.start()
+            await server.start_on(sockets, tls)
+            yield server
+            await server.drain()
+        except BaseException:
+            await server.abort()
+            raise
+
+    def _probes(self, with_metrics: bool) -> Mapping[str, Handler]:
+        handlers = probes(self.fault, self.count_all, open_to_all=False)
+        return {path: handler for path, handler in handlers.items() if path != METRICS or with_metrics}
+
+
+async def start_admin(
+    address: tuple[str, int], fault: Callable[[], str], count: Callable[[], Awaitable[Samples]]
+) -> Server:
+    """Start a server of /healthz, /readyz and /metrics for anyone who reaches this address.
+
+    Raises:
+        ConfigError: it cannot be listened on.
+    """
+    handlers = probes(fault, count, open_to_all=True)
+    admin = Server(table(handlers), refuse_in_text, note=partial(log_exchange, level=logging.DEBUG))
+    try:
+        log.info("admin: http://%s:%d/metrics, /healthz, /readyz", *await admin.start(*address))
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {address[0]} port {address[1]}: {reason_of(error)}") from error
+    return admin
+
+
+def refuse_in_text(error: CfchatError, request_id: str, fields: Fields | None) -> Refusal:
+    """Word an error for machines that are no chat clients."""
+    return Refusal(error.status, [("Content-Type", "text/plain"), *error.fields], error.message.encode() + b"\n")

@@ -1,0 +1,207 @@
+"""The reply to one request. The handler owns it and writes into it, as in Go: `start`, `write`, `end`, or `send`.
+
+Nothing goes out before the first piece, so a handler that fails before it still gets an honest status. Behind the
+first piece a failure can only be told by the reply's own last words (`start(..., fail=...)`) or by a visible cut. A Reply
+does no I/O: it puts pieces into an `Out`, an HTTP/1.1 connection or an ASGI server, in one call for each write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from cfchat.errors import CfchatError, Incomplete, Overloaded
+from cfchat.server.record import Record
+from cfchat.server.request import ClientGone, Handler, Refuse, Request
+
+log = logging.getLogger("cfchat.server")
+
+FieldLines = Sequence[tuple[str, str]]
+
+
+class Head(NamedTuple):
+    """A status and fields; `length` is the body's in bytes, None for a stream."""
+
+    status: int
+    fields: FieldLines
+    length: int | None
+
+
+class Refusal(NamedTuple):
+    """A whole reply that tells an error."""
+
+    status: int
+    fields: FieldLines
+    body: bytes
+
+
+class Out(Protocol):
+    """Where a reply goes."""
+
+    def put(self, head: Head | None, piece: bytes, last: bool) -> None:
+        """Send a piece of the body, behind the head if it is the first; `last` ends the reply. Never waits."""
+
+    def cut(self) -> None:
+        """End the reply so that every client sees that it is not whole."""
+
+
+class Pausable(Protocol):
+    """What makes a reply's pieces, and can be asked to wait."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class Reply:
+    """`common` are fields that every reply gets, a refusal too. `gone`: nobody is there any more to read it."""
+
+    def __init__(self, out: Out, record: Record, pause: float) -> None:
+        self.common: FieldLines = ()
+        self.record = record
+        self.gone = False
+        self.ended = False
+        self.begun = False  # something has gone out
+        self._source: Pausable | None = None
+        self._full = False  # the client takes less than is written
+        self._out = out
+        self._head: Head | None = None
+        self._fail: Callable[[CfchatError], bytes] | None = None
+        self._heartbeat = b""
+        self._pause = pause
+        self._written = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- for the handler ----------------------------------------------------------------------
+
+    def start(
+        self,
+        status: int,
+        fields: FieldLines,
+        *,
+        heartbeat: bytes = b"",
+        fail: Callable[[CfchatError], bytes] | None = None,
+    ) -> None:
+        """Begin a stream. Its head goes out with the first piece.
+
+        `heartbeat` is sent if nothing was written for a while. `fail` returns the last words of a reply that breaks
+        off; without words it is cut.
+        """
+        self._head = Head(status, [*fields, *self.common], None)
+        self._heartbeat, self._fail = heartbeat, fail
+
+    def write(self, piece: bytes) -> None:
+        """Send a piece of a stream at once. What the client does not take waits in memory: see `follow`."""
+        if piece:
+            self._put(piece, False)
+
+    def end(self, piece: bytes = b"") -> None:
+        """End a stream, with a last piece in the same write."""
+        self._put(piece, True)
+
+    def send(self, status: int, fields: FieldLines = (), body: bytes = b"") -> None:
+        """Send a whole reply."""
+        self._head = Head(status, [*fields, *self.common], len(body))
+        self._put(body, True)
+
+    def follow(self, source: Pausable) -> None:
+        """Let the client set the pace: `source` is paused while it takes less than is written."""
+        self._source = source
+        if self._full:
+            source.pause()
+
+    # --- for the server -----------------------------------------------------------------------
+
+    def fail(self, error: CfchatError, refuse: Refuse, request: Request) -> None:
+        """Tell an error: by its own status if nothing has gone out yet, else by last words or a cut."""
+        if not self.begun:
+            status, fields, body = refuse(error, request.id, request.fields)
+            self._head = Head(status, fields, len(body))
+            self._put(body, True)
+            return
+        self.record.fault = f"interrupted: {error}"
+        words = b"" if self._fail is None else self._fail(error)
+        if words:
+            self._put(words, True)
+        else:
+            self.stop()
+            self._out.cut()
+
+    def stop(self) -> None:
+        """Stop the heartbeats."""
+        self.ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def press(self, full: bool) -> None:
+        """Note whether the client takes less than is written, and ask the source to pause or to go on."""
+        self._full = full
+        if self._source is not None:
+            if full:
+                self._source.pause()
+            else:
+                self._source.resume()
+
+    # --- within -------------------------------------------------------------------------------
+
+    def _put(self, piece: bytes, last: bool) -> None:
+        head, self._head = self._head, None
+        record = self.record
+        if record.method == "HEAD":
+            piece = b""
+        if head is not None:
+            self.begun = True
+            record.status = head.status
+            record.first = time.monotonic()
+            if self._heartbeat and not last:
+                self._beat_after(self._pause)
+        record.sent += len(piece)
+        if last:
+            self.stop()
+        elif self._heartbeat:
+            self._written = time.monotonic()
+        self._out.put(head, piece, last)
+
+    def _beat_after(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._beat)
+
+    def _beat(self) -> None:
+        """Send a heartbeat if it is time. One timer a reply, never moved: it looks how long nothing was written."""
+        silent = time.monotonic() - self._written
+        if silent >= self._pause:
+            self._put(self._heartbeat, False)
+            silent = 0.0
+        self._beat_after(self._pause - silent)
+
+
+async def respond(handler: Handler, refuse: Refuse, request: Request, reply: Reply) -> None:
+    """Let the handler answer. What it raises becomes a refusal, or the visible end of a reply that had begun.
+
+    Raises:
+        ClientGone: the client left, in its request or in the reply.
+        OSError: the connection broke.
+    """
+    try:
+        await handler(request, reply)
+        if not reply.ended:
+            raise RuntimeError("the handler left its reply without an end")
+    except Incomplete as error:
+        raise ClientGone from error
+    except CfchatError as error:
+        reply.fail(error, refuse, request)
+    except asyncio.CancelledError:
+        if reply.begun and not (reply.gone or reply.ended):
+            reply.fail(Overloaded("This server is stopping."), refuse, request)
+        raise
+    except (OSError, ClientGone):
+        raise
+    except Exception:
+        log.exception("%s %s failed", request.id, "reply" if reply.begun else "handler")
+        if not reply.ended:
+            reply.fail(CfchatError("Something went wrong in this server."), refuse, request)
+    finally:
+        reply.stop()

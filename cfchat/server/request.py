@@ -1,0 +1,116 @@
+"""What a handler gets, and what a server must be given: handler, refusal, limits, peers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from cfchat.errors import CfchatError
+from cfchat.server.record import Record
+from cfchat.wire.fields import Fields
+from cfchat.wire.messages import ReadLimits, RequestHead
+
+if TYPE_CHECKING:
+    from cfchat.server.reply import Refusal, Reply
+
+
+class Limits(NamedTuple):
+    """What one client, and all of them, may cost. Deadlines are in seconds, and for the whole thing they name."""
+
+    read: ReadLimits = ReadLimits()
+    connections: int = 4096
+    connections_each: int = 256  # of one address
+    head: float = 10.0  # a TLS handshake before it included
+    body: float = 30.0
+    write: float = 30.0
+    keep_alive: float = 75.0
+    drain: float = 30.0
+    grace: float = 5.0  # to send a request, on a connection that was made just before a drain
+    heartbeat: float = 15.0  # of silence in a reply that has heartbeats
+    linger: float = 2.0
+    linger_bytes: int = 4 << 20
+
+
+class Request:
+    """One request, its head read. `notes` is for what the handler wants in the log line.
+
+    `client` is the client's address, also behind trusted proxies; `id` is what the log and `X-Request-Id` call it.
+
+    >>> import cfchat
+    >>> async def authenticate(request: cfchat.Request) -> str:
+    ...     request.notes["agent"] = "app" if request.fields.get("x-app") else "page"
+    ...     return ""
+    """
+
+    __slots__ = ("_body", "_read_body", "client", "fields", "id", "method", "notes", "path")
+
+    def __init__(
+        self, head: RequestHead, client: str, request_id: str, read_body: Callable[[int], Awaitable[bytes]]
+    ) -> None:
+        self.method = head.method
+        self.path = head.path
+        self.fields: Fields = head.fields
+        self.client = client
+        self.id = request_id
+        self.notes: dict[str, object] = {}
+        self._read_body = read_body
+        self._body: bytes | None = None
+
+    async def read_body(self, limit: int = 1 << 20) -> bytes:
+        """Return the whole body, at most `limit` bytes; the same each time it is asked for.
+
+        Raises:
+            BodyTooLarge: it is over the limit.
+            RequestTimeout: it did not come in time.
+            ProtocolError: its framing is broken.
+        """
+        if self._body is None:
+            self._body = await self._read_body(limit)
+        return self._body
+
+
+class ClientGone(Exception):
+    """The client closed the connection, or does not take what it is sent."""
+
+
+def new_id() -> str:
+    """Return a name for one request: 16 hex digits."""
+    return os.urandom(8).hex()
+
+
+class Peers(Protocol):
+    """Which client is behind the address that a connection comes from."""
+
+    def client(self, peer: str, fields: Fields) -> str:
+        """Return the address of the client that sent these fields."""
+
+    def counted(self, peer: str) -> str | None:
+        """Return the name under which the peer's connections are counted; None if they are not."""
+
+
+class Direct:
+    """Peers that are the clients themselves."""
+
+    def client(self, peer: str, fields: Fields) -> str:
+        """Return the peer's own address."""
+        return peer
+
+    def counted(self, peer: str) -> str | None:
+        """Return the peer's own address."""
+        return peer
+
+
+Handler = Callable[[Request, "Reply"], Awaitable[None]]
+# The reply to an error: of a request, by its id and fields, or of bytes that never became one (fields None).
+Refuse = Callable[[CfchatError, str, Fields | None], "Refusal"]
+
+
+class Rules(NamedTuple):
+    """How connections are served: `handler` answers, `refuse` words errors, `note` gets each request that is over."""
+
+    handler: Handler
+    refuse: Refuse
+    limits: Limits = Limits()
+    peers: Peers = Direct()
+    note: Callable[[Record], None] = lambda record: None
