@@ -56,6 +56,8 @@ class Usage:
         return [*self.lost, (self._reported, self._characters)]
 
     def _count(self, reported: Mapping[str, object], characters: int) -> Tokens:
+        if not reported:
+            return Tokens(self._prompt, characters // 3, self._prompt + characters // 3)
         prompt = _number(reported, "prompt_tokens", self._prompt)
         completion = _number(reported, "completion_tokens", characters // 3)
         return Tokens(prompt, completion, _number(reported, "total_tokens", prompt + completion))

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import ssl
+from typing import Any
 
 from cfchat.errors import (
     UpstreamConnectError,
@@ -94,9 +95,10 @@ class _Way:
 async def _open(host: str, port: int) -> Stream:
     stream = Stream()
     try:
-        await asyncio.get_running_loop().create_connection(
-            lambda: stream, host, port, happy_eyeballs_delay=NEXT_ADDRESS, interleave=1
-        )
+        loop = asyncio.get_running_loop()
+        # uvloop's loop is no BaseEventLoop, and tries one address after the other.
+        race: dict[str, Any] = {"happy_eyeballs_delay": NEXT_ADDRESS, "interleave": 1} if isinstance(loop, asyncio.BaseEventLoop) else {}
+        await loop.create_connection(lambda: stream, host, port, **race)
     except OSError as error:
         raise _of_one_kind(error) from error.__cause__
     return stream
