@@ -131,7 +131,7 @@ def _select_passed(document: Mapping[str, object], takes: Callable[[str], bool])
     return passed
 
 
-# Each check returns what is wrong with a value, or an empty string.
+# Each check returns the problem with a value in one sentence, or an empty string.
 
 
 def _check_stop(value: object) -> str:
@@ -178,6 +178,7 @@ def _check_response_format(value: object) -> str:
 
 
 def _is_deep(value: object, levels: int = MOST_LEVELS) -> bool:
+    """Return whether lists and objects are nested in more levels than that."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels == 0 or any(_is_deep(item, levels - 1) for item in inner)
 

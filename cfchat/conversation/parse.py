@@ -20,7 +20,7 @@ from cfchat.wire.strict_json import decode
 
 _BOM = b"\xef\xbb\xbf"
 _SURROGATE = "[\ud800-\udfff]"
-# deep-chat says `ai` for assistant; OpenAI says `developer` for system, since 2024.
+# deep-chat says `ai` for assistant; OpenAI's newer models say `developer` for system.
 _ROLES = {
     "system": "system",
     "developer": "system",

@@ -49,7 +49,7 @@ def with_defaults(conversation: Conversation, defaults: Options) -> Conversation
 def estimate_tokens(message: Message) -> int:
     """Estimate the tokens of a message, rather too many than too few.
 
-    Count one token for three bytes of UTF-8, and nine for what the chat template puts around the message.
+    Count one token for three bytes of UTF-8, rounded up, and eight for what the chat template puts around.
     """
     calls = len(json.dumps(message.tool_calls)) if message.tool_calls else 0
     return (len(message.content.encode()) + calls) // 3 + 9
