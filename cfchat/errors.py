@@ -211,7 +211,7 @@ class RateLimited(RequestError):
 
 
 class BudgetSpent(RateLimited):
-    """The day's tokens are used up: this client's, or those of all clients together."""
+    """The day's tokens are used up: the budget of this client, or that of all clients."""
 
     code = "daily_tokens_spent"
 
@@ -235,7 +235,7 @@ class UpstreamError(CfchatError):
     status, type, code = 502, "upstream_error", "upstream_error"
     retryable = True
     elsewhere = False
-    most_tries: int | None = None  # at most so many requests for this error, even if the policy allows more
+    most_tries: int | None = None  # the limit of requests after this error, if it is below that of the policy
     tries = 0  # how many requests were sent for this reply; upstream.client sets it, and `model` too
     model = ""  # the model that was asked last
     origin_status: int | None = None  # the HTTP status that Cloudflare answered with

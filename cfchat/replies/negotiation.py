@@ -53,7 +53,7 @@ def _choose(accept: str) -> Callable[[], Form]:
     named = next((name for name in ranges if weights.get(name) == best), None)
     if named is not None:
         return FORMS[named]
-    # The bare text is labelled as events, so a client that accepts anything must accept those, too.
+    # The bare text is labelled as events, so a client that accepts anything gets it only if it accepts events alike.
     if ranges.get("*/*") == best and weights["text/event-stream"] == best:
         return Text
     return next(form for name, form in FORMS.items() if weights[name] == best)

@@ -1,8 +1,8 @@
 """OpenAI's chat completions, streamed and whole (platform.openai.com/docs/api-reference/chat), and its list of models.
 
-Only what the SDKs of OpenAI and programs built on them read is sent. Cloudflare's values are completed where those
-clients fail without: a call of a tool has an id, a usage has three whole numbers. The head of a chunk is encoded
-once a reply, because a chunk is made for every few tokens.
+Clients are the SDKs of OpenAI and the many programs built on them. Where they would fail on Cloudflare's values, the
+values are completed: a call of a tool has an id, a usage has three whole numbers. The beginning of a chunk is encoded
+once for a reply, because a reply makes a chunk for every few tokens.
 """
 
 from __future__ import annotations

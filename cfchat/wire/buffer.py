@@ -59,7 +59,7 @@ class ReceiveBuffer:
         return b"" if at < 0 else bytes(self._data[self._start : at + len(end)])
 
     def skip(self, count: int) -> None:
-        """Drop `count` bytes; the caller knows that there are so many."""
+        """Drop `count` bytes; the caller knows that they are there."""
         self._start += count
         self.size -= count
         self._searched = max(self._searched, self._start)
