@@ -66,7 +66,7 @@ def _find_client(peer: str, hops: Iterable[str], trusted: Sequence[Network]) -> 
     for hop in reversed(list(hops)):
         parsed = _parse(hop)
         if parsed is None:
-            return address  # This hop has no address, so the proxy in front of it is the last that is known.
+            return address  # not an address, such as `unknown`: the last one that is known counts
         address = str(parsed)
         if not _is_trusted(address, trusted):
             return address
@@ -96,6 +96,7 @@ def _parse(hop: str) -> IPv4Address | IPv6Address | None:
 
 
 def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+    """Return whether an address is a trusted proxy's, or a peer on a unix socket."""
     if address == UNIX:
         return True
     parsed = _parse(address) if trusted else None

@@ -18,7 +18,7 @@ _KEY_LINE = r"([A-Za-z0-9._-]{1,64})[ \t]+([A-Za-z0-9._~+/-]{16,256}=*)"
 
 
 class Keys:
-    """The keys that this server accepts: a label for the log by the hash of each key."""
+    """The keys that this server accepts. Each has a label, which the log shows instead of the key."""
 
     def __init__(self, hashes: Mapping[bytes, str]) -> None:
         self._hashes = dict(hashes)

@@ -1,8 +1,8 @@
 """What the forms of a reply share.
 
 A form turns batches of deltas into bytes for one kind of front end, and does nothing else: it has no clock, no I/O
-and no queue, so a test is a list of batches and the bytes that they give. One object serves one reply. `encode` is
-called for every token, so it builds its JSON from parts that were encoded once.
+and no queue, so a test is a list of batches and the bytes that they give. One object serves one reply. `encode`
+runs for every token: forms write the fixed parts of their JSON themselves and encode only the text.
 """
 
 from __future__ import annotations

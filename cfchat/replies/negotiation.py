@@ -18,7 +18,7 @@ from cfchat.replies.text import Text
 from cfchat.replies.whole import Whole
 from cfchat.wire import grammar
 
-# In the order of our choice if a client accepts several alike.
+# In the order of our preference, for a client that accepts several alike.
 FORMS: dict[str, Callable[[], Form]] = {
     "text/plain": lambda: Text("text/plain; charset=utf-8"),
     "text/event-stream": Events,
@@ -44,6 +44,7 @@ def negotiate(accept: str | None) -> Form:
 
 @lru_cache(maxsize=64)
 def _choose(accept: str) -> Callable[[], Form]:
+    """Return the function that makes the form."""
     ranges = dict(_parse_ranges(accept)) or {"*/*": 1.0}
     weights = {name: _find_weight(name, ranges) for name in FORMS}
     best = max(weights.values())

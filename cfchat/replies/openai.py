@@ -94,6 +94,7 @@ def encode_model(name: str) -> bytes:
 
 
 def _describe_model(name: str) -> dict[str, object]:
+    """Return a model in OpenAI's shape. Cloudflare does not say when a model was created, so that is 0."""
     return {"id": name, "object": "model", "created": 0, "owned_by": "cloudflare"}
 
 

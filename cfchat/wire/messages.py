@@ -23,8 +23,8 @@ def _decode_unreserved(escape: re.Match[str]) -> str:
     return char if re.fullmatch(_UNRESERVED, char) else escape[0]
 
 
-def _persists(minor: int, fields: Fields) -> bool:
-    """Decide whether the connection stays open after the message (RFC 9112 §9.3)."""
+def _is_persistent(minor: int, fields: Fields) -> bool:
+    """Return whether the connection stays open after the message (RFC 9112 §9.3)."""
     if "connection" not in fields:
         return minor >= 1
     options = members(fields, "connection")
@@ -50,7 +50,7 @@ class RequestHead(NamedTuple):
     @property
     def keep_alive(self) -> bool:
         """Return whether the client wants to use the connection again."""
-        return _persists(self.minor, self.fields)
+        return _is_persistent(self.minor, self.fields)
 
     @property
     def has_body(self) -> bool:
@@ -80,7 +80,7 @@ class ResponseHead(NamedTuple):
     @property
     def keep_alive(self) -> bool:
         """Return whether the server wants to use the connection again."""
-        return _persists(self.minor, self.fields)
+        return _is_persistent(self.minor, self.fields)
 
 
 class Data(NamedTuple):

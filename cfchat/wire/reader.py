@@ -50,7 +50,7 @@ class _FieldSection:
             if not line:
                 items, self._items = self._items, []  # not kept a second time while the body lasts
                 return Fields(items) if items else NO_FIELDS
-            self._add(line)
+            self._add_line(line)
         return None
 
     def _read_all(self, buffer: ReceiveBuffer) -> list[tuple[str, str]]:
@@ -65,7 +65,8 @@ class _FieldSection:
         buffer.skip(len(block))
         return [(name, value.strip(" \t")) for name, value in matches]
 
-    def _add(self, line: bytes) -> None:
+    def _add_line(self, line: bytes) -> None:
+        """Parse one field line (RFC 9112 §5)."""
         self._room -= len(line) + 2
         if len(self._items) == self._count:
             raise HeadTooLarge("There are too many header fields.")
@@ -94,7 +95,7 @@ class _Reader(Generic[HeadT]):
 
     @property
     def buffered(self) -> int:
-        """Return how many received bytes are not given as events yet."""
+        """Return how many received bytes wait in the buffer."""
         return self._buffer.size
 
     def receive_data(self, data: bytes) -> None:
@@ -110,7 +111,8 @@ class _Reader(Generic[HeadT]):
         """Return the next event: NEED_DATA if it needs more bytes, CLOSED if no more events will come.
 
         Raises:
-            ProtocolError: the message is malformed, or one of its subclasses. Every further call raises it again.
+            ProtocolError: the message is malformed, incomplete or over a limit; mostly a subclass that says which.
+                Every further call raises it again.
         """
         if self._error:
             raise self._error.with_traceback(None)
@@ -124,6 +126,7 @@ class _Reader(Generic[HeadT]):
         return event
 
     def _expect_start(self) -> None:
+        """Go to the state before a message."""
         self._begun = False
         self._decoder: Decoder = _NO_BODY
         self._state: Callable[[], HeadT | Data | EndOfMessage | Need | None] = self._start_line
@@ -171,7 +174,8 @@ class _Reader(Generic[HeadT]):
         trailers = self._section.read(self._buffer)
         return self._starve() if trailers is None else self._end(trailers)
 
-    def _decoder_for(self, minor: int, fields: Fields, otherwise: Decoder) -> Decoder:
+    def _choose_decoder(self, minor: int, fields: Fields, otherwise: Decoder) -> Decoder:
+        """Return the decoder of the body; `otherwise` if the fields declare no length (RFC 9112 §6.3)."""
         limits = self._limits
         if is_chunked(minor, fields):
             chunks = None if limits.body is None else limits.chunks
@@ -238,7 +242,7 @@ class RequestReader(_Reader[RequestHead]):
 
     def _finish_head(self, fields: Fields) -> RequestHead:
         _check_host(self._minor, fields)
-        self._decoder = self._decoder_for(self._minor, fields, _NO_BODY)
+        self._decoder = self._choose_decoder(self._minor, fields, _NO_BODY)
         self._state = self._body
         self._head_given = True
         return RequestHead(self._method, self._target, self._minor, fields)
@@ -322,7 +326,7 @@ class ResponseReader(_Reader[ResponseHead]):
             self._skip_informational()
             return None
         head = ResponseHead(self._status, self._reason, self._minor, fields)
-        self._decoder = self._decoder_for(self._minor, fields, UntilCloseDecoder(self._limits.body))
+        self._decoder = self._choose_decoder(self._minor, fields, UntilCloseDecoder(self._limits.body))
         # RFC 9112 §6.3, first two rules: these responses end with their head, whatever their fields say.
         tunnel = self._method == "CONNECT" and self._status < 300
         if self._method == "HEAD" or tunnel or self._status in (204, 304):
@@ -332,6 +336,7 @@ class ResponseReader(_Reader[ResponseHead]):
         return head
 
     def _skip_informational(self) -> None:
+        """Expect another head behind a 1xx one. 101 is refused, because no request asks for an upgrade."""
         self._skipped += 1
         if self._status == 101 or self._skipped > self._limits.informational:
             raise ProtocolError("An unexpected informational response came.")

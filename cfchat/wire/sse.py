@@ -87,6 +87,7 @@ class SSEParser:
         return events[0] if events else None
 
     def _feed(self, data: bytes, events: list[Event]) -> None:
+        """Split bytes into lines and read the whole ones. The rest waits for its end."""
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")
@@ -126,6 +127,7 @@ class SSEParser:
                 self._read_field(line)
 
     def _read_field(self, line: bytes) -> None:
+        """Read one field; ignore comments and unknown names."""
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
