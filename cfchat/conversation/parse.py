@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from types import MappingProxyType
@@ -18,7 +19,6 @@ from cfchat.conversation.model import NO_OPTIONS, Conversation, Message, Options
 from cfchat.errors import BadChatRequest, BadOption, InvalidJSON, UnknownModel
 from cfchat.wire.strict_json import decode
 
-_BOM = b"\xef\xbb\xbf"
 _SURROGATE = "[\ud800-\udfff]"
 # deep-chat says `ai` for assistant; OpenAI's newer models say `developer` for system.
 _ROLES = {
@@ -81,7 +81,7 @@ def parse_json(body: bytes) -> object:
     """
     # json.loads(bytes) would guess UTF-16 and UTF-32; RFC 8259 §8.1 allows UTF-8 only.
     try:
-        text = body.removeprefix(_BOM).decode("utf-8")
+        text = body.removeprefix(BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidJSON("The body is not UTF-8.") from None
     if "\0" in text[:4]:

@@ -9,11 +9,12 @@ does. A line and an event each have a limit, which does not depend on how the by
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from typing import NamedTuple
 
 from cfchat.errors import EventTooLarge
 
-_BOM = b"\xef\xbb\xbf"
+_LINE_TOO_LONG = "A line of the event stream is too long."
 _NEWLINE = r"\r\n|\r|\n"
 # The standard says "only ASCII digits". More than 18 are no waiting time, and int() refuses thousands of them.
 _DIGITS = rb"[0-9]{1,18}"
@@ -102,14 +103,14 @@ class SSEParser:
             self._read_lines(lines, events)
         self._line += rest
         if len(self._line) > self._max_line:
-            raise EventTooLarge("A line of the event stream is too long.")
+            raise EventTooLarge(_LINE_TOO_LONG)
 
     def _finish_line(self, end: bytes) -> bytes:
         """Return the first whole line: its part from earlier bytes and its `end` from these."""
         line = bytes(self._line) + end
         self._line.clear()
         if self._at_start and len(line) <= self._max_line:
-            line = line.removeprefix(_BOM)
+            line = line.removeprefix(BOM_UTF8)
         self._at_start = False
         return line
 
@@ -120,7 +121,7 @@ class SSEParser:
                     events.append(self._dispatch())
                 self._type = b""
             elif len(line) > self._max_line:
-                raise EventTooLarge("A line of the event stream is too long.")
+                raise EventTooLarge(_LINE_TOO_LONG)
             elif line[:6] == b"data: ":  # Fast case: almost every line of a chat. Falls through to _read_field.
                 self._add_data(line[6:])
             else:

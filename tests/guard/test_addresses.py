@@ -28,6 +28,7 @@ TRUSTED = (ip_network("10.0.0.0/8"), ip_network("::1"))
         ("10.0.0.1", [("X-Forwarded-For", "10.2.2.2, 10.1.1.1")], "10.2.2.2"),
         ("10.0.0.1", [("X-Forwarded-For", "5.6.7.8, unknown")], "10.0.0.1"),
         ("10.0.0.1", [("X-Forwarded-For", "5.6.7.8, ")], "10.0.0.1"),
+        ("10.0.0.1", [("X-Forwarded-For", "5.6.7.8\xa0")], "10.0.0.1"),  # only blanks and tabs are whitespace
         ("10.0.0.1", [("X-Forwarded-For", "5.6.7.8:4711")], "5.6.7.8"),
         ("10.0.0.1", [("X-Forwarded-For", "2001:db8::1")], "2001:db8::1"),
         ("10.0.0.1", [("Forwarded", "for=5.6.7.8;proto=https")], "5.6.7.8"),
