@@ -8,9 +8,7 @@ from typing import Any
 
 from slow_reader import SMALL, Outcome, Verdict, pieces_of
 
-from cfchat.errors import (
-    ProtocolError,
-)
+from cfchat.errors import ProtocolError
 from cfchat.wire.messages import CLOSED, NEED_DATA, Data, EndOfMessage, RequestHead, ResponseHead
 from cfchat.wire.reader import RequestReader, ResponseReader
 

@@ -24,20 +24,9 @@ from http_messages import (
 from hypothesis import example, given
 from hypothesis import strategies as st
 from reader_runs import check, pump, run
-from slow_reader import (
-    CUTS,
-    SMALL,
-    Reference,
-)
+from slow_reader import CUTS, SMALL, Reference
 
-from cfchat.errors import (
-    BodyTooLarge,
-    HeadTooLarge,
-    ProtocolError,
-    TargetTooLong,
-    UnknownCoding,
-    UnsupportedVersion,
-)
+from cfchat.errors import BodyTooLarge, HeadTooLarge, ProtocolError, TargetTooLong, UnknownCoding, UnsupportedVersion
 from cfchat.wire.messages import CLOSED, NEED_DATA, Data, EndOfMessage, ReadLimits, RequestHead
 from cfchat.wire.reader import RequestReader
 

@@ -5,36 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from http_messages import (
-    responses,
-    spoiled,
-)
+from http_messages import responses, spoiled
 from hypothesis import given
 from hypothesis import strategies as st
 from reader_runs import check, pump, run
-from slow_reader import (
-    CUTS,
-    SMALL,
-    Reference,
-    Verdict,
-)
+from slow_reader import CUTS, SMALL, Reference, Verdict
 
-from cfchat.errors import (
-    BodyTooLarge,
-    HeadTooLarge,
-    Incomplete,
-    ProtocolError,
-    UnknownCoding,
-    UnsupportedVersion,
-)
+from cfchat.errors import BodyTooLarge, HeadTooLarge, Incomplete, ProtocolError, UnknownCoding, UnsupportedVersion
 from cfchat.wire.messages import CLOSED, NEED_DATA, Data, EndOfMessage, ReadLimits, ResponseHead
 from cfchat.wire.reader import ResponseReader
 
 
 @given(spoiled(responses()), CUTS, st.booleans(), st.sampled_from(["POST", "HEAD"]))
-def test_responses_agree_with_the_reference_for_any_cut(
-    data: bytes, cuts: list[int], eof: bool, method: str
-) -> None:
+def test_responses_agree_with_the_reference_for_any_cut(data: bytes, cuts: list[int], eof: bool, method: str) -> None:
     reference = Reference(data, eof)
     expected = reference.outcome(lambda: reference.response(method))
     check(lambda: ResponseReader(SMALL, method), data, cuts, eof, expected)

@@ -133,9 +133,7 @@ def test_any_split_gives_the_same(data: bytes, cuts: list[int], max_line: int, m
 
 
 @given(streams(), st.lists(st.integers(0, 1 << 20)))
-def test_pending_is_what_an_end_of_line_and_an_empty_line_would_dispatch(
-    data: bytes, cuts: list[int]
-) -> None:
+def test_pending_is_what_an_end_of_line_and_an_empty_line_would_dispatch(data: bytes, cuts: list[int]) -> None:
     parser = SSEParser()
     events, _ = parse(split(data, cuts), parser)
     more = [parser.pending] if parser.pending is not None else []

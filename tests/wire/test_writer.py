@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from http_messages import (
-    METHODS,
-)
+from http_messages import METHODS
 from hypothesis import given
 from hypothesis import strategies as st
 from reader_runs import run
 
-from cfchat.errors import (
-    ProtocolError,
-)
+from cfchat.errors import ProtocolError
 from cfchat.wire.fields import Fields
 from cfchat.wire.messages import RequestHead, ResponseHead
 from cfchat.wire.reader import RequestReader, ResponseReader
@@ -33,9 +29,7 @@ def lowered(items: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 @given(st.sampled_from(METHODS[:3]), st.sampled_from(["/", "/a?b", "http://h/"]), ITEMS)
-def test_a_request_head_is_read_as_it_was_written(
-    method: str, target: str, items: list[tuple[str, str]]
-) -> None:
+def test_a_request_head_is_read_as_it_was_written(method: str, target: str, items: list[tuple[str, str]]) -> None:
     reader = RequestReader()
     reader.receive_data(encode_request_head(method, target, [("Host", "h"), *items]))
     assert reader.next_event() == RequestHead(method, target, 1, Fields([("host", "h"), *items]))
