@@ -271,10 +271,10 @@ class ResponseReader(_Reader[ResponseHead]):
         return self._done and self._persistent and not self._eof and not self._buffer.size
 
     def read_body(self, data: bytes) -> bytes:
-        """Take bytes that came inside the body, and return all of it that is there. See `complete`.
+        """Take bytes of the body and return the data in them; then `complete` says whether the response has ended.
 
         Raises:
-            ProtocolError: as `next_event` does; every further call raises it again.
+            ProtocolError: as `next_event` raises it.
         """
         if self._error is not None:
             raise self._error.with_traceback(None)
@@ -290,10 +290,10 @@ class ResponseReader(_Reader[ResponseHead]):
         return piece
 
     def read_end(self) -> bytes:
-        """Behind `receive_eof`: return what is left of the body.
+        """Return the rest of the body, after `receive_eof`.
 
         Raises:
-            Incomplete: the response had not come to its end.
+            Incomplete: the peer ended the connection inside the response.
         """
         pieces = []
         while type(event := self.next_event()) is Data:
@@ -302,7 +302,7 @@ class ResponseReader(_Reader[ResponseHead]):
 
     @property
     def complete(self) -> bool:
-        """Whether the response has come to its end."""
+        """Return whether the response has ended, with all its trailers."""
         return self._done
 
     def start_next(self, method: str) -> None:

@@ -148,28 +148,46 @@ def test_a_response_until_close_has_no_limit_where_none_is_set() -> None:
     assert len(events[1][1]) == 2_000_000 and not reader.reusable
 
 
-def test_a_chunk_is_peeled_only_where_all_before_it_was_read() -> None:
+def test_read_body_agrees_with_events_wherever_a_chunk_is_cut() -> None:
     chunk = b"1\r\na\r\n"
     reader = ResponseReader(ReadLimits(body=None))
-    assert reader.peel(chunk) == b""  # where a head should be
     reader.receive_data(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     assert isinstance(reader.next_event(), ResponseHead)
-    assert reader.peel(chunk) == b"a" and reader.next_event() is NEED_DATA
-    reader.receive_data(b"5")
-    assert reader.next_event() is NEED_DATA
-    assert reader.peel(chunk) == b""
-    reader.receive_data(b"\r\nhello\r\n")
-    assert reader.next_event() == Data(b"hello") and reader.next_event() is NEED_DATA
-    assert reader.peel(chunk) == b"a"
-    reader.receive_data(b"x\r\n")
+    assert reader.read_body(chunk) == b"a" and reader.next_event() is NEED_DATA
+    assert reader.read_body(b"5") == b"" and reader.next_event() is NEED_DATA
+    assert reader.read_body(b"\r\nhello\r\n") == b"hello" and reader.next_event() is NEED_DATA
+    assert reader.read_body(chunk) == b"a" and not reader.complete
+    for data in (b"x\r\n", chunk):
+        with pytest.raises(ProtocolError):
+            reader.read_body(data)
     with pytest.raises(ProtocolError):
         reader.next_event()
-    assert reader.peel(chunk) == b""
 
 
 @pytest.mark.parametrize("fields", [b"Content-Length: 99\r\n", b""])
-def test_what_is_not_chunked_is_not_peeled(fields: bytes) -> None:
+def test_read_body_reads_a_chunk_only_where_the_body_is_chunked(fields: bytes) -> None:
     reader = ResponseReader(ReadLimits(body=None))
     reader.receive_data(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n")
     assert isinstance(reader.next_event(), ResponseHead)
-    assert reader.peel(b"1\r\na\r\n") == b""
+    assert reader.read_body(b"1\r\na\r\n") == b"1\r\na\r\n"
+
+
+def test_read_body_goes_to_the_end_of_the_response() -> None:
+    reader = ResponseReader(ReadLimits(body=None))
+    reader.receive_data(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert isinstance(reader.next_event(), ResponseHead)
+    assert reader.read_body(b"1\r\na\r\n0\r\n\r\n") == b"a"
+    assert reader.complete and reader.reusable
+
+
+def test_read_end_gives_the_rest_or_says_that_it_is_cut() -> None:
+    for fields, verdict in ((b"", None), (b"Content-Length: 9\r\n", Incomplete)):
+        reader = ResponseReader(ReadLimits(body=None))
+        reader.receive_data(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\nabc")
+        assert isinstance(reader.next_event(), ResponseHead)
+        reader.receive_eof()
+        if verdict is None:
+            assert reader.read_end() == b"abc" and reader.complete
+        else:
+            with pytest.raises(verdict):
+                reader.read_end()
