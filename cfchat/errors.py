@@ -1,4 +1,9 @@
-"""The one error tree. Every error knows the HTTP status, type and code that a front end is told."""
+"""The one error tree: every error knows the HTTP status, type and code that the client gets.
+
+An error is raised where its fact is known and becomes a reply in one place, in `app`. The client reads `message`,
+`type`, `code` and `param`; only the operator's log has `detail`. The groups below name the party that must change
+something: the peer whose bytes are wrong, the client that asks, or Cloudflare.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,10 @@ from collections.abc import Sequence
 
 
 class CfchatError(Exception):
-    """Base of all errors of cfchat.
+    """The base of all errors of cfchat.
 
-    `message` is for the client and holds no secret; `detail` is for the operator's log only.
-    `retry_after` is in seconds. `fields` are extra fields of the error reply (`Allow`, for one).
+    `message` is for the client and holds no secret; `detail` is for the operator's log only. `param` names the place
+    in the request. `retry_after` is in seconds. `fields` are extra header fields of the error reply, such as `Allow`.
 
     >>> import cfchat
     >>> class Forbidden(cfchat.CfchatError):
@@ -43,55 +48,48 @@ class CfchatError(Exception):
 
 
 class ConfigError(CfchatError):
-    """Settings that cannot work; the message names every one of them."""
+    """Settings that cannot work; the message names every setting that is wrong."""
 
     code = "invalid_config"
 
 
-# --- what a peer's bytes can be wrong in (raised by cfchat.wire) ---------------------------------
+# --- the peer's bytes are wrong (raised by cfchat.wire) ------------------------------------------
 
 
 class ProtocolError(CfchatError):
-    """The bytes are not what the RFC allows. Framing is in doubt: the connection ends."""
+    """Bytes that the RFC does not allow. The framing is in doubt, so the connection ends."""
 
-    status = 400
-    type = "invalid_request_error"
-    code = "bad_request"
+    status, type, code = 400, "invalid_request_error", "bad_request"
 
 
 class TargetTooLong(ProtocolError):
-    """RFC 9110 §15.5.15."""
+    """A request line or status line over its limit (RFC 9110 §15.5.15)."""
 
-    status = 414
-    code = "target_too_long"
+    status, code = 414, "target_too_long"
 
 
 class HeadTooLarge(ProtocolError):
-    """RFC 6585 §5: the fields, one of them or all together, or their number."""
+    """Header fields that are too long, one of them or all together, or too many (RFC 6585 §5)."""
 
-    status = 431
-    code = "head_too_large"
+    status, code = 431, "head_too_large"
 
 
 class BodyTooLarge(ProtocolError):
-    """RFC 9110 §15.5.14."""
+    """A body over its limit (RFC 9110 §15.5.14)."""
 
-    status = 413
-    code = "body_too_large"
+    status, code = 413, "body_too_large"
 
 
 class UnknownCoding(ProtocolError):
-    """RFC 9112 §6.1: a transfer coding that is known, but not spoken here."""
+    """A transfer coding that is well formed and is not `chunked` (RFC 9112 §6.1)."""
 
-    status = 501
-    code = "not_implemented"
+    status, code = 501, "not_implemented"
 
 
 class UnsupportedVersion(ProtocolError):
-    """RFC 9110 §15.6.6."""
+    """A version of HTTP other than 1.x (RFC 9110 §15.6.6)."""
 
-    status = 505
-    code = "http_version_not_supported"
+    status, code = 505, "http_version_not_supported"
 
 
 class Incomplete(ProtocolError):
@@ -106,235 +104,230 @@ class EventTooLarge(ProtocolError):
     code = "event_too_large"
 
 
-# --- what a client can ask wrongly ---------------------------------------------------------------
+# --- the client asks wrongly ---------------------------------------------------------------------
 
 
 class RequestError(CfchatError):
     """A well-formed HTTP request that cannot be served."""
 
-    status = 400
-    type = "invalid_request_error"
-    code = "bad_request"
+    status, type, code = 400, "invalid_request_error", "bad_request"
 
 
 class NotFound(RequestError):
-    status = 404
-    code = "not_found"
+    """A path that this server does not have (RFC 9110 §15.5.5)."""
+
+    status, code = 404, "not_found"
 
 
 class MethodNotAllowed(RequestError):
-    status = 405
-    code = "method_not_allowed"
+    """A method that this path does not take; `Allow` in `fields` lists the others (RFC 9110 §15.5.6)."""
+
+    status, code = 405, "method_not_allowed"
 
 
 class UnknownMethod(RequestError):
-    status = 501
-    code = "not_implemented"
+    """A method that no path of this server takes (RFC 9110 §15.6.2)."""
+
+    status, code = 501, "not_implemented"
 
 
 class LengthRequired(RequestError):
-    status = 411
-    code = "length_required"
+    """A request without a body on a path that needs one (RFC 9110 §15.5.12)."""
+
+    status, code = 411, "length_required"
 
 
 class UnsupportedMediaType(RequestError):
-    status = 415
-    code = "unsupported_media_type"
+    """A body that is compressed, or labelled as an HTML form (RFC 9110 §15.5.16)."""
+
+    status, code = 415, "unsupported_media_type"
 
 
 class ExpectationFailed(RequestError):
-    status = 417
-    code = "expectation_failed"
+    """An `Expect` other than `100-continue` (RFC 9110 §15.5.18)."""
+
+    status, code = 417, "expectation_failed"
 
 
 class RequestTimeout(RequestError):
-    status = 408
-    code = "request_timeout"
+    """A client that is too slow in sending its request (RFC 9110 §15.5.9)."""
+
+    status, code = 408, "request_timeout"
 
 
 class BadChatRequest(RequestError):
-    """The body is not a conversation; `param` names the place, such as `messages[2].role`."""
+    """A body that is not a conversation; `param` names the place, such as `messages[2].role`."""
 
     code = "invalid_messages"
 
 
 class InvalidJSON(BadChatRequest):
+    """A body that is not JSON in UTF-8 (RFC 8259)."""
+
     code = "invalid_json"
 
 
 class BadOption(BadChatRequest):
-    """An option such as `temperature` is no number, out of its range, or over the operator's cap."""
+    """An option such as `temperature` that is not a number, is out of its range, or is over the operator's cap."""
 
     code = "invalid_option"
 
 
 class UnknownModel(BadOption):
-    """The client names a model that this server does not offer."""
+    """A model that this server does not offer."""
 
 
 class ModelNotFound(RequestError):
-    """The same in OpenAI's API, whose clients tell it by this status and code."""
+    """A model that this server does not offer, as clients of OpenAI expect that error: status and code differ."""
 
-    status = 404
-    code = "model_not_found"
+    status, code = 404, "model_not_found"
 
 
 class NotAcceptable(RequestError):
-    """RFC 9110 §15.5.7: the client takes none of the forms that a reply can have."""
+    """An `Accept` field that takes none of the forms of a reply (RFC 9110 §15.5.7)."""
 
-    status = 406
-    code = "not_acceptable"
+    status, code = 406, "not_acceptable"
 
 
 class Unauthorized(RequestError):
-    """RFC 9110 §15.5.2: no key where one is wanted, or one that opens nothing."""
+    """A request without the API key that this server wants, or with an unknown key (RFC 9110 §15.5.2)."""
 
-    status = 401
-    type = "authentication_error"
-    code = "invalid_api_key"
+    status, type, code = 401, "authentication_error", "invalid_api_key"
 
     def __init__(self, message: str) -> None:
         super().__init__(message, fields=[("WWW-Authenticate", "Bearer")])
 
 
 class OriginNotAllowed(RequestError):
-    """A page of an origin that the operator did not name."""
+    """A request from a page of an origin that the operator did not name."""
 
-    status = 403
-    code = "origin_not_allowed"
+    status, code = 403, "origin_not_allowed"
 
 
 class RateLimited(RequestError):
-    """RFC 6585 §4: this client asks more often than this server allows."""
+    """A client that asks more often than this server allows (RFC 6585 §4)."""
 
-    status = 429
-    type = "rate_limit_error"
-    code = "rate_limited"
+    status, type, code = 429, "rate_limit_error", "rate_limited"
 
 
 class BudgetSpent(RateLimited):
-    """The tokens of this day, this client's or all clients', are used up."""
+    """The day's tokens are used up: the budget of this client, or that of all clients."""
 
     code = "daily_tokens_spent"
 
 
 class Overloaded(CfchatError):
-    """Too many connections or streams at once, or draining."""
+    """Too many connections or streams at once, or a server that is shutting down."""
 
-    status = 503
-    type = "overloaded_error"
-    code = "overloaded"
+    status, type, code = 503, "overloaded_error", "overloaded"
 
 
-# --- what can go wrong on the way to Cloudflare --------------------------------------------------
+# --- Cloudflare failed, or the way to it ---------------------------------------------------------
 
 
 class UpstreamError(CfchatError):
     """Cloudflare, or the way to it, failed.
 
-    `retryable` says whether the same request may pass when it is sent again, `elsewhere` whether another
-    model may not share the fault.
+    `retryable` says whether the same request may succeed if it is sent again. `elsewhere` says whether it may succeed
+    with another model.
     """
 
-    status = 502
-    type = "upstream_error"
-    code = "upstream_error"
+    status, type, code = 502, "upstream_error", "upstream_error"
     retryable = True
     elsewhere = False
-    most_tries: int | None = None  # no more requests than this are worth it, whatever the policy allows
-    tries = 0  # how many requests this reply has cost; set by upstream.client, as is `model`, asked last
-    model = ""
+    most_tries: int | None = None  # the limit of requests after this error, if it is below that of the policy
+    tries = 0  # how many requests were sent for this reply; upstream.client sets it, and `model` too
+    model = ""  # the model that was asked last
     origin_status: int | None = None  # the HTTP status that Cloudflare answered with
     origin_code: int | str | None = None  # the code in Cloudflare's body
 
 
 class UpstreamConnectError(UpstreamError):
-    """No TLS connection: name, route, refusal, certificate."""
+    """No TLS connection: the name, the route, a refusal or the certificate."""
 
     code = "upstream_connect"
 
 
 class UpstreamProtocolError(UpstreamError):
-    """What came back is not HTTP, or not what this API sends."""
+    """A response that is not HTTP, or not in a shape that Cloudflare's API has."""
 
     code = "upstream_protocol"
 
 
 class UpstreamTimeout(UpstreamError):
-    status = 504
-    code = "upstream_timeout"
+    """Cloudflare, or the way to it, is too slow."""
+
+    status, code = 504, "upstream_timeout"
 
 
 class UpstreamInterrupted(UpstreamError):
-    """The reply ended before its end. After the first delta nothing can be tried again."""
+    """A reply that broke off. After its first delta it cannot be tried again."""
 
     code = "upstream_interrupted"
 
 
 class UpstreamEmpty(UpstreamError):
-    """A complete reply with no text in it. It was paid for, and would be again."""
+    """A complete reply without text. Cloudflare charges for it, and would charge again for another try."""
 
     code = "upstream_empty"
     retryable = False
 
 
 class UpstreamUnavailable(UpstreamError):
-    """5xx of Cloudflare, or a fault inside it that may pass."""
+    """A 5xx of Cloudflare, or a fault inside Cloudflare that may pass."""
 
     code = "upstream_unavailable"
 
 
 class UpstreamRefused(UpstreamError):
-    """Cloudflare refused the request as such: sending it again cannot help."""
+    """Cloudflare refused the request itself: sending it again cannot help."""
 
     code = "upstream_refused"
     retryable = False
 
 
 class UpstreamAuthError(UpstreamError):
-    """Cloudflare refused our token or account. Which and why is the operator's business."""
+    """Cloudflare refused our token or account. The client does not learn which: only the operator can change it."""
 
     code = "upstream_auth"
     retryable = False
 
 
 class UpstreamModelGone(UpstreamRefused):
-    """The model does not exist, was removed, or is not for this account."""
+    """A model that does not exist, was removed, or is closed to this account."""
 
     code = "upstream_model"
     elsewhere = True
 
 
 class ContextLengthExceeded(UpstreamError):
-    status = 400
-    type = "invalid_request_error"
-    code = "context_length_exceeded"
+    """A conversation that is longer than the model's context."""
+
+    status, type, code = 400, "invalid_request_error", "context_length_exceeded"
     retryable = False
 
 
 class ContentBlocked(UpstreamError):
-    """AI Gateway's guardrails blocked what the user wrote."""
+    """The guardrails of AI Gateway blocked the user's text."""
 
-    status = 400
-    type = "invalid_request_error"
-    code = "content_blocked"
+    status, type, code = 400, "invalid_request_error", "content_blocked"
     retryable = False
 
 
 class UpstreamRateLimited(UpstreamError):
-    status = 429
-    type = "rate_limit_error"
-    code = "upstream_rate_limited"
+    """Cloudflare gets more requests from this account than it allows."""
+
+    status, type, code = 429, "rate_limit_error", "upstream_rate_limited"
 
 
 class UpstreamQuota(UpstreamRateLimited):
-    """The day's allowance or a budget is used up: no use in trying again."""
+    """The day's allowance or a budget at Cloudflare is used up, so another try cannot help."""
 
     code = "upstream_quota"
     retryable = False
 
 
 class UpstreamOverloaded(UpstreamError):
-    status = 503
-    type = "overloaded_error"
-    code = "upstream_overloaded"
+    """Cloudflare has no capacity left for the model."""
+
+    status, type, code = 503, "overloaded_error", "upstream_overloaded"

@@ -38,7 +38,7 @@ from cfchat.guard.guard import Asker, Guard
 from cfchat.ops.logs import log_exchange, traced
 from cfchat.ops.metrics import Metrics
 from cfchat.replies import openai
-from cfchat.replies.form import described
+from cfchat.replies.form import describe
 from cfchat.replies.negotiation import negotiate
 from cfchat.replies.ui_message import UIMessage
 from cfchat.server.record import Record
@@ -134,7 +134,7 @@ class App:
         """
         if not isinstance(error, UpstreamError):
             self.metrics.rejected.add(1, error.code)
-        body = {"error": {**described(error), "request_id": request_id}}
+        body = {"error": {**describe(error), "request_id": request_id}}
         answer = [("Content-Type", "application/json"), ("Cache-Control", "no-store"), *error.fields]
         if error.retry_after is not None:
             answer.append(("Retry-After", str(max(1, ceil(error.retry_after)))))

@@ -1,1 +1,1 @@
-"""What is asked: the model of a conversation, and how to read one out of what clients POST. Pure."""
+"""What is asked: the model of a conversation, and the parsers of what clients POST. Pure."""

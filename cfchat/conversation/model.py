@@ -1,4 +1,9 @@
-"""What a conversation is, and how to read one out of what clients POST. Pure."""
+"""What a conversation and its reply consist of. Pure.
+
+Everything is frozen, so a conversation can be handed to a hook, kept for another try and compared in a test; a change
+makes a new one with `dataclasses.replace`. A reply is a sequence of deltas; a delta is a tuple, because a reply makes
+one for every few tokens.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,10 @@ from typing import NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`role` is system, user, assistant, or tool: then it is the result of the call `tool_call_id`.
+    """A message of a conversation. `role` is system, user, assistant or tool.
 
-    `tool_calls` are those that an assistant made, in OpenAI's shape.
+    `tool_calls` are the calls that an assistant made, in OpenAI's shape. A message of a tool is the result of the call
+    `tool_call_id`.
 
     >>> import cfchat
     >>> cfchat.Message("user", "Hello").content
@@ -26,7 +32,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a client may ask for besides an answer; None leaves it to the server and the model.
+    """Options of a reply. None leaves an option to the server and the model.
 
     >>> import cfchat
     >>> cfchat.Options(max_tokens=100).temperature is None
@@ -49,7 +55,7 @@ NO_OPTIONS = Options()
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What is asked. `passed` are body fields for those models alone that take them, such as `tools`.
+    """The messages and options of a request. `passed` are body fields that only some models take, such as `tools`.
 
     >>> import asyncio, cfchat
     >>> from dataclasses import replace
@@ -68,7 +74,11 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A piece of a call of a tool: `index` tells which, `id` and `name` come once, `arguments` are JSON that grows."""
+    """A piece of a call of a tool.
+
+    `index` is the call's number in the reply. The first piece has `id` and `name`; the `arguments` of all pieces,
+    joined, are a JSON text.
+    """
 
     index: int
     id: str = ""
@@ -77,9 +87,9 @@ class ToolCall:
 
 
 class Delta(NamedTuple):
-    """What one step of a reply says. The last one of a whole reply has the finish reason.
+    """One step of a reply. The last delta of a whole reply has the finish reason.
 
-    Calls of tools come only where the conversation has tools.
+    Calls of tools come only if the conversation has tools.
     """
 
     text: str = ""

@@ -1,4 +1,9 @@
-"""What clients of OpenAI's chat completions POST (platform.openai.com/docs/api-reference/chat/create). Pure."""
+"""Read what clients of OpenAI's chat completions POST (platform.openai.com/docs/api-reference/chat/create). Pure.
+
+Messages and numeric options are read as in `conversation.parse`; tools and the way of the reply are added. Fields that
+only some models take are checked, then passed on unchanged, and refused by name if the model does not take them.
+Unknown keys are ignored.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +24,19 @@ from cfchat.errors import BadChatRequest, BadOption, ModelNotFound, UnknownModel
 
 MOST_TOOLS = 128
 MOST_STOPS = 4
-# What says no more than leaving it out; not every model takes it even so.
-_SAYS_NOTHING: Mapping[str, tuple[object, ...]] = {
+MOST_LEVELS = 64  # of nesting, in a field that is passed on
+# These values mean the same as leaving the field out, but some models refuse even them.
+_NO_EFFECT: Mapping[str, tuple[object, ...]] = {
     "stop": ([],),
     "tools": ([],),
     "tool_choice": ("auto",),
     "parallel_tool_calls": (True,),
     "response_format": ({"type": "text"},),
 }
-MOST_LEVELS = 64  # of nesting, in what is passed on
 
 
 class Completion(NamedTuple):
-    """A conversation, and how the reply is to come: as a stream or whole, the stream with its usage or without."""
+    """A conversation and the way of its reply: as a stream or whole, and whether a stream ends with the usage."""
 
     conversation: Conversation
     stream: bool
@@ -39,31 +44,35 @@ class Completion(NamedTuple):
 
 
 def parse_completion(body: bytes, limits: Limits = Limits()) -> Completion:
-    """Read the body of a POST to chat/completions; unknown keys are ignored.
+    """Read the body of a POST to chat/completions; ignore unknown keys.
 
-    Raises InvalidJSON, BadChatRequest (BadOption for an option), whose `param` names the place, or ModelNotFound.
+    Raises:
+        InvalidJSON: the body is not JSON in UTF-8.
+        BadChatRequest: it is not a conversation (BadOption for an option); `param` names the place.
+        ModelNotFound: the client names a model that is not offered.
     """
     document = parse_json(body)
     if not isinstance(document, dict):
         raise BadChatRequest("Send an object with `messages`.", param="messages")
-    messages = parse_messages(document.get("messages"), limits, _message)
+    messages = parse_messages(document.get("messages"), limits, _parse_message)
     try:
         options = parse_options(document, limits)
     except UnknownModel as error:
         raise ModelNotFound(error.message, param="model") from None
     if document.get("n") not in (None, 1) or document.get("n") is True:
-        raise BadOption("Only one choice is given: `n` can only be 1.", param="n")
+        raise BadOption("There is only one choice in a reply: `n` can only be 1.", param="n")
     stream_options = document.get("stream_options") or {}
     if not isinstance(stream_options, dict):
         raise BadOption("`stream_options` must be an object.", param="stream_options")
     return Completion(
-        Conversation(messages, options, _passed(document, lambda name: limits.takes(options.model, name))),
-        _switch(document, "stream"),
-        _switch(stream_options, "include_usage", "stream_options."),
+        Conversation(messages, options, _select_passed(document, lambda name: limits.takes(options.model, name))),
+        _read_flag(document, "stream"),
+        _read_flag(stream_options, "include_usage", "stream_options."),
     )
 
 
-def _switch(document: Mapping[str, object], name: str, place: str = "") -> bool:
+def _read_flag(document: Mapping[str, object], name: str, place: str = "") -> bool:
+    """Return whether a field is true; it may be missing."""
     value = document.get(name)
     if value is not None and not isinstance(value, bool):
         raise BadOption(f"`{name}` must be true or false.", param=place + name)
@@ -73,24 +82,25 @@ def _switch(document: Mapping[str, object], name: str, place: str = "") -> bool:
 # --- messages ------------------------------------------------------------------------------------
 
 
-def _message(item: object, place: str) -> Message:
-    """A message as everywhere, or one of the two that calls of tools bring with them."""
+def _parse_message(item: object, place: str) -> Message:
+    """Read a message as `parse_message` does, or an assistant's calls of tools, or the result of a call."""
     if isinstance(item, dict) and item.get("role") == "tool":
         call = item.get("tool_call_id")
         if not isinstance(call, str) or not call:
-            raise BadChatRequest("The result of a tool names its call.", param=f"{place}.tool_call_id")
+            raise BadChatRequest("The result of a tool must name its call.", param=f"{place}.tool_call_id")
         return Message("tool", parse_content(item, place), tool_call_id=without_surrogates(call))
     if isinstance(item, dict) and item.get("role") == "assistant" and item.get("tool_calls"):
         calls = item["tool_calls"]
         if not isinstance(calls, list):
-            raise BadChatRequest("The calls of tools are a list.", param=f"{place}.tool_calls")
+            raise BadChatRequest("The calls of tools must be a list.", param=f"{place}.tool_calls")
         content = "" if item.get("content") is None else parse_content(item, place)
-        read = [_call(call, f"{place}.tool_calls[{index}]") for index, call in enumerate(calls)]
-        return Message("assistant", content, tuple(read))
+        parsed = [_parse_call(call, f"{place}.tool_calls[{index}]") for index, call in enumerate(calls)]
+        return Message("assistant", content, tuple(parsed))
     return parse_message(item, place)
 
 
-def _call(call: Any, place: str) -> Mapping[str, object]:
+def _parse_call(call: Any, place: str) -> Mapping[str, object]:
+    """Read one call of a tool; drop keys that OpenAI does not define."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
         raise BadChatRequest("A call of a tool is an object with `id` and `function`.", param=place)
@@ -98,43 +108,46 @@ def _call(call: Any, place: str) -> Mapping[str, object]:
         if not isinstance(holder.get(name), str):
             path = name if holder is call else f"function.{name}"
             raise BadChatRequest("This must be a string.", param=f"{place}.{path}")
-    named = {"name": function["name"], "arguments": function["arguments"]}
-    return {"id": call["id"], "type": "function", "function": named}
+    function = {"name": function["name"], "arguments": function["arguments"]}
+    return {"id": call["id"], "type": "function", "function": function}
 
 
-# --- what only some models take ------------------------------------------------------------------
+# --- fields that only some models take -----------------------------------------------------------
 
 
-def _passed(document: Mapping[str, object], takes: Callable[[str], bool]) -> dict[str, object]:
-    """The fields to pass on, in the shape they have there."""
+def _select_passed(document: Mapping[str, object], takes: Callable[[str], bool]) -> dict[str, object]:
+    """Return the fields to pass on, unchanged; `takes` says whether the model takes a field."""
     passed = {}
     for name, check in _CHECKS.items():
         value = document.get(name)
-        if value is None or value in _SAYS_NOTHING.get(name, ()):
+        if value is None or value in _NO_EFFECT.get(name, ()):
             continue
-        told = "This is nested too deeply." if _is_deep(value) else check(value)
-        if told:
-            raise BadOption(told, param=name)
+        problem = "This is nested too deeply." if _is_deep(value) else check(value)
+        if problem:
+            raise BadOption(problem, param=name)
         if not takes(name):
             raise BadOption(f"This model does not take `{name}`.", param=name)
         passed[name] = value
     return passed
 
 
-def _stop(value: object) -> str:
+# Each check returns the problem with a value in one sentence, or an empty string.
+
+
+def _check_stop(value: object) -> str:
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or len(stops) > MOST_STOPS or not all(isinstance(s, str) and s for s in stops):
         return f"`stop` must be a string, or a list of {MOST_STOPS} at most."
     return ""
 
 
-def _tools(value: object) -> str:
+def _check_tools(value: object) -> str:
     if not isinstance(value, list) or not all(map(_is_function, value)):
         return "`tools` must be a list of `{\"type\": \"function\", \"function\": {\"name\", ...}}`."
     return f"There can be {MOST_TOOLS} tools at most." if len(value) > MOST_TOOLS else ""
 
 
-def _tool_choice(value: object) -> str:
+def _check_tool_choice(value: object) -> str:
     if value in ("none", "required") or _is_function(value):
         return ""
     return "`tool_choice` must be none, auto, required or a function."
@@ -147,11 +160,11 @@ def _is_function(value: object) -> bool:
     return isinstance(function, dict) and isinstance(function.get("name"), str)
 
 
-def _parallel(value: object) -> str:
+def _check_parallel(value: object) -> str:
     return "" if isinstance(value, bool) else "`parallel_tool_calls` must be true or false."
 
 
-def _response_format(value: object) -> str:
+def _check_response_format(value: object) -> str:
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "json_object":
         return ""
@@ -165,14 +178,15 @@ def _response_format(value: object) -> str:
 
 
 def _is_deep(value: object, levels: int = MOST_LEVELS) -> bool:
+    """Return whether lists and objects are nested in more levels than that."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels == 0 or any(_is_deep(item, levels - 1) for item in inner)
 
 
 _CHECKS = {
-    "stop": _stop,
-    "tools": _tools,
-    "tool_choice": _tool_choice,
-    "parallel_tool_calls": _parallel,
-    "response_format": _response_format,
+    "stop": _check_stop,
+    "tools": _check_tools,
+    "tool_choice": _check_tool_choice,
+    "parallel_tool_calls": _check_parallel,
+    "response_format": _check_response_format,
 }

@@ -1,9 +1,15 @@
-"""What a conversation is, and how to read one out of what clients POST. Pure."""
+"""Read a conversation out of what clients POST: a list of messages, or an object with messages and options. Pure.
+
+It accepts the shapes of OpenAI, of the AI SDK (`parts`) and of deep-chat (`ai`, `text`), and ignores keys that it does
+not know. What it knows must be right: every refusal names its place (`messages[2].role`) and repeats nothing of the
+body. JSON is UTF-8 as RFC 8259 defines it. `conversation.openai` builds on these functions.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from types import MappingProxyType
@@ -13,9 +19,8 @@ from cfchat.conversation.model import NO_OPTIONS, Conversation, Message, Options
 from cfchat.errors import BadChatRequest, BadOption, InvalidJSON, UnknownModel
 from cfchat.wire.strict_json import decode
 
-_BOM = b"\xef\xbb\xbf"
 _SURROGATE = "[\ud800-\udfff]"
-# `ai` is deep-chat's word, `developer` is OpenAI's newer one for system.
+# deep-chat says `ai` for assistant; OpenAI's newer models say `developer` for system.
 _ROLES = {
     "system": "system",
     "developer": "system",
@@ -23,8 +28,8 @@ _ROLES = {
     "assistant": "assistant",
     "ai": "assistant",
 }
-# What the AI SDK sends back of an earlier reply; models must not read their own reasoning again.
-_SILENT_PARTS = frozenset({"step-start", "reasoning"})
+# The AI SDK sends these parts of an earlier reply back. Models must not read their own reasoning again.
+_SKIPPED_PARTS = frozenset({"step-start", "reasoning"})
 _FILE_PARTS = frozenset(
     {"image", "image_url", "input_image", "file", "input_file", "input_audio", "audio", "video_url"}
 )
@@ -35,10 +40,11 @@ _ANY: Ranges = dict.fromkeys(_NUMBERS, (-1e10, 1e10))
 
 
 class Limits(NamedTuple):
-    """What a client may send: how many messages, which of `models` it may name, and which options.
+    """The limits of a request: how many messages, and which of `models` and of their options a client may name.
 
-    `aliases` are other names of models. `ranges` knows from what to what each option of a model goes (None: of the
-    default model), `caps` holds the operator's own upper bounds; `takes` knows which other fields a model takes.
+    `aliases` are other names of models. `ranges(model)` gives the lowest and highest value of each option of a model
+    (None: the default model); `caps` are the operator's own upper bounds. `takes(model, field)` says whether a model
+    takes a body field such as `tools`.
     """
 
     messages: int = 1000
@@ -50,9 +56,11 @@ class Limits(NamedTuple):
 
 
 def parse_conversation(body: bytes, limits: Limits = Limits()) -> Conversation:
-    """Read a JSON list of messages, or an object with `messages` and options; unknown keys are ignored.
+    """Read a JSON list of messages, or an object with `messages` and options; ignore unknown keys.
 
-    Raises InvalidJSON, or BadChatRequest (BadOption for an option) whose `param` names the place.
+    Raises:
+        InvalidJSON: the body is not JSON in UTF-8.
+        BadChatRequest: it is not a conversation (BadOption for an option); `param` names the place.
     """
     document = parse_json(body)
     messages = parse_messages(document.get("messages") if isinstance(document, dict) else document, limits)
@@ -61,15 +69,19 @@ def parse_conversation(body: bytes, limits: Limits = Limits()) -> Conversation:
 
 
 def without_surrogates(text: str) -> str:
-    """U+FFFD for each surrogate: JSON can escape one alone, UTF-8 cannot hold it (RFC 8259 §8.2)."""
+    """Replace each surrogate by U+FFFD: JSON can escape a lone one, UTF-8 cannot hold it (RFC 8259 §8.2)."""
     return text if text.isascii() else re.sub(_SURROGATE, "\ufffd", text)
 
 
 def parse_json(body: bytes) -> object:
-    """What a body of JSON holds. Raises InvalidJSON, for what json.loads would let pass, too."""
-    # json.loads(bytes) would guess UTF-16 and UTF-32; RFC 8259 §8.1 knows UTF-8 only.
+    """Return the value of a body of JSON.
+
+    Raises:
+        InvalidJSON: the body is not UTF-8, not JSON as RFC 8259 defines it, or nested too deeply.
+    """
+    # json.loads(bytes) would guess UTF-16 and UTF-32; RFC 8259 §8.1 allows UTF-8 only.
     try:
-        text = body.removeprefix(_BOM).decode("utf-8")
+        text = body.removeprefix(BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidJSON("The body is not UTF-8.") from None
     if "\0" in text[:4]:
@@ -80,28 +92,31 @@ def parse_json(body: bytes) -> object:
         raise InvalidJSON("The JSON in the body is nested too deeply.") from None
     except json.JSONDecodeError as error:
         raise InvalidJSON(f"The body is not JSON: see line {error.lineno}, column {error.colno}.") from None
-    except ValueError:  # int() has a limit of digits, and the constants above
-        raise InvalidJSON("The body holds a number that is none in JSON.") from None
-
-
+    except ValueError:  # NaN and Infinity, and more digits than int() takes
+        raise InvalidJSON("The body holds a number that JSON does not allow.") from None
 
 
 def parse_options(document: Mapping[str, object], limits: Limits) -> Options:
-    """The options beside the messages. Raises BadOption."""
-    model = _model(document.get("model"), limits)
+    """Read the options of an object with messages.
+
+    Raises:
+        BadOption: an option is not a number, out of its range or over its cap, or the model is unknown (UnknownModel).
+    """
+    model = _resolve_model(document.get("model"), limits)
     ranges = limits.ranges(model)
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for name in _NUMBERS:
-        # OpenAI's newer name goes before its older one.
+        # OpenAI's newer name wins over its older one.
         newer = name == "max_tokens" and document.get("max_completion_tokens") is not None
         key = "max_completion_tokens" if newer else name
         value = document.get(key)
         if value is not None:
-            found[name] = _number(name, key, value, ranges, limits.caps)
-    return Options(model, **found)  # type: ignore[arg-type]
+            numbers[name] = _check_number(name, key, value, ranges, limits.caps)
+    return Options(model, **numbers)  # type: ignore[arg-type]
 
 
-def _model(name: object, limits: Limits) -> str | None:
+def _resolve_model(name: object, limits: Limits) -> str | None:
+    """Return the model that a name or an alias stands for, or None if the client leaves the choice to the server."""
     if name is None or name == "":
         return None
     if isinstance(name, str):
@@ -109,11 +124,13 @@ def _model(name: object, limits: Limits) -> str | None:
         if name in limits.models:
             return name
     models = (*limits.models, *limits.aliases)
-    known = f"These are: {', '.join(models)}." if 0 < len(models) <= 10 else "Leave `model` out."
-    raise UnknownModel(f"This model is not offered here. {known}", param="model")
+    # A long list would not help the client.
+    advice = f"These are: {', '.join(models)}." if 0 < len(models) <= 10 else "Leave `model` out."
+    raise UnknownModel(f"This model is not offered here. {advice}", param="model")
 
 
-def _number(name: str, key: str, value: object, ranges: Ranges, caps: Mapping[str, float]) -> float:
+def _check_number(name: str, key: str, value: object, ranges: Ranges, caps: Mapping[str, float]) -> float:
+    """Return the value of the option `name`, which the client calls `key`."""
     if name not in ranges:
         raise BadOption(f"This model does not take `{key}`.", param=key)
     whole = name in _WHOLE
@@ -131,7 +148,11 @@ def _number(name: str, key: str, value: object, ranges: Ranges, caps: Mapping[st
 
 
 def parse_message(item: object, place: str) -> Message:
-    """One message. Raises BadChatRequest naming the place."""
+    """Read one message.
+
+    Raises:
+        BadChatRequest: it has no known role, or no text; `param` begins with `place`.
+    """
     if not isinstance(item, dict):
         raise BadChatRequest("A message is an object with `role` and `content`.", param=place)
     role = item.get("role")
@@ -141,25 +162,27 @@ def parse_message(item: object, place: str) -> Message:
 
 
 def parse_content(item: Mapping[str, object], place: str) -> str:
-    """`content`, or the AI SDK's `parts`, or deep-chat's `text`: the first of them that says something.
+    """Return a message's text: `content`, the AI SDK's `parts` or deep-chat's `text`, whichever first is not empty.
 
-    Raises BadChatRequest naming the place.
+    Raises:
+        BadChatRequest: that is neither a string nor a list of text parts; `param` begins with `place`.
     """
     content = item.get("content")
     if content and isinstance(content, str):
         return without_surrogates(content)
     key = next((key for key in ("content", "parts", "text") if item.get(key)), None)
-    if key is None:  # empty, which is allowed, or not there
+    if key is None:  # An empty text is allowed; a missing one is not.
         key = next((key for key in ("content", "parts", "text") if item.get(key) is not None), "content")
     value, place = item.get(key), f"{place}.{key}"
     if isinstance(value, str) and key != "parts":
         return without_surrogates(value)
     if isinstance(value, list) and key != "text":
-        return without_surrogates("".join(_part(part, f"{place}[{index}]") for index, part in enumerate(value)))
+        return without_surrogates("".join(_read_part(part, f"{place}[{index}]") for index, part in enumerate(value)))
     raise BadChatRequest("The content must be a string or a list of text parts.", param=place)
 
 
-def _part(part: object, place: str) -> str:
+def _read_part(part: object, place: str) -> str:
+    """Return the text of one part of a message."""
     if not isinstance(part, dict):
         raise BadChatRequest("A part of a message is an object with `type` and `text`.", param=place)
     kind = part.get("type")
@@ -168,7 +191,7 @@ def _part(part: object, place: str) -> str:
         if not isinstance(text, str):
             raise BadChatRequest("The text of a part must be a string.", param=f"{place}.text")
         return text
-    if isinstance(kind, str) and kind in _SILENT_PARTS:
+    if isinstance(kind, str) and kind in _SKIPPED_PARTS:
         return ""
     if isinstance(kind, str) and kind in _FILE_PARTS:
         raise BadChatRequest("Images, audio and files are not supported: send text.", param=f"{place}.type")
@@ -176,16 +199,20 @@ def _part(part: object, place: str) -> str:
 
 
 def parse_messages(
-    items: object, limits: Limits, read: Callable[[object, str], Message] = parse_message
+    items: object, limits: Limits, parse_item: Callable[[object, str], Message] = parse_message
 ) -> tuple[Message, ...]:
-    """The messages of a JSON list; `read` makes one of an item and its place. Raises BadChatRequest."""
+    """Read the messages of a JSON list; `parse_item` gets each item and its place.
+
+    Raises:
+        BadChatRequest: it is no list, is empty or too long, has no message of the user, or an item is wrong.
+    """
     if not isinstance(items, list):
         raise BadChatRequest("Send a list of messages, or an object with `messages`.", param="messages")
     if not items:
         raise BadChatRequest("The list of messages is empty.", param="messages")
     if len(items) > limits.messages:
         raise BadChatRequest(f"There are more than {limits.messages} messages.", param="messages")
-    messages = [read(item, f"messages[{index}]") for index, item in enumerate(items)]
+    messages = [parse_item(item, f"messages[{index}]") for index, item in enumerate(items)]
     if "user" not in [message.role for message in messages]:
         raise BadChatRequest("At least one message must come from the user.", param="messages")
     return tuple(messages)

@@ -1,4 +1,8 @@
-"""What a conversation is, and how to read one out of what clients POST. Pure."""
+"""Make a conversation ready for a model: system message, default options, length. Pure.
+
+Each function takes a conversation and returns a new one. They are applied in this order: `with_system` when the
+request comes in, then `with_defaults` and `trim` for the model that is asked.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +12,31 @@ from dataclasses import fields, replace
 from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.errors import BadChatRequest
 
-# What becomes of system messages that a client sends.
+# The choices for system messages that a client sends.
 MERGE, DROP, REJECT = "merge", "drop", "reject"
 
 
 def with_system(conversation: Conversation, prompt: str, own: str = MERGE) -> Conversation:
-    """One leading system message: `prompt`, then the client's own ones, a blank line between them.
+    """Return the conversation with one leading system message: `prompt`, then the client's, with blank lines between.
 
-    Templates of models merge or refuse system messages anywhere else. No words at all: no system message.
-    `own` tells what becomes of the client's: merge, drop or reject, which raises BadChatRequest.
+    There is only one because the chat templates of models merge or refuse system messages anywhere else; there is
+    none if all texts are empty. `own` says how to treat the client's system messages: merge, drop or reject.
+
+    Raises:
+        BadChatRequest: `own` is "reject" and the client sends a system message.
     """
-    own_words = [message.content for message in conversation.messages if message.role == "system"]
-    if own == REJECT and own_words:
+    own_texts = [message.content for message in conversation.messages if message.role == "system"]
+    if own == REJECT and own_texts:
         place = next(index for index, message in enumerate(conversation.messages) if message.role == "system")
         raise BadChatRequest("System messages are not accepted here.", param=f"messages[{place}].role")
-    words = "\n\n".join([text for text in (prompt, *(own_words if own == MERGE else ())) if text])
+    text = "\n\n".join([text for text in (prompt, *(own_texts if own == MERGE else ())) if text])
     rest = [message for message in conversation.messages if message.role != "system"]
-    head = [Message("system", words)] if words else []
+    head = [Message("system", text)] if text else []
     return Conversation((*head, *rest), conversation.options, conversation.passed)
 
 
 def with_defaults(conversation: Conversation, defaults: Options) -> Conversation:
-    """The conversation with an option of `defaults` wherever it names none."""
+    """Return the conversation with every option that it leaves open taken from `defaults`."""
     missing = {
         option.name: default
         for option in fields(Options)
@@ -40,16 +47,19 @@ def with_defaults(conversation: Conversation, defaults: Options) -> Conversation
 
 
 def estimate_tokens(message: Message) -> int:
-    """About how many tokens a message is, rather more than fewer: one for three bytes of UTF-8, and eight around it."""
+    """Estimate the tokens of a message, rather too many than too few.
+
+    Count one token for three bytes of UTF-8, rounded up, and eight for what the chat template puts around.
+    """
     calls = len(json.dumps(message.tool_calls)) if message.tool_calls else 0
     return (len(message.content.encode()) + calls) // 3 + 9
 
 
 def trim(conversation: Conversation, budget: int) -> tuple[Conversation, int]:
-    """The conversation without its oldest turns, so that it fits `budget` tokens, and how many messages that left out.
+    """Drop the oldest turns until the conversation fits `budget` tokens; return it and how many messages were dropped.
 
-    A turn begins with a message of the user. System messages and the last turn stay, even where they alone do
-    not fit: then it is Cloudflare that says so.
+    A turn begins with a message of the user. System messages and the last turn stay even if they alone do not fit:
+    then Cloudflare refuses the request.
     """
     messages = conversation.messages
     starts = [index for index, message in enumerate(messages) if message.role == "user"]

@@ -1,1 +1,1 @@
-"""Who may ask, and how much. Pure."""
+"""Which clients may ask, and how much. Pure: clocks are handed in."""

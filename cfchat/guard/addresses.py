@@ -1,6 +1,8 @@
-"""Who may ask, and how often: origins (CORS), API keys, rates, daily tokens, the address behind a proxy. Pure.
+"""The client's address behind proxies, and the network that is counted as one client.
 
-All state is bounded and in memory: it is this process's own, and begins anew with it.
+A proxy adds the address of its own client at the right of a field. Only a trusted peer is believed, and of its hops
+only the rightmost that is no trusted proxy: everything to the left of it may be the client's invention. All of a
+unix socket's peers are trusted, because its file permissions decide which programs connect.
 """
 
 from __future__ import annotations
@@ -11,81 +13,77 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
-from cfchat.wire.fields import Fields
+from cfchat.wire.fields import Fields, members
 
-# The peer of every connection on a unix socket: whoever its permissions let in. The server names it so.
+# The name that the server gives to the peer of every connection on a unix socket, instead of an address. The same
+# constant is in server/server.py: rooms of one floor know nothing of each other.
 UNIX = "unix"
 Network = IPv4Network | IPv6Network
 
 
 class Proxies(NamedTuple):
-    """The peers that are trusted to say for whom they ask, all of a unix socket too; fits cfchat.server.Peers."""
+    """The peers that are trusted to name their clients. Has the methods of the server's `Peers`."""
 
     trusted: Sequence[Network] = ()
 
     def client(self, peer: str, fields: Fields) -> str:
+        """Return the address of the client behind a peer."""
         return client_address(peer, fields, self.trusted)
 
     def counted(self, peer: str) -> str | None:
-        """A proxy's connections are those of many clients."""
+        """Return the network that a peer's connections count for; None for a proxy, which has many clients."""
         return None if _is_trusted(peer, self.trusted) else network_of(peer)
 
 
 def client_address(peer: str, fields: Fields, trusted: Sequence[Network]) -> str:
-    """The address of the client: the rightmost hop that is no trusted proxy (RFC 7239, X-Forwarded-For).
+    """Return the address of the client: the rightmost hop that is no trusted proxy (RFC 7239 §5.2, X-Forwarded-For).
 
-    Nothing is believed of a peer that is not trusted. Where both fields are there and differ, one of them is the
-    client's own invention: then it is the peer's address that counts.
+    Return the peer's own address if the peer is not trusted. Return it, too, if the request has both fields and they
+    differ: then the client has sent one of them.
     """
     if not _is_trusted(peer, trusted):
         return peer
-    told = [
-        _rightmost(peer, hops, trusted)
-        for hops in (_forwarded(fields.get_all("forwarded")), _split(fields.get_all("x-forwarded-for")))
-        if hops
-    ]
-    return told[0] if told and all(address == told[0] for address in told) else peer
+    addresses = []  # Both fields are split at every comma: a quoted address has none.
+    if "forwarded" in fields:
+        addresses.append(_find_client(peer, map(_parse_for, members(fields, "forwarded")), trusted))
+    if "x-forwarded-for" in fields:
+        addresses.append(_find_client(peer, members(fields, "x-forwarded-for"), trusted))
+    return addresses[0] if len(set(addresses)) == 1 else peer
 
 
 @lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
-    """What is counted as one client: an IPv4 address, or the /64 that one IPv6 subscriber has."""
-    found = _parse(address)
-    if isinstance(found, IPv6Address):
-        return f"{IPv6Address(int(found) >> 64 << 64)}/64"
-    return address if found is None else str(found)
+    """Return the network that counts as one client: an IPv4 address, or the /64 that one IPv6 subscriber has."""
+    parsed = _parse(address)
+    if isinstance(parsed, IPv6Address):
+        return f"{IPv6Address(int(parsed) >> 64 << 64)}/64"
+    return address if parsed is None else str(parsed)
 
 
-def _rightmost(peer: str, hops: Iterable[str], trusted: Sequence[Network]) -> str:
+def _find_client(peer: str, hops: Iterable[str], trusted: Sequence[Network]) -> str:
+    """Go through the hops from the right, while they are trusted proxies; return the last address."""
     address = peer
     for hop in reversed(list(hops)):
-        found = _parse(hop)
-        if found is None:
-            return address  # a name, or nonsense: the last that was known
-        address = str(found)
+        parsed = _parse(hop)
+        if parsed is None:
+            return address  # not an address, such as `unknown`: the last one that is known counts
+        address = str(parsed)
         if not _is_trusted(address, trusted):
             return address
     return address
 
 
-def _split(values: Iterable[str]) -> list[str]:
-    return [hop.strip() for value in values for hop in value.split(",")]
-
-
 _FOR = r'(?i)(?:^|;)\s*for\s*=\s*(?:"([^"\\]*)"|([^";,\s]*))'
 
 
-def _forwarded(values: Iterable[str]) -> list[str]:
-    """The `for` of each element; empty where one has none. A comma inside quotes makes nonsense, which is refused."""
-    found = []
-    for element in _split(values):
-        match = re.search(_FOR, element)
-        found.append("" if match is None else match[1] or match[2] or "")
-    return found
+def _parse_for(element: str) -> str:
+    """Return the `for` of an element of Forwarded (RFC 7239 §4), or an empty string."""
+    match = re.search(_FOR, element)
+    return "" if match is None else match[1] or match[2] or ""
 
 
 def _parse(hop: str) -> IPv4Address | IPv6Address | None:
-    """An address with or without brackets and port; IPv4 in IPv6 is IPv4."""
+    """Return the address of a hop, which may have brackets and a port; None if it has none. IPv4 in IPv6 is IPv4."""
     if hop.startswith("["):
         hop = hop[1:].partition("]")[0]
     elif hop.count(":") == 1:
@@ -98,7 +96,8 @@ def _parse(hop: str) -> IPv4Address | IPv6Address | None:
 
 
 def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+    """Return whether an address is a trusted proxy's, or a peer on a unix socket."""
     if address == UNIX:
         return True
-    found = _parse(address) if trusted else None
-    return found is not None and any(found in network for network in trusted if network.version == found.version)
+    parsed = _parse(address) if trusted else None
+    return parsed is not None and any(parsed in network for network in trusted if network.version == parsed.version)

@@ -1,19 +1,21 @@
-"""Who may ask, and how often: origins (CORS), API keys, rates, daily tokens, the address behind a proxy. Pure.
+"""Budgets: how many of Cloudflare's tokens may be used in a day (UTC).
 
-All state is bounded and in memory: it is this process's own, and begins anew with it.
+A reply is charged when it is over and its tokens are known, so replies under way may overrun a budget. All budgets
+begin again at midnight, when the table is cleared. The table is bounded; the client that was charged longest ago is
+forgotten first.
 """
 
 from __future__ import annotations
 
 from cfchat.errors import BudgetSpent
-from cfchat.guard.limits import MOST_NAMES
+from cfchat.guard.limits import MOST_NAMES, remember
 
-DAY = 86_400.0
-WARN_AT = 0.8
+DAY = 86_400.0  # seconds
+WARN_AT = 0.8  # of the day's tokens
 
 
 class Budget:
-    """Tokens of a day (UTC) for each name. A reply is counted when it is over: those under way may overrun it."""
+    """A budget of `tokens` a day for each name, with at most `most` names."""
 
     def __init__(self, tokens: int, most: int = MOST_NAMES) -> None:
         self._tokens = tokens
@@ -22,22 +24,25 @@ class Budget:
         self._spent: dict[str, int] = {}
 
     def check(self, name: str, now: float) -> None:
-        """Raises BudgetSpent, with the time until midnight, where the day's tokens are used up. `now`: epoch."""
-        self._turn(now)
+        """Check that a name has tokens left. `now` is in seconds since the epoch.
+
+        Raises:
+            BudgetSpent: the day's tokens are used up; with the seconds until midnight.
+        """
+        self._start_day(now)
         if self._spent.get(name, 0) >= self._tokens:
-            told = "The tokens of today are used up. They are renewed at 00:00 UTC."
-            raise BudgetSpent(told, retry_after=DAY - now % DAY)
+            message = "The tokens of today are used up. They are renewed at 00:00 UTC."
+            raise BudgetSpent(message, retry_after=DAY - now % DAY)
 
     def spend(self, name: str, tokens: int, now: float) -> bool:
-        """Count a reply; whether this one passed 80 % of the day's tokens."""
-        self._turn(now)
+        """Charge a reply; return whether it brings the name to 80 % of the day's tokens."""
+        self._start_day(now)
         before = self._spent.pop(name, 0)
-        self._spent[name] = before + tokens
-        if len(self._spent) > self._most:
-            del self._spent[next(iter(self._spent))]
+        remember(self._spent, name, before + tokens, self._most)
         return before < self._tokens * WARN_AT <= before + tokens
 
-    def _turn(self, now: float) -> None:
+    def _start_day(self, now: float) -> None:
+        """Forget what was spent if another day has begun."""
         day = int(now // DAY)
         if day != self._day:
             self._day = day

@@ -1,6 +1,7 @@
-"""Who may ask, and how often: origins (CORS), API keys, rates, daily tokens, the address behind a proxy. Pure.
+"""Which pages may use this server: origins, and the fields that browsers want to see (CORS, WHATWG Fetch §3.2).
 
-All state is bounded and in memory: it is this process's own, and begins anew with it.
+CORS alone only hides a reply from a page; the reply is paid for all the same. So a request from a page of another
+origin is refused before it costs anything. Requests without Origin come from no page and pass.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from cfchat.errors import OriginNotAllowed
 from cfchat.wire.fields import Fields
 from cfchat.wire.grammar import TOKEN_LIST
 
-# For how long a browser may remember a preflight's answer, in seconds.
-PREFLIGHT_MAX_AGE = 86_400
+PREFLIGHT_MAX_AGE = 86_400  # seconds for which a browser may remember the answer to a preflight
 EXPOSED = "X-Request-Id, X-Model, X-Messages-Left-Out, Retry-After, RateLimit, RateLimit-Policy"
 
 
 class Origins(NamedTuple):
-    """Whose pages may read the replies: `("*",)`, or exact origins such as `https://example.com`."""
+    """The origins whose pages may use this server: `("*",)`, or exact ones such as `https://example.com`."""
 
     allowed: tuple[str, ...] = ("*",)
 
     def check(self, request: Fields) -> None:
-        """A page of another origin may not even ask: a reply that it cannot read is paid for all the same.
+        """Refuse a request from a page of another origin. Requests from this server's own pages pass.
 
-        Raises OriginNotAllowed. What comes from no page, or from one of this server's own, has no such origin.
+        Raises:
+            OriginNotAllowed: Origin is neither allowed nor this server itself, by the Host field.
         """
         origin = request.get("origin")
         if origin is None or "*" in self.allowed or origin in self.allowed:
@@ -35,27 +36,31 @@ class Origins(NamedTuple):
             raise OriginNotAllowed("Pages of this origin may not use this server.")
 
     def fields(self, request: Fields | None) -> list[tuple[str, str]]:
-        """What every reply tells a browser; `request` are the request's fields, None where it had no whole head."""
+        """Return the CORS fields of a reply. `request` are the request's fields, None if its head was not read."""
         exposed = ("Access-Control-Expose-Headers", EXPOSED)
         if "*" in self.allowed:
             return [("Access-Control-Allow-Origin", "*"), exposed]
         origin = None if request is None else request.get("origin")
-        vary = ("Vary", "Origin")  # with and without an origin: a cache must not give one the other's reply
+        vary = ("Vary", "Origin")  # in every reply: a cache must not give one origin the reply to another
         return [("Access-Control-Allow-Origin", origin), exposed, vary] if origin in self.allowed and origin else [vary]
 
 
 def is_preflight(fields: Fields) -> bool:
+    """Return whether an OPTIONS request is a browser's preflight (WHATWG Fetch §3.2.2)."""
     return "origin" in fields and "access-control-request-method" in fields
 
 
 def preflight_fields(fields: Fields, methods: Sequence[str]) -> list[tuple[str, str]]:
-    """The answer to a preflight. Names that are asked for are echoed: `*` does not cover `Authorization`."""
+    """Return the fields of the answer to a preflight.
+
+    The field names that the browser asks for are echoed, because `*` does not cover `Authorization`.
+    """
     answer = [
         ("Access-Control-Allow-Methods", ", ".join(methods)),
         ("Access-Control-Max-Age", str(PREFLIGHT_MAX_AGE)),
         ("Vary", "Access-Control-Request-Headers"),
     ]
-    asked = fields.get("access-control-request-headers", "")
-    if re.fullmatch(TOKEN_LIST, asked.encode("latin-1")):
-        answer.append(("Access-Control-Allow-Headers", asked))
+    names = fields.get("access-control-request-headers", "")
+    if re.fullmatch(TOKEN_LIST, names.encode("latin-1")):
+        answer.append(("Access-Control-Allow-Headers", names))
     return answer

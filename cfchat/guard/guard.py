@@ -1,6 +1,8 @@
-"""Who may ask, and how often: origins (CORS), API keys, rates, daily tokens, the address behind a proxy. Pure.
+"""Let requests in or refuse them: the rules of this room, applied together.
 
-All state is bounded and in memory: it is this process's own, and begins anew with it.
+`identify` needs only the request's fields, so it comes before the body is read; a wrong key takes nothing from a
+rate. `admit` counts the client, and `spend` charges the tokens of its reply. Clocks are handed in. All state is in
+memory and bounded; each process has its own, and a restart clears it.
 """
 
 from __future__ import annotations
@@ -17,28 +19,35 @@ from cfchat.wire.fields import Fields
 
 
 class Settings(NamedTuple):
-    """Who may ask. `keys` None: everybody. Rates and tokens are for each key, or address where there are no keys."""
+    """Which clients may ask, and how much. `keys` None lets in every client.
+
+    Rates and tokens hold for each key, or for each address if there are no keys. `daily_tokens` is the sum of all
+    clients, `daily_tokens_each` that of one.
+    """
 
     origins: Origins = Origins()
     keys: Keys | None = None
     rate: Rate | None = None
-    daily_tokens: int | None = None  # of all together
+    daily_tokens: int | None = None
     daily_tokens_each: int | None = None
 
 
 class Asker(NamedTuple):
-    """Who asks: a key's label, or nothing; the name that is counted; fields that tell what is left to them."""
+    """The client that asks: the label of its key, if any; the name it is counted by; header fields for its reply.
+
+    The fields say how many requests it may still send (draft-ietf-httpapi-ratelimit-headers).
+    """
 
     label: str
     name: str
     fields: Sequence[tuple[str, str]] = ()
 
 
-_ALL = ""
+_ALL = ""  # the name that all clients together are counted by
 
 
 class Guard:
-    """Lets requests in, and counts them. `keys` may be changed while it runs."""
+    """Lets requests in, and counts them. `keys` may be replaced while the server runs."""
 
     def __init__(self, settings: Settings = Settings()) -> None:
         self.origins = settings.origins
@@ -48,28 +57,37 @@ class Guard:
         self._each = None if settings.daily_tokens_each is None else Budget(settings.daily_tokens_each)
 
     def admit(self, label: str, address: str, now: float, epoch: float) -> Asker:
-        """Count who asks, by label or else address; `now` is of any steady clock, `epoch` of the calendar's.
+        """Count a request by its key's label, or by its address if the label is empty.
 
-        Raises RateLimited, BudgetSpent.
+        `now` is the time of any steady clock and `epoch` the calendar's, both in seconds.
+
+        Raises:
+            RateLimited: the client asks too often.
+            BudgetSpent: the day's tokens of the client, or of all clients, are used up.
         """
         name = f"key {label}" if label else network_of(address)
-        told = [] if self._buckets is None else self._buckets.take(name, now)
+        fields = [] if self._buckets is None else self._buckets.take(name, now)
         if self._budget is not None:
             self._budget.check(_ALL, epoch)
         if self._each is not None:
             self._each.check(name, epoch)
-        return Asker(label, name, told)
+        return Asker(label, name, fields)
 
     def identify(self, fields: Fields) -> str:
-        """The label of a request's key; empty where there are none. Raises OriginNotAllowed, Unauthorized."""
+        """Return the label of a request's key; empty if this server has no keys.
+
+        Raises:
+            OriginNotAllowed: a page of another origin sends the request.
+            Unauthorized: the key is missing or unknown.
+        """
         self.origins.check(fields)
-        return "" if self.keys is None else self.keys.label(fields.get("authorization"))
+        return "" if self.keys is None else self.keys.find_label(fields.get("authorization"))
 
     def spend(self, asker: Asker, tokens: int, epoch: float) -> list[str]:
-        """Count the tokens of a reply; whose budget is at 80 % with it."""
-        warned = []
+        """Charge the tokens of a reply; return the names whose budgets it brings to 80 %."""
+        names = []
         if self._budget is not None and self._budget.spend(_ALL, tokens, epoch):
-            warned.append("all together")
+            names.append("all together")
         if self._each is not None and self._each.spend(asker.name, tokens, epoch):
-            warned.append(asker.name)
-        return warned
+            names.append(asker.name)
+        return names

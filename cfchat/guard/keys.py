@@ -1,6 +1,7 @@
-"""Who may ask, and how often: origins (CORS), API keys, rates, daily tokens, the address behind a proxy. Pure.
+"""API keys: the file that lists them, and the check of a request's Authorization field (RFC 6750 §2.1).
 
-All state is bounded and in memory: it is this process's own, and begins anew with it.
+Only hashes are kept, so a dump of the process shows no key. A key is compared with every hash, in constant time, so
+the time of a refusal says nothing. Errors name the line of a file, never its text.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _KEY_LINE = r"([A-Za-z0-9._-]{1,64})[ \t]+([A-Za-z0-9._~+/-]{16,256}=*)"
 
 
 class Keys:
-    """The keys that open this server, each with a label for the log. Only their hashes are kept."""
+    """The keys that this server accepts. Each has a label, which the log shows instead of the key."""
 
     def __init__(self, hashes: Mapping[bytes, str]) -> None:
         self._hashes = dict(hashes)
@@ -25,29 +26,36 @@ class Keys:
     def __len__(self) -> int:
         return len(self._hashes)
 
-    def label(self, authorization: str | None) -> str:
-        """The label of the key in an Authorization field (RFC 6750 §2.1). Raises Unauthorized."""
+    def find_label(self, authorization: str | None) -> str:
+        """Return the label of the key in an Authorization field (RFC 6750 §2.1).
+
+        Raises:
+            Unauthorized: the field is missing or malformed, or the key is unknown.
+        """
         bearer = re.fullmatch(_BEARER, authorization or "")
         if bearer is None:
             raise Unauthorized("This server wants an API key: send `Authorization: Bearer ...`.")
-        hashed, found = _hash(bearer[1]), ""
-        for known, label in self._hashes.items():
-            # Each is compared, and in constant time, so that the time tells nothing.
+        hashed, label = _hash(bearer[1]), ""
+        for known, known_label in self._hashes.items():  # to the end, so that the time says nothing
             if hmac.compare_digest(known, hashed):
-                found = label
-        if not found:
+                label = known_label
+        if not label:
             raise Unauthorized("The API key is not valid.")
-        return found
+        return label
 
 
 def parse_keys(text: str) -> Keys:
-    """A line for each key: its label, a blank, the key; `#` begins a comment. Raises ValueError naming the line."""
+    """Read keys from text: a line for each with its label, a blank and the key; `#` begins a comment.
+
+    Raises:
+        ValueError: a line is malformed or repeats a label or a key, or there is no key. The message names the line.
+    """
     hashes: dict[bytes, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
-        words = line.partition("#")[0].strip()
-        if not words:
+        entry = line.partition("#")[0].strip()
+        if not entry:
             continue
-        match = re.fullmatch(_KEY_LINE, words)
+        match = re.fullmatch(_KEY_LINE, entry)
         if match is None:
             raise ValueError(f"line {number} is not a label, a blank and a key of at least 16 characters")
         hashed = _hash(match[2])

@@ -1,28 +1,40 @@
-"""Who may ask, and how often: origins (CORS), API keys, rates, daily tokens, the address behind a proxy. Pure.
+"""Rates: how many requests a client may send in a period.
 
-All state is bounded and in memory: it is this process's own, and begins anew with it.
+A token bucket for each client, kept as one number: the moment when the bucket is full again (GCRA, ITU-T I.371).
+Nothing has to be refilled by a timer. The table of clients is bounded; the client that asked longest ago is
+forgotten first, which at worst gives it a full bucket.
 """
 
 from __future__ import annotations
 
 from math import ceil, floor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from cfchat.errors import RateLimited
 
-# Names remembered of those who asked; beyond it the one that asked longest ago is forgotten.
-MOST_NAMES = 100_000
+MOST_NAMES = 100_000  # of clients in one table
+ValueT = TypeVar("ValueT")
+
+
+def remember(table: dict[str, ValueT], name: str, value: ValueT, most: int) -> None:
+    """Put a value at the end of a table; if it has more than `most` entries then, drop the first.
+
+    The caller has taken the old value out, so the table is in the order of the last request.
+    """
+    table[name] = value
+    if len(table) > most:
+        del table[next(iter(table))]
 
 
 class Rate(NamedTuple):
-    """So many requests in so many seconds."""
+    """A rate: at most `requests` in `seconds`."""
 
     requests: int
     seconds: int
 
 
 class Buckets:
-    """A token bucket for each name, as the one moment when it will be full again (GCRA, of ITU-T I.371)."""
+    """A token bucket for each name."""
 
     def __init__(self, rate: Rate, most: int = MOST_NAMES) -> None:
         self._rate = rate
@@ -33,26 +45,28 @@ class Buckets:
         return len(self._full)
 
     def take(self, name: str, now: float) -> list[tuple[str, str]]:
-        """One request; the fields that tell what is left. Raises RateLimited with the same and a Retry-After."""
+        """Count a request at the time `now`, in seconds; return header fields that say how many are left.
+
+        Raises:
+            RateLimited: the bucket is empty; with the same fields and the seconds to wait.
+        """
         rate = self._rate
         each = rate.seconds / rate.requests
         full = max(self._full.pop(name, now), now)
         wait = full + each - now - rate.seconds
-        # A tolerance for what floats lose: the last of the requests must not fail by 1e-12 of a second.
+        # Floats lose a little: the last request that the rate allows must not fail by 1e-12 s.
         if wait > each * 1e-6:
             self._full[name] = full
             raise RateLimited(
                 f"Too many requests: this server allows {rate.requests} in {rate.seconds} seconds.",
                 retry_after=wait,
-                fields=self._told(full - now),
+                fields=self._describe(full - now),
             )
-        self._full[name] = full + each
-        if len(self._full) > self._most:
-            del self._full[next(iter(self._full))]
-        return self._told(full + each - now)
+        remember(self._full, name, full + each, self._most)
+        return self._describe(full + each - now)
 
-    def _told(self, until_full: float) -> list[tuple[str, str]]:
-        """The fields of draft-ietf-httpapi-ratelimit-headers: what is left, and seconds until all is."""
+    def _describe(self, until_full: float) -> list[tuple[str, str]]:
+        """Return the fields of draft-ietf-httpapi-ratelimit-headers; the bucket is full in `until_full` seconds."""
         rate = self._rate
         left = floor((rate.seconds - until_full) * rate.requests / rate.seconds + 1e-6)
         return [

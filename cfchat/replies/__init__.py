@@ -1,1 +1,1 @@
-"""How a reply looks on the wire to the front end, one file each; `form` says what they have in common."""
+"""The forms of a reply on the way to the front end, one file each; `form` has what they share. Pure."""

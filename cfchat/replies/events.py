@@ -1,4 +1,8 @@
-"""True server-sent events: Cloudflare's own `response`, and `text`, which is what deep-chat draws."""
+"""Server-sent events with the text under two names: Cloudflare's own `response`, and `text`, which deep-chat shows.
+
+A complete reply ends with `[DONE]`, as Cloudflare's streams do. A reply that breaks off ends with an `error` event and
+without `[DONE]`; the connection ends cleanly, because a cut makes fetch-event-source post the whole chat again.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,29 @@ from collections.abc import Sequence
 
 from cfchat.conversation.model import Delta
 from cfchat.errors import CfchatError
-from cfchat.replies.form import DONE, HEARTBEAT, Form, described, event, text_of
+from cfchat.replies.form import DONE, HEARTBEAT, Form, describe, encode_json_event, text_of
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
 
 class Events(Form):
+    """The form of `Accept: text/event-stream`."""
+
     content_type = "text/event-stream"
     heartbeat = HEARTBEAT
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
-        """One event a batch."""
+        """Return one event for the batch."""
         text = text_of(deltas)
         if not text:
             return b""
-        words = encode_json(text)
-        return encode_event(f'{{"response":{words},"text":{words}}}')
+        encoded = encode_json(text)
+        return encode_event(f'{{"response":{encoded},"text":{encoded}}}')
 
     def finish(self) -> bytes:
-        """[DONE], as Cloudflare's streams end."""
+        """Return [DONE]."""
         return DONE
 
     def fail(self, error: CfchatError) -> bytes:
-        """An error event. A cut would make fetch-event-source post the whole chat again."""
-        return event({"error": described(error), "text": ""}, "error")
+        """Return an error event."""
+        return encode_json_event({"error": describe(error), "text": ""}, "error")

@@ -1,21 +1,26 @@
-"""What the forms of a reply have in common, and which one a client wants."""
+"""What the forms of a reply share.
+
+A form turns batches of deltas into bytes for one kind of front end, and does nothing else: it has no clock, no I/O
+and no queue, so a test is a list of batches and the bytes that they give. One object serves one reply. `encode`
+runs for every token: forms write the fixed parts of their JSON themselves and encode only the text.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from cfchat.conversation.model import Delta
+from cfchat.conversation.model import Delta, ToolCall
 from cfchat.errors import CfchatError
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
 DONE = b"data: [DONE]\n\n"
-HEARTBEAT = b": still there\n\n"  # a comment (WHATWG HTML §9.2.6), which every parser passes over
+HEARTBEAT = b": still there\n\n"  # a comment (WHATWG HTML §9.2.6): every parser ignores it
 
 
 class Meta(NamedTuple):
-    """What a reply may say of itself: an id of its own, when it began (seconds since the epoch), and who answers."""
+    """What a reply says about itself: its id, its time (seconds since the epoch) and the model that answers."""
 
     id: str
     created: int
@@ -23,10 +28,10 @@ class Meta(NamedTuple):
 
 
 class Form:
-    """One reply as bytes: `start`, then `encode` for each batch, then `finish`, or else `fail`. Pure.
+    """A reply as bytes: `start`, then `encode` for each batch, then `finish`, or `fail` if the reply breaks off.
 
-    `whole`: nothing comes before `finish`, so an error can still have its status. `heartbeat` may be sent at any time
-    behind `start` while the model is silent; empty where the form has no such thing.
+    `whole` forms give no bytes before `finish`, so an error can still have its own status. `heartbeat` may be sent at
+    any time after `start` while the model is silent; it is empty if the form has no such thing.
     """
 
     content_type = "application/json"
@@ -35,45 +40,69 @@ class Form:
     heartbeat = b""
 
     def start(self, meta: Meta) -> bytes:
-        """What comes before the first words."""
+        """Return the bytes before the first text."""
         return b""
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
-        """A batch; empty where nothing of it is for the front end. Never ends inside a character."""
+        """Return the bytes of a batch; empty if none of it is for the front end. Never split a character."""
         raise NotImplementedError
 
     def finish(self) -> bytes:
-        """What comes behind the last words of a whole reply."""
+        """Return the bytes behind the last batch of a complete reply."""
         return b""
 
     def fail(self, error: CfchatError) -> bytes:
-        """The end of a reply that breaks; empty where the form has no words for it, so that it must be cut."""
+        """Return the end of a reply that breaks off; empty if the form cannot say it, so that it must be cut."""
         return b""
 
 
 class End:
-    """How a reply ended: why, and what it cost. Kept up with each batch."""
+    """How a reply ended: the finish reason, and the usage that Cloudflare reported. Updated with each batch."""
 
     def __init__(self) -> None:
         self.reason = "stop"
         self.usage: Mapping[str, object] | None = None
 
     def note(self, deltas: Sequence[Delta]) -> None:
+        """Take the reason and the usage from a batch, if it is the last one."""
         last = deltas[-1]
         if last.finish_reason is not None:
             self.reason, self.usage = last.finish_reason, last.usage
 
 
+class WholeForm(Form):
+    """A form that collects the reply and gives all its bytes in `finish`."""
+
+    whole = True
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._pieces: list[ToolCall] = []
+        self._end = End()
+
+    def start(self, meta: Meta) -> bytes:
+        """Keep what the reply says about itself; return nothing."""
+        self._meta = meta
+        return b""
+
+    def encode(self, deltas: Sequence[Delta]) -> bytes:
+        """Keep the batch; return nothing."""
+        self._texts.append(text_of(deltas))
+        self._pieces += [piece for delta in deltas for piece in delta.tool_calls]
+        self._end.note(deltas)
+        return b""
+
+
 def text_of(deltas: Sequence[Delta]) -> str:
-    """The words of a batch."""
+    """Return the text of a batch."""
     return deltas[0].text if len(deltas) == 1 else "".join([delta.text for delta in deltas])
 
 
-def event(data: object, name: str | None = None) -> bytes:
-    """An event whose data is JSON."""
+def encode_json_event(data: object, name: str | None = None) -> bytes:
+    """Return an event whose data is JSON."""
     return encode_event(encode_json(data), name)
 
 
-def described(error: CfchatError) -> dict[str, object]:
-    """An error, in the shape that OpenAI's clients know. What is for the log stays out."""
+def describe(error: CfchatError) -> dict[str, object]:
+    """Return an error in the shape that clients of OpenAI know, without its `detail`, which is for the log only."""
     return {"message": error.message, "type": error.type, "code": error.code, "param": error.param}

@@ -1,4 +1,9 @@
-"""Which form of a reply a client wants: its Accept field (RFC 9110 §12.5.1)."""
+"""Choose the form of a reply by the client's Accept field (RFC 9110 §12.5.1).
+
+Every form gets the weight of the most exact media range that matches it; the highest weight wins. Clients send few
+different Accept fields, so the choice is cached. Malformed ranges are ignored, because browsers send much in this
+field and a wrong guess costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,59 +16,63 @@ from cfchat.replies.events import Events
 from cfchat.replies.form import Form
 from cfchat.replies.text import Text
 from cfchat.replies.whole import Whole
+from cfchat.wire import grammar
 
-# In the order of ours, where a client leaves the choice to us within a type.
+# In the order of our preference, for a client that accepts several alike.
 FORMS: dict[str, Callable[[], Form]] = {
     "text/plain": lambda: Text("text/plain; charset=utf-8"),
     "text/event-stream": Events,
     "application/json": Whole,
 }
 
-_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_TOKEN = grammar.TOKEN.pattern.decode()
 _RANGE = rf"({_TOKEN})/({_TOKEN})[ \t]*((?:;.*)?)"
 _WEIGHT = r";[ \t]*[qQ]=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*(?:;.*)?"
 
 
 def negotiate(accept: str | None) -> Form:
-    """The form that an Accept field asks for; the bare text where it takes anything, or is not there.
+    """Return a new form for an Accept field; the bare text if the field is missing or accepts anything.
 
-    Of forms that are wanted alike, one that is named goes before one that a wildcard meets, then the order of the
-    field decides. Raises NotAcceptable where it takes none of them.
+    Of forms with the same weight, one that the field names wins over one that a wildcard matches; then the order of
+    the field decides.
+
+    Raises:
+        NotAcceptable: the field accepts none of the forms.
     """
-    return _maker(accept or "")()
+    return _choose(accept or "")()
 
 
 @lru_cache(maxsize=64)
-def _maker(accept: str) -> Callable[[], Form]:
-    ranges = dict(_ranges(accept)) or {"*/*": 1.0}
-    weights = {name: _weight(name, ranges) for name in FORMS}
-    anything = ranges.get("*/*", 0.0)
+def _choose(accept: str) -> Callable[[], Form]:
+    """Return the function that makes the form."""
+    ranges = dict(_parse_ranges(accept)) or {"*/*": 1.0}
+    weights = {name: _find_weight(name, ranges) for name in FORMS}
     best = max(weights.values())
     if not best:
-        told = f"A reply can be {', '.join(FORMS)}, or */* for the bare text."
-        raise NotAcceptable(told, param="accept")
+        message = f"A reply can be {', '.join(FORMS)}, or */* for the bare text."
+        raise NotAcceptable(message, param="accept")
     named = next((name for name in ranges if weights.get(name) == best), None)
     if named is not None:
         return FORMS[named]
-    # The bare text has the label of events, for those who do not care.
-    if anything == best and weights["text/event-stream"] == best:
+    # The bare text is labelled as events, so a client that accepts anything gets it only if it accepts events alike.
+    if ranges.get("*/*") == best and weights["text/event-stream"] == best:
         return Text
     return next(form for name, form in FORMS.items() if weights[name] == best)
 
 
-def _ranges(accept: str) -> Iterator[tuple[str, float]]:
-    """Media ranges in lower case with their weights, in their order; what is malformed is passed over."""
+def _parse_ranges(accept: str) -> Iterator[tuple[str, float]]:
+    """Yield the media ranges in their order, in lower case, with their weights; skip malformed ones."""
     for member in accept.split(","):
-        found = re.fullmatch(_RANGE, member.strip(" \t"))
-        if found is None:
+        match = re.fullmatch(_RANGE, member.strip(" \t"))
+        if match is None:
             continue
-        weight = re.search(_WEIGHT, found[3])
-        yield f"{found[1]}/{found[2]}".lower(), float(weight[1]) if weight else 1.0
+        weight = re.search(_WEIGHT, match[3])
+        yield f"{match[1]}/{match[2]}".lower(), float(weight[1]) if weight else 1.0
 
 
-def _weight(name: str, ranges: dict[str, float]) -> float:
-    """The most exact range that meets the type decides."""
-    for met in (name, name.partition("/")[0] + "/*", "*/*"):
-        if met in ranges:
-            return ranges[met]
+def _find_weight(name: str, ranges: dict[str, float]) -> float:
+    """Return the weight of the most exact range that matches a media type."""
+    for media_range in (name, name.partition("/")[0] + "/*", "*/*"):
+        if media_range in ranges:
+            return ranges[media_range]
     return 0.0

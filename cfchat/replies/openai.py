@@ -1,4 +1,9 @@
-"""OpenAI's chat completions, streamed and whole (platform.openai.com/docs/api-reference/chat), and models."""
+"""OpenAI's chat completions, streamed and whole (platform.openai.com/docs/api-reference/chat), and its list of models.
+
+Clients are the SDKs of OpenAI and the many programs built on them. Where they would fail on Cloudflare's values, the
+values are completed: a call of a tool has an id, a usage has three whole numbers. The beginning of a chunk is encoded
+once for a reply, because a reply makes a chunk for every few tokens.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cfchat.conversation.model import Delta, ToolCall
 from cfchat.errors import CfchatError
-from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, described, event, text_of
+from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, WholeForm, describe, encode_json_event, text_of
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
-# Theirs are also content_filter and function_call, which never come from here.
+# OpenAI also has content_filter and function_call; this server never sends them.
 _REASONS = {"stop", "length", "tool_calls"}
 
 
 class Chunks(Form):
-    """A stream. All chunks say the same id, time and model."""
+    """A completion as a stream of chunks. All chunks have the same id, time and model."""
 
     content_type = "text/event-stream"
     heartbeat = HEARTBEAT
@@ -23,136 +28,118 @@ class Chunks(Form):
     def __init__(self, include_usage: bool) -> None:
         self._include_usage = include_usage
         self._end = End()
-        self._calls = _Calls()
+        self._calls = _StreamedCalls()
 
     def start(self, meta: Meta) -> bytes:
-        """The role."""
+        """Return the first chunk, which has the role."""
         self._id = meta.id
         head = {"id": f"chatcmpl-{meta.id}", "object": "chat.completion.chunk"}
-        # Every chunk begins so; its choices follow.
+        # Every chunk begins with this; its choices follow.
         self._head = encode_json({**head, "created": meta.created, "model": meta.model})[:-1]
         return self._chunk('{"role":"assistant","content":""}')
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
-        """One chunk a batch for the text, and one for each piece of a call."""
+        """Return one chunk for the text of the batch, and one for each piece of a call."""
         self._end.note(deltas)
         text = text_of(deltas)
         chunks = self._chunk(f'{{"content":{encode_json(text)}}}') if text else b""
         for delta in deltas:
             for call in delta.tool_calls:
-                chunks += self._chunk(encode_json({"tool_calls": [self._calls.piece(call, self._id)]}))
+                chunks += self._chunk(encode_json({"tool_calls": [self._calls.describe(call, self._id)]}))
         return chunks
 
     def finish(self) -> bytes:
-        """The reason, the usage where it was asked for, [DONE]."""
-        usage = _usage(self._end.usage)
-        end = self._chunk("{}", encode_json(_reason(self._end)))
+        """Return the reason, the usage if the client asked for it, and [DONE]."""
+        usage = _complete_usage(self._end.usage)
+        end = self._chunk("{}", encode_json(_map_reason(self._end)))
         if self._include_usage and usage is not None:
             end += encode_event(f'{self._head},"choices":[],"usage":{encode_json(usage)}}}')
         return end + DONE
 
     def fail(self, error: CfchatError) -> bytes:
-        """An error and the end. Without the error it would look whole to OpenAI's SDKs."""
-        return event({"error": described(error)})
+        """Return the error. Without it, or with [DONE] behind it, the reply would look complete to OpenAI's SDKs."""
+        return encode_json_event({"error": describe(error)})
 
     def _chunk(self, delta: str, reason: str = "null") -> bytes:
-        """A chunk of what is JSON already: an encoder that sees the whole costs several times as much."""
+        """Return a chunk from parts that are JSON already: encoding the whole costs several times as much."""
         choice = f'{{"index":0,"delta":{delta},"finish_reason":{reason}}}'
         return encode_event(f'{self._head},"choices":[{choice}]}}')
 
 
-class Completion(Form):
-    """The same, whole."""
-
-    whole = True
-
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._pieces: list[ToolCall] = []
-        self._end = End()
-
-    def start(self, meta: Meta) -> bytes:
-        """Nothing yet."""
-        self._meta = meta
-        return b""
-
-    def encode(self, deltas: Sequence[Delta]) -> bytes:
-        """Nothing yet."""
-        self._texts.append(text_of(deltas))
-        self._pieces += [call for delta in deltas for call in delta.tool_calls]
-        self._end.note(deltas)
-        return b""
+class Completion(WholeForm):
+    """A whole completion."""
 
     def finish(self) -> bytes:
-        """The completion."""
+        """Return the completion."""
         meta, text = self._meta, "".join(self._texts)
-        calls = _whole_calls(self._pieces, meta.id)
+        calls = _join_calls(self._pieces, meta.id)
         message: dict[str, object] = {"role": "assistant", "content": text or None, "refusal": None}
         if calls:
             message["tool_calls"] = calls
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _reason(self._end)}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _map_reason(self._end)}
         head = {"id": f"chatcmpl-{meta.id}", "object": "chat.completion", "created": meta.created, "model": meta.model}
-        # There is always one in OpenAI's own: `llm` fails where it is missing.
-        usage = _usage(self._end.usage or {})
+        # OpenAI always sends a usage, and `llm` fails without it.
+        usage = _complete_usage(self._end.usage or {})
         return encode_json({**head, "choices": [choice], "usage": usage}).encode() + b"\n"
 
 
 def encode_models(names: Iterable[str]) -> bytes:
-    """The list of models."""
-    return encode_json({"object": "list", "data": [_model(name) for name in names]}).encode() + b"\n"
+    """Return the list of models."""
+    return encode_json({"object": "list", "data": [_describe_model(name) for name in names]}).encode() + b"\n"
 
 
 def encode_model(name: str) -> bytes:
-    """One of them."""
-    return encode_json(_model(name)).encode() + b"\n"
+    """Return one model as the list shows it."""
+    return encode_json(_describe_model(name)).encode() + b"\n"
 
 
-def _model(name: str) -> dict[str, object]:
+def _describe_model(name: str) -> dict[str, object]:
+    """Return a model in OpenAI's shape. Cloudflare does not say when a model was created, so that is 0."""
     return {"id": name, "object": "model", "created": 0, "owned_by": "cloudflare"}
 
 
-def _reason(end: End) -> str:
+def _map_reason(end: End) -> str:
+    """Return a finish reason that OpenAI's clients know."""
     return end.reason if end.reason in _REASONS else "stop"
 
 
-def _usage(counts: Mapping[str, object] | None) -> Mapping[str, object] | None:
-    """Cloudflare's names are OpenAI's, but their clients count in whole numbers, and want all three."""
+def _complete_usage(counts: Mapping[str, object] | None) -> Mapping[str, object] | None:
+    """Return the usage with all three counts as whole numbers, as OpenAI's clients need them; None for None."""
     if counts is None:
         return None
-    asked, said, total = (counts.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
-    asked = int(asked) if isinstance(asked, (int, float)) else 0
-    said = int(said) if isinstance(said, (int, float)) else 0
-    total = int(total) if isinstance(total, (int, float)) else asked + said
-    return {**counts, "prompt_tokens": asked, "completion_tokens": said, "total_tokens": total}
+    prompt, completion, total = (counts.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    prompt = int(prompt) if isinstance(prompt, (int, float)) else 0
+    completion = int(completion) if isinstance(completion, (int, float)) else 0
+    total = int(total) if isinstance(total, (int, float)) else prompt + completion
+    return {**counts, "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
 
 
-class _Calls:
-    """Which calls of a reply have begun: what names one is said once, and none is without an id."""
+class _StreamedCalls:
+    """The calls of tools in a stream: the first piece of each has its id and name, the others only arguments."""
 
     def __init__(self) -> None:
         self._begun: set[int] = set()
 
-    def piece(self, call: ToolCall, reply_id: str) -> dict[str, object]:
-        """A piece of a call as it goes into a chunk."""
+    def describe(self, call: ToolCall, reply_id: str) -> dict[str, object]:
+        """Return a piece of a call in the shape of a chunk."""
         if call.index in self._begun:
             return {"index": call.index, "function": {"arguments": call.arguments}}
         self._begun.add(call.index)
-        named = {"name": call.name, "arguments": call.arguments}
-        return {"index": call.index, "id": _call_id(call, reply_id), "type": "function", "function": named}
+        return {"index": call.index, **_describe_call(call, call.arguments, reply_id)}
 
 
-def _whole_calls(pieces: Iterable[ToolCall], reply_id: str) -> list[dict[str, object]]:
-    """The calls that these pieces make, in the order of their index."""
-    found: dict[int, list[ToolCall]] = {}
+def _join_calls(pieces: Iterable[ToolCall], reply_id: str) -> list[dict[str, object]]:
+    """Return the calls that these pieces make, in the order of their index."""
+    calls: dict[int, list[ToolCall]] = {}
     for piece in pieces:
-        found.setdefault(piece.index, []).append(piece)
-    calls: list[dict[str, object]] = []
-    for _, parts in sorted(found.items()):
-        named = {"name": parts[0].name, "arguments": "".join(part.arguments for part in parts)}
-        calls.append({"id": _call_id(parts[0], reply_id), "type": "function", "function": named})
-    return calls
+        calls.setdefault(piece.index, []).append(piece)
+    return [
+        _describe_call(parts[0], "".join(part.arguments for part in parts), reply_id)
+        for _, parts in sorted(calls.items())
+    ]
 
 
-def _call_id(call: ToolCall, reply_id: str) -> str:
-    """The classic dialect has none."""
-    return call.id or f"call_{reply_id}_{call.index}"
+def _describe_call(first: ToolCall, arguments: str, reply_id: str) -> dict[str, object]:
+    """Return a call by its first piece. Cloudflare's older models give a call no id, so it gets one of ours."""
+    function = {"name": first.name, "arguments": arguments}
+    return {"id": first.id or f"call_{reply_id}_{first.index}", "type": "function", "function": function}

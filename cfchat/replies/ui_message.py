@@ -1,6 +1,7 @@
 """The UI message stream of Vercel's AI SDK, v5 to v7 (ai-sdk.dev/docs/ai-sdk-ui/stream-protocol).
 
-Clients check each event and refuse what they do not know, so nothing is added to it.
+The SDK checks every event against a schema and refuses unknown keys, so an event has only keys that it knows. A reply
+is one message with one step and one text. An error event ends the stream without closing them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from cfchat.conversation.model import Delta
 from cfchat.errors import CfchatError
-from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, event, text_of
+from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, encode_json_event, text_of
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
@@ -18,6 +19,8 @@ _USAGE = {"prompt_tokens": "inputTokens", "completion_tokens": "outputTokens", "
 
 
 class UIMessage(Form):
+    """The form of the AI SDK's route."""
+
     content_type = "text/event-stream"
     fields = (("X-Vercel-AI-UI-Message-Stream", "v1"),)
     heartbeat = HEARTBEAT
@@ -26,29 +29,31 @@ class UIMessage(Form):
         self._end = End()
 
     def start(self, meta: Meta) -> bytes:
-        """A message of one step with one text."""
-        started = event({"type": "start", "messageId": f"msg_{meta.id}"})
-        return started + event({"type": "start-step"}) + event({"type": "text-start", "id": "t1"})
+        """Open the message, its step and its text."""
+        message = encode_json_event({"type": "start", "messageId": f"msg_{meta.id}"})
+        step = encode_json_event({"type": "start-step"})
+        return message + step + encode_json_event({"type": "text-start", "id": "t1"})
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
-        """One event a batch."""
+        """Return one event for the batch."""
         self._end.note(deltas)
         text = text_of(deltas)
         return encode_event(f'{{"type":"text-delta","id":"t1","delta":{encode_json(text)}}}') if text else b""
 
     def finish(self) -> bytes:
-        """The ends of all that was started, the last of them with the reason and the usage."""
+        """Close the text, the step and the message; the last event has the reason and the usage."""
         finish: dict[str, object] = {"type": "finish", "finishReason": _REASONS.get(self._end.reason, "other")}
-        usage = _usage(self._end.usage or {})
+        usage = _rename_usage(self._end.usage or {})
         if usage:
             finish["messageMetadata"] = {"usage": usage}
-        ended = event({"type": "text-end", "id": "t1"}) + event({"type": "finish-step"})
-        return ended + event(finish) + DONE
+        text = encode_json_event({"type": "text-end", "id": "t1"})
+        return text + encode_json_event({"type": "finish-step"}) + encode_json_event(finish) + DONE
 
     def fail(self, error: CfchatError) -> bytes:
-        """An error event and a clean end."""
-        return event({"type": "error", "errorText": error.message}) + DONE
+        """Return an error event and a clean end."""
+        return encode_json_event({"type": "error", "errorText": error.message}) + DONE
 
 
-def _usage(counts: Mapping[str, object]) -> dict[str, object]:
+def _rename_usage(counts: Mapping[str, object]) -> dict[str, object]:
+    """Return Cloudflare's counts under the SDK's names."""
     return {theirs: counts[ours] for ours, theirs in _USAGE.items() if ours in counts}

@@ -80,7 +80,7 @@ async def open_tunnel(proxy: Proxy, host: str, port: int, stream: Stream) -> Non
         refusal = _refused(f"the proxy {proxy} answered {event.status} {event.reason}".rstrip())
         refusal.retryable = event.status >= 500
         raise refusal
-    if wire.unread:
+    if wire.buffered:
         # The origin speaks second in TLS: this would be somebody else's words.
         raise _refused(f"the proxy {proxy} speaks for the origin")
 

@@ -1,4 +1,9 @@
-"""The receive buffer: what has come and is not read yet. No byte is looked at twice."""
+"""The receive buffer: bytes that were received and not read yet.
+
+Bytes are appended at the end and taken at the front, both in linear time. The buffer remembers how far it has
+searched for a line's end, so no byte is searched twice. Every search has a limit and never looks beyond it: the same
+bytes give the same line, or the same error, for any cut.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +15,20 @@ _CR = 0x0D
 
 
 class ReceiveBuffer:
-    """Bytes go in at the end and come out at the front, all in linear time. `size` is how many are there."""
+    """Bytes to be read. `size` says how many there are."""
 
     __slots__ = ("_data", "_searched", "_start", "size")
 
     def __init__(self) -> None:
         self.size = 0
         self._data = bytearray()
-        self._start = 0  # what is before it has been taken
-        self._searched = 0  # there is no LF between start and here
+        self._start = 0  # the bytes before it were taken
+        self._searched = 0  # there is no LF between _start and here
 
     def append(self, data: bytes) -> None:
-        """Add what was read."""
+        """Add bytes at the end."""
         if self._start:
-            # CPython moves the front of a bytearray without copying, so this is cheap however often it is done.
+            # Cheap however often it is done: CPython moves the front of a bytearray without copying.
             del self._data[: self._start]
             self._searched -= self._start
             self._start = 0
@@ -31,12 +36,12 @@ class ReceiveBuffer:
         self.size += len(data)
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Drop all bytes."""
         self._data = bytearray()
         self._start = self._searched = self.size = 0
 
     def take(self, count: int) -> bytes:
-        """Take at most `count` bytes, and as many as there are."""
+        """Take `count` bytes, or all if there are fewer."""
         end = min(self._start + count, len(self._data))
         taken = bytes(self._data[self._start : end])
         self._start = end
@@ -45,46 +50,44 @@ class ReceiveBuffer:
         return taken
 
     def fresh(self) -> bytes:
-        """All that is there, and stays; nothing where some of it was looked at before."""
+        """Return all bytes without taking them; none if some of them were searched before."""
         return b"" if self._searched > self._start else bytes(self._data[self._start :])
 
     def peek_until(self, end: bytes, limit: int) -> bytes:
-        """What is there up to and with `end`, if that is within `limit` bytes; it stays."""
-        found = self._data.find(end, self._start, self._start + limit)
-        return b"" if found < 0 else bytes(self._data[self._start : found + len(end)])
+        """Return the bytes up to and with `end` without taking them; none if `end` is not within `limit` bytes."""
+        at = self._data.find(end, self._start, self._start + limit)
+        return b"" if at < 0 else bytes(self._data[self._start : at + len(end)])
 
     def skip(self, count: int) -> None:
-        """Drop so many bytes of those that are there."""
+        """Drop `count` bytes; the caller knows that they are there."""
         self._start += count
         self.size -= count
         self._searched = max(self._searched, self._start)
 
     def skip_line_end(self) -> bool:
-        """Drop a CRLF, if it comes first."""
-        found = self._data.startswith(b"\r\n", self._start)
-        if found:
+        """Drop a leading CRLF; return whether there was one."""
+        is_line_end = self._data.startswith(b"\r\n", self._start)
+        if is_line_end:
             self.skip(2)
-        return found
+        return is_line_end
 
     def take_line(self, limit: int, too_long: Callable[[], ProtocolError]) -> bytes | None:
-        """Take one line, without its CRLF; None if it has not ended yet.
-
-        Only the first `limit` bytes are looked at, so the verdict is the same however the bytes came.
+        """Take one line and return it without its CRLF; return None if the line has not ended yet.
 
         Raises:
-            ProtocolError: the line ends with LF alone; or `too_long()`: with its CRLF it is over `limit` bytes.
+            ProtocolError: the line ends with LF alone, or is over `limit` bytes with its CRLF (then `too_long()`).
         """
         data, start = self._data, self._start
         end = start + limit
-        found = data.find(b"\n", self._searched, end)
-        if found < 0:
+        at = data.find(b"\n", self._searched, end)
+        if at < 0:
             if len(data) >= end:
                 raise too_long()
             self._searched = len(data)
             return None
-        # RFC 9112 §2.2 lets a recipient take LF alone. Two readers who differ in that can be played off.
-        if found == start or data[found - 1] != _CR:
+        # RFC 9112 §2.2 lets a recipient accept LF alone. Where two readers differ in that, requests can be smuggled.
+        if at == start or data[at - 1] != _CR:
             raise ProtocolError("A line ends with LF alone.")
-        self._start = self._searched = found + 1
-        self.size -= found + 1 - start
-        return bytes(data[start : found - 1])
+        self._start = self._searched = at + 1
+        self.size -= at + 1 - start
+        return bytes(data[start : at - 1])

@@ -1,13 +1,7 @@
-"""HTTP/1.1 messages (RFC 9112), read and written, for both roles. Sans-I/O.
+"""Header fields and trailers (RFC 9110 §5).
 
-A reader takes bytes (`receive_data`, `receive_eof`) and gives events (`next_event`). It is in one of four states,
-each a method that gives the next event, or None to go on in another state:
-
-    start line -> field lines -> body -> (chunked only) trailers -> start line, or ended
-
-Every verdict depends on a prefix of all bytes that came, never on how they were cut: lines are looked at up to
-their limit and no further, and data before an error is given before the error.
-What is ambiguous is refused, not repaired. After an error there is nothing but that error.
+A field section is read once and asked several times, so its lookup table is built at once. Names are compared in
+lower case. Repeated fields are kept, in order; `get` joins them as RFC 9110 §5.3 allows. Values are Latin-1 text.
 """
 
 from __future__ import annotations
@@ -17,7 +11,7 @@ from typing import overload
 
 
 class Fields:
-    """Header fields: in order, names in lower case, repeated ones kept. Immutable."""
+    """Header fields in their order, with names in lower case. Immutable."""
 
     __slots__ = ("_items", "_joined")
 
@@ -37,12 +31,12 @@ class Fields:
     def get(self, name: str, default: str) -> str: ...
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """All values under a name as one list (RFC 9110 §5.2), or the default."""
+        """Return all values of a name, joined with commas (RFC 9110 §5.3), or the default."""
         joined = self._joined
         return joined[name] if name in joined else joined.get(name.lower(), default)
 
     def get_all(self, name: str) -> list[str]:
-        """The values under a name, one for each line it came in."""
+        """Return the values of a name, one for each field line."""
         name = name.lower()
         return [value for known, value in self._items if known == name]
 
@@ -62,7 +56,7 @@ class Fields:
         return hash(self._items)
 
     def __repr__(self) -> str:
-        # Values may be secrets, and whatever has a repr ends up in a log some day.
+        # Names only: values may be secrets, and a repr ends up in a log some day.
         return f"Fields({', '.join(name for name, _ in self._items)})"
 
 
@@ -70,5 +64,5 @@ NO_FIELDS = Fields()
 
 
 def members(fields: Fields, name: str) -> list[str]:
-    """A comma-separated field (RFC 9110 §5.6.1) as members in lower case."""
+    """Split a comma-separated field (RFC 9110 §5.6.1) into its members, in lower case."""
     return [member.strip(" \t").lower() for member in (fields.get(name) or "").split(",")]

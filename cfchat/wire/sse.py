@@ -1,25 +1,27 @@
 """Event streams, read and written (WHATWG HTML §9.2.6, "Interpreting an event stream").
 
-Lines are cut and joined as bytes and decoded once per event. CR and LF are never part of a longer UTF-8
-sequence, and Python replaces a broken sequence as the Encoding Standard does, so this gives the same text as
-decoding first would.
+The parser takes bytes and gives whole events; an event that the stream does not finish is dropped, as the standard
+says. Lines are split and joined as bytes and decoded once per event. That gives the same text as decoding first:
+CR and LF are never part of a longer UTF-8 sequence, and Python replaces a broken sequence as the Encoding Standard
+does. A line and an event each have a limit, which does not depend on how the bytes were cut.
 """
 
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from typing import NamedTuple
 
 from cfchat.errors import EventTooLarge
 
-_BOM = b"\xef\xbb\xbf"
+_LINE_TOO_LONG = "A line of the event stream is too long."
 _NEWLINE = r"\r\n|\r|\n"
-# The standard says "only ASCII digits". More than these are no waiting time; int() refuses thousands of them.
+# The standard says "only ASCII digits". More than 18 are no waiting time, and int() refuses thousands of them.
 _DIGITS = rb"[0-9]{1,18}"
 
 
 class Event(NamedTuple):
-    """One dispatched event; `id` is the last one seen so far."""
+    """One dispatched event. `id` is the last id that the stream gave."""
 
     data: str
     event: str = "message"
@@ -27,28 +29,30 @@ class Event(NamedTuple):
 
 
 class SSEParser:
-    """Bytes in, events out; the same events and the same error however the bytes are cut.
+    """A parser of one stream: the same events and the same error for any cut of the bytes.
 
-    Limits are in bytes: `max_line` without the line's end, `max_event` for its data with a newline per line.
-    `retry` is the last reconnection time asked for, in milliseconds.
+    Limits are in bytes: `max_line` without the line's end, `max_event` for an event's data with one LF per line.
+    `retry` is the last reconnection time that the stream gave, in milliseconds.
     """
 
     def __init__(self, max_line: int = 1 << 20, max_event: int = 1 << 20) -> None:
         self.retry: int | None = None
         self._max_line = max_line
         self._max_event = max_event
-        self._line = bytearray()  # the line that has not ended yet
+        self._line = bytearray()  # the part of a line that has no end yet
         self._data = bytearray()
         self._type = b""
         self._id = ""
         self._at_start = True
-        self._after_cr = False  # an LF that comes first in the next bytes belongs to the CR before it
+        self._after_cr = False  # if the next bytes begin with LF, it belongs to the CR before it
         self._error: EventTooLarge | None = None
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that these bytes complete.
+        """Take bytes and return the events that they complete.
 
-        Raises EventTooLarge; where events came before the fault in the same bytes, the next call raises it.
+        Raises:
+            EventTooLarge: a line or an event is over its limit. If events came before it in the same bytes, this call
+                returns them and the next call raises. Every further call raises it again.
         """
         if self._error is not None:
             raise self._error
@@ -62,21 +66,19 @@ class SSEParser:
                 raise
         return events
 
-    def close(self) -> list[Event]:
-        """The stream has ended: an unfinished event is dropped, nothing comes out. Raises EventTooLarge."""
-        if self._error is not None:
-            raise self._error
-        return []
-
     @property
     def between(self) -> bool:
-        """Whether nothing of an event, or of what comes before the first, has been read."""
+        """Return whether the parser stands between two events: behind one, and with nothing of the next."""
         begun = self._line or self._data or self._type or self._at_start or self._after_cr
         return not begun and self._error is None
 
     @property
     def pending(self) -> Event | None:
-        """The event that the end of its line and an empty line would dispatch. Raises EventTooLarge."""
+        """Return the event that a line's end and an empty line would complete now, or None. Changes nothing.
+
+        Raises:
+            EventTooLarge: as `feed` raises it.
+        """
         if self._error is not None:
             raise self._error
         twin = SSEParser(self._max_line, self._max_event)
@@ -86,6 +88,7 @@ class SSEParser:
         return events[0] if events else None
 
     def _feed(self, data: bytes, events: list[Event]) -> None:
+        """Split bytes into lines and read the whole ones. The rest waits for its end."""
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")
@@ -100,14 +103,14 @@ class SSEParser:
             self._read_lines(lines, events)
         self._line += rest
         if len(self._line) > self._max_line:
-            raise EventTooLarge("A line of the event stream is too long.")
+            raise EventTooLarge(_LINE_TOO_LONG)
 
     def _finish_line(self, end: bytes) -> bytes:
-        """The first line that these bytes end, with what earlier bytes held of it."""
+        """Return the first whole line: its part from earlier bytes and its `end` from these."""
         line = bytes(self._line) + end
         self._line.clear()
         if self._at_start and len(line) <= self._max_line:
-            line = line.removeprefix(_BOM)
+            line = line.removeprefix(BOM_UTF8)
         self._at_start = False
         return line
 
@@ -118,13 +121,14 @@ class SSEParser:
                     events.append(self._dispatch())
                 self._type = b""
             elif len(line) > self._max_line:
-                raise EventTooLarge("A line of the event stream is too long.")
-            elif line[:6] == b"data: ":  # what almost every line of a chat is
+                raise EventTooLarge(_LINE_TOO_LONG)
+            elif line[:6] == b"data: ":  # Fast case: almost every line of a chat. Falls through to _read_field.
                 self._add_data(line[6:])
             else:
                 self._read_field(line)
 
     def _read_field(self, line: bytes) -> None:
+        """Read one field; ignore comments and unknown names."""
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
@@ -150,9 +154,10 @@ class SSEParser:
 
 
 def encode_event(data: str, event: str | None = None) -> bytes:
-    """One event as bytes; newlines of any kind in `data` arrive as LF.
+    """Return one event as bytes. Every newline in `data` (CRLF, CR, LF) arrives as LF.
 
-    Raises ValueError where `event` holds a newline, or where either cannot be UTF-8.
+    Raises:
+        ValueError: `event` holds a newline, or one of the two cannot be encoded as UTF-8.
     """
     head = ""
     if event is not None:

@@ -1,4 +1,4 @@
-"""What OpenAI's clients POST."""
+"""The parser of what clients of OpenAI POST."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def parse(**fields: object) -> Completion:
     return parse_completion(json.dumps({"messages": [HI], **fields}).encode(), LIMITS)
 
 
-def test_the_least() -> None:
+def test_the_smallest_request() -> None:
     assert parse() == Completion(Conversation((Message("user", "Hi"),)), False, False)
 
 
-def test_what_clients_send_besides_is_ignored() -> None:
+def test_unknown_keys_are_ignored() -> None:
     assert parse(metadata={"a": "b"}, chat_id="x", user="u", logit_bias={}, store=True, n=1, stop=None) == parse()
 
 
@@ -46,7 +46,7 @@ def test_what_clients_send_besides_is_ignored() -> None:
         ({"stream": True, "stream_options": {"include_usage": None}}, True, False),
     ],
 )
-def test_how_the_reply_is_to_come(fields: Mapping[str, object], stream: bool, usage: bool) -> None:
+def test_the_way_of_the_reply(fields: Mapping[str, object], stream: bool, usage: bool) -> None:
     asked = parse(**fields)
     assert (asked.stream, asked.include_usage) == (stream, usage)
 
@@ -61,13 +61,13 @@ def test_an_alias_is_a_model() -> None:
 
 
 def test_a_model_that_is_not_offered_is_not_found() -> None:
-    with pytest.raises(ModelNotFound) as told:
+    with pytest.raises(ModelNotFound) as caught:
         parse(model="gpt-5")
-    assert (told.value.status, told.value.code, told.value.param) == (404, "model_not_found", "model")
-    assert "@cf/a/b" in told.value.message and "gpt-4o-mini" in told.value.message
+    assert (caught.value.status, caught.value.code, caught.value.param) == (404, "model_not_found", "model")
+    assert "@cf/a/b" in caught.value.message and "gpt-4o-mini" in caught.value.message
 
 
-def test_what_is_passed_on() -> None:
+def test_fields_are_passed_on() -> None:
     fields = {
         "stop": ["\n", "END"],
         "tools": [TOOL],
@@ -78,17 +78,17 @@ def test_what_is_passed_on() -> None:
     assert parse(**fields).conversation.passed == fields
 
 
-def test_what_says_nothing_is_not_passed_on() -> None:
-    """Some models refuse the very name."""
+def test_fields_without_effect_are_not_passed_on() -> None:
+    """Some models refuse even the name of such a field."""
     asked = parse(stop=[], tools=[], tool_choice="auto", parallel_tool_calls=True, response_format={"type": "text"})
     assert asked.conversation.passed == {}
 
 
-def test_what_the_model_does_not_take_is_refused() -> None:
+def test_a_field_that_the_model_does_not_take_is_refused() -> None:
     assert parse(model="@cf/c/d", tools=[TOOL]).conversation.passed == {"tools": [TOOL]}
-    with pytest.raises(BadOption) as told:
+    with pytest.raises(BadOption) as caught:
         parse(model="gpt-4o-mini", stop="x")
-    assert told.value.param == "stop"
+    assert caught.value.param == "stop"
 
 
 DEEP: Any = 1
@@ -122,9 +122,9 @@ for _ in range(MOST_LEVELS + 1):
     ],
 )
 def test_a_wrong_option_is_named(fields: Mapping[str, object], param: str) -> None:
-    with pytest.raises(BadOption) as told:
+    with pytest.raises(BadOption) as caught:
         parse(**fields)
-    assert told.value.param == param
+    assert caught.value.param == param
 
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
@@ -164,12 +164,12 @@ def test_a_turn_with_a_tool() -> None:
     ],
 )
 def test_a_wrong_message_is_named(message: object, param: str) -> None:
-    with pytest.raises(BadChatRequest) as told:
+    with pytest.raises(BadChatRequest) as caught:
         parse(messages=[HI, message])
-    assert told.value.param == param
+    assert caught.value.param == param
 
 
-def test_a_bare_list_is_none_of_theirs() -> None:
+def test_a_bare_list_is_refused() -> None:
     with pytest.raises(BadChatRequest):
         parse_completion(json.dumps([HI]).encode())
 
@@ -189,9 +189,9 @@ KEYS = ["stream", "stream_options", "n", "model", *OPTIONS]
     st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "tool", "assistant"])}, optional={
         "content": VALUES, "tool_calls": VALUES, "tool_call_id": VALUES})),
 )  # fmt: skip
-def test_nonsense_is_a_4xx_that_names_its_place(fields: dict[str, object], messages: list[object]) -> None:
+def test_any_body_is_read_or_refused_with_its_place(fields: dict[str, object], messages: list[object]) -> None:
     body = json.dumps({"messages": [HI, *messages], **fields}).encode()
     try:
         parse_completion(body, LIMITS)
-    except (BadChatRequest, ModelNotFound) as told:
-        assert told.status in (400, 404) and told.param
+    except (BadChatRequest, ModelNotFound) as error:
+        assert error.status in (400, 404) and error.param

@@ -1,17 +1,16 @@
-"""What clients POST, in every form that is understood, and what strangers send instead."""
+"""The parser of what clients POST: every form that it understands, and refusals of everything else."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 
 import pytest
+from conversations import ROUND
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfchat.conversation.model import Conversation, Delta, Message, Options
+from cfchat.conversation.model import Message, Options
 from cfchat.conversation.parse import Limits, parse_conversation, without_surrogates
-from cfchat.conversation.prepare import estimate_tokens, trim, with_defaults, with_system
 from cfchat.errors import BadChatRequest, BadOption, InvalidJSON
 
 USER = {"role": "user", "content": "Hi"}
@@ -119,7 +118,7 @@ def test_a_refusal_names_the_place(document: object, param: str) -> None:
     assert (caught.value.status, caught.value.code) == (400, "invalid_messages")
 
 
-def test_images_are_refused_in_words() -> None:
+def test_images_are_refused_with_an_explanation() -> None:
     with pytest.raises(BadChatRequest, match="Images"):
         parse([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])
 
@@ -154,7 +153,7 @@ def test_images_are_refused_in_words() -> None:
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_what_is_not_json_in_utf_8(body: bytes) -> None:
+def test_only_json_in_utf_8_is_accepted(body: bytes) -> None:
     with pytest.raises(InvalidJSON) as caught:
         parse_conversation(body)
     assert (caught.value.status, caught.value.code) == (400, "invalid_json")
@@ -205,7 +204,7 @@ def test_lone_surrogates_are_replaced(escaped: bytes, text: str) -> None:
     assert messages == (Message("user", text), Message("user", text))
 
 
-def test_refusals_reflect_nothing_of_the_body() -> None:
+def test_refusals_repeat_nothing_of_the_body() -> None:
     for body in (
         b'["<script>"]',
         b'[{"role":"<script>","content":"x"}]',
@@ -232,9 +231,11 @@ JSON = st.recursive(
     ),
     max_leaves=20,
 )
+
 CONTENTS = JSON | st.lists(
     st.fixed_dictionaries({"type": st.sampled_from(["text", "reasoning", "file"]), "text": JSON})
 )
+
 MESSAGES = st.fixed_dictionaries(
     {"role": JSON | st.just("user")}, optional={"content": CONTENTS, "parts": CONTENTS, "text": JSON}
 )
@@ -263,47 +264,20 @@ def test_only_our_errors_on_any_bytes(body: bytes) -> None:
     only_our_errors(body)
 
 
-ROUND = st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), st.text()), max_size=6)
-
-
 @given(ROUND, st.booleans())
-def test_what_is_encoded_comes_back(messages: list[Message], as_object: bool) -> None:
+def test_encoded_messages_come_back(messages: list[Message], as_object: bool) -> None:
     messages = [*messages, Message("user", "last")]
     items = [{"role": message.role, "content": message.content} for message in messages]
     assert parse({"messages": items} if as_object else items) == tuple(messages)
 
 
-@given(ROUND, st.text())
-def test_there_is_one_leading_system_message(messages: list[Message], prompt: str) -> None:
-    conversation = with_system(Conversation(tuple(messages)), prompt)
-    own = [message.content for message in messages if message.role == "system" and message.content]
-    words = "\n\n".join([prompt, *own] if prompt else own)
-    rest = tuple(message for message in messages if message.role != "system")
-    assert conversation.messages == ((Message("system", words), *rest) if words else rest)
-
-
-def test_with_system_keeps_the_options() -> None:
-    options = Options()
-    assert with_system(Conversation(HI, options), "Be kind.").options is options
-
-
-@pytest.mark.parametrize(
-    "change", [lambda: setattr(Delta(), "text", "x"), lambda: setattr(HI[0], "role", "x")]
-)
-def test_values_are_frozen(change: Callable[[], None]) -> None:
-    with pytest.raises(AttributeError):
-        change()
-
-
 @given(st.text(st.characters(), max_size=20))
-def test_without_surrogates_is_what_utf_8_can_hold(text: str) -> None:
+def test_text_without_surrogates_can_be_encoded(text: str) -> None:
     clean = without_surrogates(text)
     clean.encode()
     assert len(clean) == len(text)
     assert without_surrogates(clean) == clean
 
-
-# --- options ---------------------------------------------------------------------------------------
 
 RANGES = {"max_tokens": (1, 1000), "temperature": (0, 2), "seed": (1, 9_999_999_999), "presence_penalty": (-2, 2)}
 LIMITS = Limits(
@@ -338,13 +312,13 @@ def options(sent: dict[str, object], limits: Limits = LIMITS) -> Options:
     ],
 )
 def test_options(sent: dict[str, object], meant: Options) -> None:
-    found = options(sent)
-    assert found == meant
-    assert found.max_tokens is None or type(found.max_tokens) is int
+    parsed = options(sent)
+    assert parsed == meant
+    assert parsed.max_tokens is None or type(parsed.max_tokens) is int
 
 
 @pytest.mark.parametrize(
-    ("sent", "param", "words"),
+    ("sent", "param", "message"),
     [
         ({"temperature": "1"}, "temperature", "`temperature` must be a number."),
         ({"temperature": True}, "temperature", "`temperature` must be a number."),
@@ -366,11 +340,11 @@ def test_options(sent: dict[str, object], meant: Options) -> None:
         ({"model": ["@cf/a/one"]}, "model", "not offered"),
     ],
 )
-def test_an_option_that_is_refused_says_why(sent: dict[str, object], param: str, words: str) -> None:
+def test_a_refused_option_is_explained(sent: dict[str, object], param: str, message: str) -> None:
     with pytest.raises(BadOption) as caught:
         options(sent)
     assert (caught.value.status, caught.value.code, caught.value.param) == (400, "invalid_option", param)
-    assert words in caught.value.message
+    assert message in caught.value.message
 
 
 def test_no_number_is_infinite() -> None:
@@ -387,57 +361,3 @@ def test_a_long_list_of_models_is_not_recited(models: tuple[str, ...]) -> None:
 
 def test_a_bare_list_has_no_options() -> None:
     assert parse_conversation(json.dumps([{**USER, "temperature": 99}]).encode(), LIMITS).options == Options()
-
-
-def test_defaults_fill_what_a_conversation_leaves_open() -> None:
-    asked = Conversation(HI, Options(temperature=0.0, seed=1))
-    assert with_defaults(asked, Options(temperature=1.0, top_p=0.5)) == Conversation(
-        HI, Options(temperature=0.0, top_p=0.5, seed=1)
-    )
-    assert with_defaults(asked, Options()) is asked
-    assert with_defaults(asked, Options(seed=2)) is asked
-
-
-# --- trimming --------------------------------------------------------------------------------------
-
-
-def tokens(messages: Sequence[Message]) -> int:
-    return sum(map(estimate_tokens, messages))
-
-
-def test_an_estimate_is_rather_more_than_fewer() -> None:
-    # About 10, 6 and 9 tokens of common tokenizers.
-    for text, real in (("The quick brown fox jumps over the lazy dog.", 10), ("こんにちは世界", 6), ("é" * 9, 9)):
-        assert real <= estimate_tokens(Message("user", text)) <= 3 * real
-    assert estimate_tokens(Message("user", "")) > 0
-
-
-def test_the_oldest_turns_go_first() -> None:
-    system, talk = Message("system", "s"), [Message("user", "u"), Message("assistant", "a" * 30)]
-    conversation = Conversation((system, *talk, *talk, Message("user", "last")))
-    whole = tokens(conversation.messages)
-    assert trim(conversation, whole) == (conversation, 0)
-    assert trim(conversation, whole - 1) == (Conversation((system, *talk, Message("user", "last"))), 2)
-    assert trim(conversation, whole - tokens(talk)) == (Conversation((system, *talk, Message("user", "last"))), 2)
-    for budget in (whole - tokens(talk) - 1, 0, -5):
-        assert trim(conversation, budget) == (Conversation((system, Message("user", "last"))), 4)
-
-
-TALKS = st.lists(
-    st.builds(Message, st.sampled_from(("system", "user", "user", "assistant")), st.text(max_size=40)), max_size=12
-)
-
-
-@given(TALKS, st.integers(-50, 300))
-def test_trim_leaves_the_longest_tail_of_turns_that_fits(messages: list[Message], budget: int) -> None:
-    conversation = Conversation(tuple(messages), Options(seed=1))
-    trimmed, left_out = trim(conversation, budget)
-    assert trimmed.options == conversation.options
-    assert left_out == len(messages) - len(trimmed.messages)
-    starts = [index for index, message in enumerate(messages) if message.role == "user"]
-    tails = [
-        [message for index, message in enumerate(messages) if index >= start or message.role == "system"]
-        for start in starts
-    ]
-    fitting = [tail for tail in [messages, *tails] if tokens(tail) <= budget]
-    assert list(trimmed.messages) == [*fitting, *tails[-1:], messages][0]

@@ -50,16 +50,16 @@ def wanted(accept: str | None) -> str:
         ("application/json;q=2, text/plain;q=0.9", JSON),  # no weight at all: as if it were not there
     ],
 )
-def test_table(accept: str | None, form: str) -> None:
+def test_which_form_a_field_gets(accept: str | None, form: str) -> None:
     assert wanted(accept) == form
 
 
 @pytest.mark.parametrize("accept", ["text/html", "image/*", "*/*;q=0", "text/plain;q=0.0", "text/html, nonsense"])
-def test_where_nothing_fits(accept: str) -> None:
-    with pytest.raises(NotAcceptable) as told:
+def test_a_field_that_accepts_no_form_is_refused(accept: str) -> None:
+    with pytest.raises(NotAcceptable) as caught:
         negotiate(accept)
-    assert told.value.status == 406
-    assert all(name in told.value.message for name in FORMS)
+    assert caught.value.status == 406
+    assert all(name in caught.value.message for name in FORMS)
 
 
 NAMES = st.sampled_from(["*/*", "text/*", "application/*", *FORMS, "image/png"])
@@ -67,17 +67,17 @@ WEIGHTS = st.sampled_from(["", ";q=0", ";q=0.5", ";q=0.25", ";q=1.0", "; q=0.750
 
 
 @given(st.lists(st.tuples(NAMES, WEIGHTS), min_size=1, max_size=6, unique_by=lambda member: member[0]))
-def test_nothing_better_was_there(members: list[tuple[str, str]]) -> None:
-    """Against the RFC's words, slowly: no type has a higher weight than the one given."""
+def test_the_form_has_the_highest_weight(members: list[tuple[str, str]]) -> None:
+    """Compute all weights slowly, by RFC 9110 §12.5.1: no type has a higher one than the chosen form."""
 
     def weight(kind: str) -> float:
-        for met in (kind, kind.partition("/")[0] + "/*", "*/*"):
-            for name, told in members:
-                if name == met:
-                    return float(told.rpartition("q=")[2] or 1)
+        for media_range in (kind, kind.partition("/")[0] + "/*", "*/*"):
+            for name, parameters in members:
+                if name == media_range:
+                    return float(parameters.rpartition("q=")[2] or 1)
         return 0.0
 
-    accept = ", ".join(name + told for name, told in members)
+    accept = ", ".join(name + parameters for name, parameters in members)
     best = max(map(weight, FORMS))
     if not best:
         with pytest.raises(NotAcceptable):

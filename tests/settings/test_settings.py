@@ -280,7 +280,7 @@ def test_who_may_ask(tmp_path: Path) -> None:
     config = load(flags, ENVIRON)
     settings = config.guard
     assert settings.origins.allowed == ("https://a.example", "https://b.example", "http://localhost:3000")
-    assert settings.keys is not None and settings.keys.label("Bearer 0123456789abcdef") == "laptop"
+    assert settings.keys is not None and settings.keys.find_label("Bearer 0123456789abcdef") == "laptop"
     assert settings.rate is not None and (settings.rate.requests, settings.rate.seconds) == (20, 60)
     assert (settings.daily_tokens, settings.daily_tokens_each) == (1000, 100)
     assert list(map(str, config.trusted_proxies)) == ["10.0.0.0/8", "::1/128"]

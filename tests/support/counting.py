@@ -1,4 +1,4 @@
-"""A buffer that counts the bytes that are looked at."""
+"""A buffer that counts the bytes that its reader looks at."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Counting(bytearray):
     looked_at = 0
 
     def find(self, sub: Any, start: Any = 0, end: Any = None) -> int:
-        found = super().find(sub, start, end)
-        stop = found + 1 if found >= 0 else min(end, len(self))
+        at = super().find(sub, start, end)
+        stop = at + 1 if at >= 0 else min(end, len(self))
         self.looked_at += max(0, stop - start)
-        return found
+        return at
 
     def __getitem__(self, index: Any) -> Any:
         taken = super().__getitem__(index)
@@ -25,6 +25,6 @@ class Counting(bytearray):
 
 
 def counted(buffer: ReceiveBuffer) -> Counting:
-    """Make a fresh buffer count."""
+    """Make a fresh buffer count; return the counter."""
     buffer._data = Counting()
     return buffer._data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 import pytest
 from counting import counted
@@ -24,26 +25,9 @@ from cfchat.errors import BodyTooLarge, Incomplete, ProtocolError
 from cfchat.wire.bodies import LAST_CHUNK, ChunkedDecoder, Decoder, LengthDecoder, UntilCloseDecoder, encode_chunk
 from cfchat.wire.buffer import ReceiveBuffer
 
-# --- the slow reference --------------------------------------------------------------------------
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 # --- what is under test, run over any cut --------------------------------------------------------
 
 Outcome = tuple[bytes, bool, type[Exception] | None]
-
-
 
 
 def drain(decoder: Decoder, buffer: ReceiveBuffer) -> bytes:
@@ -77,10 +61,6 @@ def reference(data: bytes, limit: int | None = LIMIT, chunks: int | None = CHUNK
     return b"".join(out), True, None
 
 
-
-
-
-
 @given(chunked_bodies() | st.binary(max_size=40), CUTS)
 def test_chunks_agree_with_the_reference_for_any_cut(body: bytes, cuts: list[int]) -> None:
     expected = reference(body)
@@ -104,39 +84,63 @@ def test_many_chunks_at_once_are_what_they_are_one_by_one(run: bytes, body: byte
         assert outcome[2] or buffer.take(999) == one_by_one.take(999)
 
 
+class Appends(ReceiveBuffer):
+    """A buffer that counts how often bytes are appended: the fast case appends none."""
+
+    __slots__ = ("times",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    def append(self, data: bytes) -> None:
+        self.times += 1
+        super().append(data)
+
+
 @given(RUNS, chunked_bodies() | st.binary(max_size=40), CUTS)
-def test_what_is_peeled_is_what_would_be_read(run: list[bytes], body: bytes, cuts: list[int]) -> None:
+def test_whole_chunks_pass_by_the_buffer_and_change_nothing(run: list[bytes], body: bytes, cuts: list[int]) -> None:
     chunks = [chunk for data in run if (chunk := encode_chunk(data))]
     for pieces in ([*chunks, *pieces_of(body, cuts)], pieces_of(b"".join(chunks) + body, cuts)):
-        decoder, buffer, out, peeled = ChunkedDecoder(LINE, EXTENSIONS, alone=True), ReceiveBuffer(), b"", 0
-        error = None
+        decoder, buffer, out, error = ChunkedDecoder(LINE, EXTENSIONS, alone=True), Appends(), b"", None
         try:
             for piece in pieces:
-                whole = b"" if buffer.size else decoder.peel(piece)
-                peeled += bool(whole)
-                out += whole
-                buffer.append(b"" if whole else piece)
-                while read := decoder.read(buffer):
-                    out += read
+                out += decoder.read(buffer, piece)
+                out += drain(decoder, buffer)
         except ProtocolError as caught:
             error = type(caught)
         assert (out, decoder.ended, error) == reference(b"".join(pieces), limit=None, chunks=None)
-        assert peeled >= len(chunks) or pieces[: len(chunks)] != chunks
+        assert buffer.times <= len(pieces) - len(chunks) or pieces[: len(chunks)] != chunks
 
 
-@pytest.mark.parametrize("before", [b"5\r\n", b"5\r\nab", b"5\r\nabcde", b"0\r\n"])
-def test_nothing_is_peeled_inside_a_chunk_or_behind_the_last(before: bytes) -> None:
-    decoder, buffer = ChunkedDecoder(alone=True), ReceiveBuffer()
+@pytest.mark.parametrize(
+    ("before", "data"), [(b"5\r\n", b"1\r\na\r"), (b"5\r\nab", b"1\r\n"), (b"0\r\n", b""), (b"5\r\nabcde", None)]
+)
+def test_no_chunk_begins_inside_a_chunk_or_behind_the_last(before: bytes, data: bytes | None) -> None:
+    decoder, buffer = ChunkedDecoder(alone=True), Appends()
     buffer.append(before)
     drain(decoder, buffer)
-    assert decoder.peel(encode_chunk(b"a")) == b""
-    assert ChunkedDecoder(alone=True).peel(encode_chunk(b"a")) == b"a"
-    assert ChunkedDecoder(alone=True, limit=9).peel(encode_chunk(b"a")) == b""
+    if data is None:
+        with pytest.raises(ProtocolError, match="longer than it says"):
+            decoder.read(buffer, encode_chunk(b"a"))
+    else:
+        assert decoder.read(buffer, encode_chunk(b"a")) == data
+    assert buffer.times == 2
+
+
+def test_a_whole_chunk_passes_by_the_buffer_only_without_a_limit() -> None:
+    for decoder, times in ((ChunkedDecoder(alone=True), 0), (ChunkedDecoder(alone=True, limit=9), 1)):
+        buffer = Appends()
+        assert decoder.read(buffer, encode_chunk(b"a")) == b"a"
+        assert buffer.times == times
 
 
 @pytest.mark.parametrize("data", [b"", LAST_CHUNK, b"1\r\naXX", b"1\r\na", b"2\r\na\r\n", b"1;x\r\na\r\n"])
-def test_what_is_no_plain_chunk_is_not_peeled(data: bytes) -> None:
-    assert ChunkedDecoder(alone=True).peel(data) == b""
+def test_only_a_whole_plain_chunk_passes_by_the_buffer(data: bytes) -> None:
+    buffer = Appends()
+    with suppress(ProtocolError):
+        ChunkedDecoder(alone=True).read(buffer, data)
+    assert buffer.times == (1 if data else 0)
 
 
 @given(st.lists(st.binary(max_size=30)), CUTS)

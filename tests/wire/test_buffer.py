@@ -1,4 +1,4 @@
-"""The buffer against a plain bytes object; and how many bytes it looks at."""
+"""The buffer against a plain bytes object, and how many bytes it looks at."""
 
 from __future__ import annotations
 
@@ -19,14 +19,10 @@ def too_long() -> ProtocolError:
     return HeadTooLarge("too long")
 
 
-
-
-
-
 def model_line(data: bytes) -> tuple[bytes | type[Exception] | None, bytes]:
-    """What take_line(LIMIT) gives for all that is there, and what it leaves."""
-    line, found, rest = data.partition(b"\n")
-    if not found or len(line) >= LIMIT:
+    """Return what take_line(LIMIT) must return or raise, and the bytes that it must leave."""
+    line, end, rest = data.partition(b"\n")
+    if not end or len(line) >= LIMIT:
         return (HeadTooLarge if len(data) >= LIMIT else None), data
     return (line[:-1], rest) if line.endswith(b"\r") else (ProtocolError, data)
 
@@ -46,7 +42,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 @example([("append", b"\n"), "line"])
-def test_it_does_what_plain_bytes_do(steps: list[Any]) -> None:
+def test_it_agrees_with_plain_bytes(steps: list[Any]) -> None:
     buffer, model = ReceiveBuffer(), b""
     for step in steps:
         if step == "line":

@@ -1,4 +1,4 @@
-"""Each pattern against what the RFCs say, and against slow checkers that know no regular expressions."""
+"""Each pattern against examples from the RFCs, and against slow checkers without regular expressions."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def matcher(name: str) -> Callable[[bytes], re.Match[bytes] | None]:
 
 
 @pytest.mark.parametrize("name", WORDS)
-def test_what_the_rfc_allows_and_what_it_does_not(name: str) -> None:
+def test_each_pattern_agrees_with_the_rfc(name: str) -> None:
     matches = matcher(name)
     allowed, forbidden = WORDS[name]
     assert [word for word in allowed if not matches(word)] == []
@@ -191,8 +191,6 @@ def test_tokens_and_values_agree_with_their_definitions(word: bytes) -> None:
     clean = all(byte == 9 or (32 <= byte != 127) for byte in word)
     assert bool(grammar.FIELD_VALUE.fullmatch(word)) == (clean and word.strip(b" \t") == word)
     assert bool(re.fullmatch(grammar.FIELD_LINE, b"a:" + word)) == clean
-
-
 
 
 GROUPS = st.sampled_from(["", "", "0", "1", "ab", "FFFF", "12345", "g", "1.2.3.4", "1.2.3.256", "01.2.3.4"])
@@ -216,7 +214,7 @@ def test_ipv4_at_the_end_of_ipv6(tail: str) -> None:
 
 @pytest.mark.parametrize("value", range(2**4))
 def test_every_place_of_the_double_colon(value: int) -> None:
-    """All eight-or-fewer groups with a gap of any size at any place."""
+    """Put a gap of any size at any place among eight or fewer groups."""
     for before in range(9):
         text = ":".join(["1"] * before) + "::" + ":".join(["2"] * value)
         assert bool(grammar.HOST.fullmatch(f"[{text}]".encode())) == is_ipv6(text)
@@ -239,8 +237,8 @@ def test_every_place_of_the_double_colon(value: int) -> None:
         ("ABSOLUTE_FORM", b"?"),
     ],
 )
-def test_no_pattern_backtracks_its_way_into_an_outage(name: str, unit: bytes) -> None:
-    """A million bytes that fail at the very end: were it quadratic, this would take hours."""
+def test_no_pattern_backtracks_quadratically(name: str, unit: bytes) -> None:
+    """Fail at the last of a million bytes: a quadratic pattern would take hours."""
     matches = matcher(name)
     prefix = {"FIELD_LINE": b"a:", "CHUNK_LINE": b'5;a="', "TOKEN_LIST": b"a", "ABSOLUTE_FORM": b"http://a"}
     for start in (b"", b"a", b"5;a", prefix.get(name, b"")):

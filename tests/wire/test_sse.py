@@ -38,7 +38,7 @@ LAST = st.sampled_from((b"", b"data: unfinished", b"\r", b"\xf0\x9f"))
 
 @st.composite
 def streams(draw: st.DrawFn) -> bytes:
-    """Lines of every kind with every end, perhaps a BOM before, perhaps a last line that has no end."""
+    """Build lines of every kind with every end, perhaps behind a BOM, perhaps with an unfinished last line."""
     lines = draw(st.lists(st.tuples(LINES, ENDS), max_size=20))
     return draw(STARTS) + b"".join(line + end for line, end in lines) + draw(LAST)
 
@@ -49,12 +49,12 @@ def split(data: bytes, cuts: Iterable[int]) -> list[bytes]:
 
 
 def parse(pieces: Iterable[bytes], parser: SSEParser) -> tuple[list[Event], str | None]:
-    """The events, and the error that came after them if one did."""
+    """Return the events, and the message of the error behind them if there was one."""
     events: list[Event] = []
     try:
         for piece in pieces:
             events += parser.feed(piece)
-        events += parser.close()
+        events += parser.feed(b"")  # raises an error that came behind events
     except EventTooLarge as error:
         return events, error.message
     return events, None
@@ -68,7 +68,7 @@ def pending(parser: SSEParser) -> Event | str | None:
 
 
 def reference(raw: bytes) -> tuple[list[Event], int | None]:
-    """Word by word from "Parsing an event stream" and "Interpreting an event stream"."""
+    """Follow "Parsing an event stream" and "Interpreting an event stream" word by word."""
     data, event_type, last_id, retry, events = "", "", "", None, []
     for line in reference_lines(raw.decode("utf-8", "replace")):
         if line == "":
@@ -90,7 +90,7 @@ def reference(raw: bytes) -> tuple[list[Event], int | None]:
 
 
 def reference_lines(text: str) -> Iterator[str]:
-    """Each ended line; character by character. One leading BOM is not part of the stream."""
+    """Yield each whole line, character by character. One leading BOM is not part of the stream."""
     text = text.removeprefix("\ufeff")
     line, index = "", 0
     while index < len(text):
@@ -133,9 +133,7 @@ def test_any_split_gives_the_same(data: bytes, cuts: list[int], max_line: int, m
 
 
 @given(streams(), st.lists(st.integers(0, 1 << 20)))
-def test_pending_is_what_an_end_of_line_and_an_empty_line_would_dispatch(
-    data: bytes, cuts: list[int]
-) -> None:
+def test_pending_is_what_an_end_of_line_and_an_empty_line_would_dispatch(data: bytes, cuts: list[int]) -> None:
     parser = SSEParser()
     events, _ = parse(split(data, cuts), parser)
     more = [parser.pending] if parser.pending is not None else []
@@ -173,15 +171,12 @@ def test_events_before_a_fault_are_not_lost_and_the_fault_stays() -> None:
         with pytest.raises(EventTooLarge):
             parser.feed(b"data: c\n\n")
     with pytest.raises(EventTooLarge):
-        parser.close()
-    with pytest.raises(EventTooLarge):
         parser.pending  # noqa: B018
 
 
 def test_an_unfinished_event_is_dropped() -> None:
     parser = SSEParser()
     assert parser.feed(b"id: 7\ndata: a\n") == []
-    assert parser.close() == []
     assert parser.pending == Event("a", id="7")
 
 
@@ -191,7 +186,7 @@ def test_a_retry_of_thousands_of_digits_is_ignored() -> None:
     assert parser.retry == 5
 
 
-class Looked(bytearray):
+class Counting(bytearray):
     """A buffer that counts the bytes that are put in, copied out or sliced."""
 
     looked = 0
@@ -214,9 +209,9 @@ class Looked(bytearray):
     "data", [b"data: " + b"x" * 20_000 + b"\n\n", b"data: x\n" * 2_000 + b"\n", b": \r\n" * 5_000]
 )
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])
-def test_no_byte_is_looked_at_over_and_over(data: bytes, size: int) -> None:
+def test_the_work_is_linear(data: bytes, size: int) -> None:
     parser = SSEParser()
-    line, kept = Looked(), Looked()
+    line, kept = Counting(), Counting()
     parser._line, parser._data = line, kept
     parse(split(data, range(0, len(data), size)), parser)
     assert parser._line is line
@@ -251,7 +246,7 @@ def test_the_bom_counts_as_part_of_its_line() -> None:
         SSEParser(max_line=len(whole) - 3).feed(whole)
 
 
-def test_the_limits_where_none_are_named() -> None:
+def test_default_limits() -> None:
     (event,) = SSEParser().feed(b"data: " + b"x" * ((1 << 20) - 6) + b"\n\n")
     assert len(event.data) == (1 << 20) - 6
     with pytest.raises(EventTooLarge):

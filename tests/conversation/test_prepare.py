@@ -1,0 +1,74 @@
+"""System messages, default options and trimming."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from conversations import ROUND, TALKS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cfchat.conversation.model import Conversation, Message, Options
+from cfchat.conversation.prepare import estimate_tokens, trim, with_defaults, with_system
+
+HI = (Message("user", "Hi"),)
+
+
+@given(ROUND, st.text())
+def test_there_is_one_leading_system_message(messages: list[Message], prompt: str) -> None:
+    conversation = with_system(Conversation(tuple(messages)), prompt)
+    own = [message.content for message in messages if message.role == "system" and message.content]
+    text = "\n\n".join([prompt, *own] if prompt else own)
+    rest = tuple(message for message in messages if message.role != "system")
+    assert conversation.messages == ((Message("system", text), *rest) if text else rest)
+
+
+def test_with_system_keeps_the_options() -> None:
+    options = Options()
+    assert with_system(Conversation(HI, options), "Be kind.").options is options
+
+
+def test_defaults_fill_the_open_options() -> None:
+    asked = Conversation(HI, Options(temperature=0.0, seed=1))
+    assert with_defaults(asked, Options(temperature=1.0, top_p=0.5)) == Conversation(
+        HI, Options(temperature=0.0, top_p=0.5, seed=1)
+    )
+    assert with_defaults(asked, Options()) is asked
+    assert with_defaults(asked, Options(seed=2)) is asked
+
+
+def tokens(messages: Sequence[Message]) -> int:
+    return sum(map(estimate_tokens, messages))
+
+
+def test_an_estimate_is_rather_too_high() -> None:
+    # About 10, 6 and 9 tokens of common tokenizers.
+    for text, real in (("The quick brown fox jumps over the lazy dog.", 10), ("こんにちは世界", 6), ("é" * 9, 9)):
+        assert real <= estimate_tokens(Message("user", text)) <= 3 * real
+    assert estimate_tokens(Message("user", "")) > 0
+
+
+def test_the_oldest_turns_go_first() -> None:
+    system, talk = Message("system", "s"), [Message("user", "u"), Message("assistant", "a" * 30)]
+    conversation = Conversation((system, *talk, *talk, Message("user", "last")))
+    whole = tokens(conversation.messages)
+    assert trim(conversation, whole) == (conversation, 0)
+    assert trim(conversation, whole - 1) == (Conversation((system, *talk, Message("user", "last"))), 2)
+    assert trim(conversation, whole - tokens(talk)) == (Conversation((system, *talk, Message("user", "last"))), 2)
+    for budget in (whole - tokens(talk) - 1, 0, -5):
+        assert trim(conversation, budget) == (Conversation((system, Message("user", "last"))), 4)
+
+
+@given(TALKS, st.integers(-50, 300))
+def test_trim_leaves_the_longest_tail_of_turns_that_fits(messages: list[Message], budget: int) -> None:
+    conversation = Conversation(tuple(messages), Options(seed=1))
+    trimmed, left_out = trim(conversation, budget)
+    assert trimmed.options == conversation.options
+    assert left_out == len(messages) - len(trimmed.messages)
+    starts = [index for index, message in enumerate(messages) if message.role == "user"]
+    tails = [
+        [message for index, message in enumerate(messages) if index >= start or message.role == "system"]
+        for start in starts
+    ]
+    fitting = [tail for tail in [messages, *tails] if tokens(tail) <= budget]
+    assert list(trimmed.messages) == [*fitting, *tails[-1:], messages][0]
