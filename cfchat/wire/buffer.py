@@ -64,6 +64,13 @@ class ReceiveBuffer:
         self.size -= count
         self._searched = max(self._searched, self._start)
 
+    def take_known(self, data: bytes) -> bool:
+        """Drop these bytes if the buffer begins with them; return whether it did. No bytes are never there."""
+        if not data or not self._data.startswith(data, self._start):
+            return False
+        self.skip(len(data))
+        return True
+
     def skip_line_end(self) -> bool:
         """Drop a leading CRLF; return whether there was one."""
         is_line_end = self._data.startswith(b"\r\n", self._start)

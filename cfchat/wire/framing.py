@@ -13,6 +13,19 @@ from cfchat.wire import grammar
 from cfchat.wire.fields import Fields, members
 
 
+# Whether a body is chunked, and the length that is declared, if one is.
+Framing = tuple[bool, int | None]
+
+
+def framing_of(minor: int, fields: Fields) -> Framing:
+    """Return how the body of a message with these fields is framed (RFC 9112 §6).
+
+    Raises:
+        ProtocolError: as `is_chunked` and `content_length` do. UnknownCoding: likewise.
+    """
+    return (True, None) if is_chunked(minor, fields) else (False, content_length(fields))
+
+
 def is_chunked(minor: int, fields: Fields) -> bool:
     """Return whether the body is chunked (RFC 9112 §6.1).
 

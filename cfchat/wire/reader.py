@@ -22,12 +22,14 @@ from cfchat.wire import grammar
 from cfchat.wire.bodies import ChunkedDecoder, Decoder, LengthDecoder, UntilCloseDecoder
 from cfchat.wire.buffer import ReceiveBuffer
 from cfchat.wire.fields import NO_FIELDS, Fields
-from cfchat.wire.framing import content_length, is_chunked
+from cfchat.wire.framing import Framing, framing_of
 from cfchat.wire.messages import CLOSED, NEED_DATA, Data, EndOfMessage, Need, ReadLimits, RequestHead, ResponseHead
 from cfchat.wire.start_lines import parse_request_line, parse_status_line
 
 _LINE_TOO_LONG = partial(TargetTooLong, "The request line is too long.")
 _HEAD_TOO_LARGE = partial(HeadTooLarge, "The header fields are too large.")
+# The head of the last message is kept, up to so many bytes: clients and proxies repeat theirs to the letter.
+_MOST_REMEMBERED = 4096
 
 
 class _FieldSection:
@@ -38,6 +40,7 @@ class _FieldSection:
         self._count = count
         self._items: list[tuple[str, str]] = []
         self._untried = True
+        self.whole = b""  # all of it, if it was read at once
 
     def read(self, buffer: ReceiveBuffer) -> Fields | None:
         """Return the fields, or None if the section has not ended yet."""
@@ -63,6 +66,7 @@ class _FieldSection:
         if len(matches) + 1 != block.count(b"\n") or len(matches) > self._count:
             return []
         buffer.skip(len(block))
+        self.whole = block
         return [(name, value.strip(" \t")) for name, value in matches]
 
     def _add_line(self, line: bytes) -> None:
@@ -91,6 +95,10 @@ class _Reader(Generic[HeadT]):
         self._buffer = ReceiveBuffer()
         self._eof = False
         self._error: ProtocolError | None = None
+        self._start = b""  # the start line, without its CRLF
+        self._known = b""  # the last head, and what it was parsed into
+        self._known_head: HeadT | None = None
+        self._known_framing: Framing = (False, None)
         self._expect_start()
 
     @property
@@ -138,19 +146,33 @@ class _Reader(Generic[HeadT]):
             raise Incomplete("The connection ended inside a message.")
         return CLOSED
 
-    def _start_line(self) -> Need | None:
+    def _start_line(self) -> HeadT | Need | None:
+        # Fast case: the same head as the last one. Falls through to parsing it; equal by
+        # tests/wire/test_request_reader.py::test_a_head_that_repeats_is_read_as_the_first_was.
+        if self._buffer.take_known(self._known) and self._known_head is not None:
+            self._begun = True
+            return self._begin_body(self._known_head, self._known_framing)
         line = self._buffer.take_line(self._limits.line + 2, _LINE_TOO_LONG)
         if line is None:
             return self._starve()
         if self._read_start(line):
-            self._begun = True
+            self._begun, self._start = True, line
             self._section = _FieldSection(self._limits.head, self._limits.fields)
             self._state = self._field_lines
         return None
 
     def _field_lines(self) -> HeadT | Need | None:
         fields = self._section.read(self._buffer)
-        return self._starve() if fields is None else self._finish_head(fields)
+        if fields is None:
+            return self._starve()
+        head = self._make_head(fields)
+        if head is None:
+            return None
+        framing = framing_of(head.minor, fields)
+        whole = self._section.whole
+        if whole and len(self._start) + len(whole) <= _MOST_REMEMBERED:
+            self._known, self._known_head, self._known_framing = self._start + b"\r\n" + whole, head, framing
+        return self._begin_body(head, framing)
 
     def _body(self) -> Data | EndOfMessage | Need | None:
         piece = self._decoder.read(self._buffer)
@@ -173,21 +195,25 @@ class _Reader(Generic[HeadT]):
         trailers = self._section.read(self._buffer)
         return self._starve() if trailers is None else self._end(trailers)
 
-    def _choose_decoder(self, minor: int, fields: Fields, otherwise: Decoder) -> Decoder:
+    def _choose_decoder(self, framing: Framing, otherwise: Decoder) -> Decoder:
         """Return the decoder of the body; `otherwise` if the fields declare no length (RFC 9112 §6.3)."""
         limits = self._limits
-        if is_chunked(minor, fields):
+        chunked, length = framing
+        if chunked:
             chunks = None if limits.body is None else limits.chunks
             return ChunkedDecoder(limits.chunk_line, limits.chunk_extensions_total, limits.body, self._alone, chunks)
-        length = content_length(fields)
         return otherwise if length is None else LengthDecoder(length, limits.body)
 
     def _read_start(self, line: bytes) -> bool:
         """Parse a start line; return False to skip it."""
         raise NotImplementedError
 
-    def _finish_head(self, fields: Fields) -> HeadT | None:
-        """Return the head and choose the decoder of its body; return None to skip the head."""
+    def _make_head(self, fields: Fields) -> HeadT | None:
+        """Return the head with these fields; return None to skip it."""
+        raise NotImplementedError
+
+    def _begin_body(self, head: HeadT, framing: Framing) -> HeadT:
+        """Choose the decoder of the body, go on to it, and return the head."""
         raise NotImplementedError
 
     def _end(self, trailers: Fields) -> EndOfMessage:
@@ -236,15 +262,18 @@ class RequestReader(_Reader[RequestHead]):
             if self._skipped > self._limits.skipped_lines:
                 raise ProtocolError("There are too many empty lines before the request.")
             return False
-        self._method, self._target, self._minor = parse_request_line(line)
+        self._line = parse_request_line(line)
         return True
 
-    def _finish_head(self, fields: Fields) -> RequestHead:
-        _check_host(self._minor, fields)
-        self._decoder = self._choose_decoder(self._minor, fields, _NO_BODY)
+    def _make_head(self, fields: Fields) -> RequestHead:
+        _check_host(self._line[2], fields)
+        return RequestHead(*self._line, fields)
+
+    def _begin_body(self, head: RequestHead, framing: Framing) -> RequestHead:
+        self._decoder = self._choose_decoder(framing, _NO_BODY)
         self._state = self._body
         self._head_given = True
-        return RequestHead(self._method, self._target, self._minor, fields)
+        return head
 
     def _end(self, trailers: Fields) -> EndOfMessage:
         self._expect_start()
@@ -317,18 +346,20 @@ class ResponseReader(_Reader[ResponseHead]):
         self._persistent = False
 
     def _read_start(self, line: bytes) -> bool:
-        self._status, self._reason, self._minor = parse_status_line(line)
+        self._line = parse_status_line(line)
         return True
 
-    def _finish_head(self, fields: Fields) -> ResponseHead | None:
-        if self._status < 200:
+    def _make_head(self, fields: Fields) -> ResponseHead | None:
+        if self._line[0] < 200:
             self._skip_informational()
             return None
-        head = ResponseHead(self._status, self._reason, self._minor, fields)
-        self._decoder = self._choose_decoder(self._minor, fields, UntilCloseDecoder(self._limits.body))
+        return ResponseHead(*self._line, fields)
+
+    def _begin_body(self, head: ResponseHead, framing: Framing) -> ResponseHead:
+        self._decoder = self._choose_decoder(framing, UntilCloseDecoder(self._limits.body))
         # RFC 9112 §6.3, first two rules: these responses end with their head, whatever their fields say.
-        tunnel = self._method == "CONNECT" and self._status < 300
-        if self._method == "HEAD" or tunnel or self._status in (204, 304):
+        tunnel = self._method == "CONNECT" and head.status < 300
+        if self._method == "HEAD" or tunnel or head.status in (204, 304):
             self._decoder = _NO_BODY
         self._persistent = head.keep_alive
         self._state = self._body
@@ -337,7 +368,7 @@ class ResponseReader(_Reader[ResponseHead]):
     def _skip_informational(self) -> None:
         """Expect another head behind a 1xx one. 101 is refused, because no request asks for an upgrade."""
         self._skipped += 1
-        if self._status == 101 or self._skipped > self._limits.informational:
+        if self._line[0] == 101 or self._skipped > self._limits.informational:
             raise ProtocolError("An unexpected informational response came.")
         self._state = self._start_line
 
