@@ -111,8 +111,7 @@ class _Reader(Generic[HeadT]):
         """Return the next event: NEED_DATA if it needs more bytes, CLOSED if no more events will come.
 
         Raises:
-            ProtocolError: the message is malformed, incomplete or over a limit; mostly a subclass that says which.
-                Every further call raises it again.
+            ProtocolError: the message is malformed, incomplete or over a limit. Every further call raises it again.
         """
         if self._error:
             raise self._error.with_traceback(None)
@@ -208,8 +207,8 @@ def _check_host(minor: int, fields: Fields) -> None:
 class RequestReader(_Reader[RequestHead]):
     """Reads the requests of one connection, one after the other.
 
-    If a declared length is over the limit, `next_event` gives the head, and raises BodyTooLarge on the next call.
-    The reader also reads requests behind one that asks to close the connection: the server must stop there.
+    If a declared length is over the limit, the call after the head raises BodyTooLarge. The reader also reads requests
+    behind one that asks to close the connection: the server must stop there.
     """
 
     def __init__(self, limits: ReadLimits = ReadLimits()) -> None:
@@ -265,8 +264,7 @@ class ResponseReader(_Reader[ResponseHead]):
     def reusable(self) -> bool:
         """Return whether the response is complete and another request may go out on the connection.
 
-        False if bytes came behind the response: they belong to no request and must never be read as the next reply.
-        False for a response that ends with its connection, because it is complete only after the end.
+        False if it ends with its connection, or if bytes came behind it: they must never be read as the next reply.
         """
         return self._done and self._persistent and not self._eof and not self._buffer.size
 
