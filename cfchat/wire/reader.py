@@ -293,8 +293,7 @@ class ResponseReader(_Reader[ResponseHead]):
     def reusable(self) -> bool:
         """Return whether the response is complete and another request may go out on the connection.
 
-        It is not if bytes came behind the response: they must never be read as the next reply. Nor if the response ends
-        with its connection.
+        False if it ends with its connection, or if bytes came behind it: they must never be read as the next reply.
         """
         return self._done and self._persistent and not self._eof and not self._buffer.size
 
