@@ -26,7 +26,10 @@ FLOORS = (
 )
 # Inside two rooms the files stand on floors, too.
 INSIDE = {
-    "cfchat.wire": ("grammar", "fields buffer sse strict_json", "bodies framing messages start_lines", "reader writer"),
+    "cfchat.wire": (
+        *("grammar", "fields buffer sse strict_json"),
+        *("bodies field_section framing messages start_lines", "reader writer"),
+    ),
     "cfchat.upstream.cloudflare": ("models faults event thoughts template", "account request catalogue reply", "skim"),
 }
 # These do no input and no output, and have no clock and no chance of their own.

@@ -12,7 +12,6 @@ from cfchat.errors import ProtocolError, UnknownCoding
 from cfchat.wire import grammar
 from cfchat.wire.fields import Fields, members
 
-
 # Whether a body is chunked, and the length that is declared, if one is.
 Framing = tuple[bool, int | None]
 
