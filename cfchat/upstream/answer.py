@@ -63,8 +63,10 @@ class Answer:
         self._first: list[Delta] = []
         self._over = False
         self._take: Take | None = None
-        self._last: asyncio.Future[list[Delta]] | None = None
-        self._tail: list[Delta] | None = None  # the last deltas, known once [DONE] was read: the message may go on
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
+        self._whole = False  # [DONE] was read, or all of the message: the last deltas are in `_tail`
+        self._tail: list[Delta] = []
 
     # --- pull: up to the first words ----------------------------------------------------------
 
@@ -146,23 +148,26 @@ class Answer:
         Raises:
             UpstreamError: the reply breaks off; `take` has had all that came before.
         """
-        if self._over:
-            first, self._first = self._first, []
-            return first
-        self._take = take
-        last: asyncio.Future[list[Delta]] = asyncio.get_running_loop().create_future()
-        self._last = last
-        self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
-        try:
+        if not self._over:
+            self._take = take
             self.connection.push(self._receive, self._break)  # what has come already is received in this call
-            first, self._first = self._first, []
-            if last.done() and last.exception() is None:
-                return first + last.result()
-            take(first)
-            return await last
+        first, self._first = self._first, []
+        try:
+            if not self._over and self._error is None:
+                take(first)
+                first = []
+                if not self._whole:
+                    self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
         finally:
             self.connection.pull()
             self.connection.deadline.pause()
+        if self._error is not None:
+            if first:
+                take(first)
+            raise self._error
+        return first + self._tail
 
     def pause(self) -> None:
         """Stop reading, because the client is slow. Meanwhile Cloudflare is not late."""
@@ -204,7 +209,7 @@ class Answer:
     def _receive(self, body: bytes, ended: bool) -> None:
         """Take a piece of the body, and whether the message has ended with it."""
         deltas: list[Delta] = []
-        if self._tail is None:
+        if not self._whole:
             if body and not self._reply.done:
                 deltas = self._events.feed(body)
                 if deltas:  # an origin that sends comments for ever gets no further time by them
@@ -215,9 +220,12 @@ class Answer:
                 except UpstreamError:
                     self._hand(deltas)
                     raise
-                self.connection.deadline.move(END_AFTER_DONE, AFTER_DONE)
-        if self._tail is not None and ended:
-            self._finish(deltas + self._tail)
+                self._whole = True
+                if not ended:
+                    self.connection.deadline.move(END_AFTER_DONE, AFTER_DONE)
+        if self._whole and ended:
+            self._tail = deltas + self._tail
+            self._finish(None)
         elif deltas:
             self._hand(deltas)
 
@@ -227,17 +235,19 @@ class Answer:
         elif deltas and self._take is not None:
             self._take(deltas)
 
-    def _finish(self, deltas: list[Delta]) -> None:
-        if self._last is not None and not self._last.done():
-            self._over = True
-            self._last.set_result(deltas)
-
     def _break(self, error: Exception) -> None:
-        if self._tail is not None:  # [DONE] made the reply whole
+        """The connection has failed, or this code."""
+        if self._whole:  # [DONE] made the reply whole: only the connection is lost
             log.debug("%s connection not kept: %s", self._tag, error)
-            self._finish(self._tail)
-        elif self._last is not None and not self._last.done():
-            self._last.set_exception(error)
+            self._finish(None)
+        else:
+            self._finish(error)
+
+    def _finish(self, error: Exception | None) -> None:
+        if not self._over and self._error is None:
+            self._over, self._error = error is None, error
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
 
     # --- ends ---------------------------------------------------------------------------------
 
