@@ -39,7 +39,8 @@ async def converse(certificate: str) -> None:
 
     async with StandIn([answer], repeat=True) as standin:
         config = cfchat.load_config(
-            account_id="0" * 32, api_token="x" * 40, base_url=standin.base_url, port=0, warm=0, tls_cert=certificate or None
+            account_id="0" * 32, api_token="x" * 40, base_url=standin.base_url, port=0, warm=0,
+            tls_cert=certificate or None,
         )
         context = ssl.create_default_context(cafile=str(CERTS / "ca.pem")) if certificate else None
         async with cfchat.serve(config) as serving:
