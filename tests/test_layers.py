@@ -30,7 +30,9 @@ INSIDE = {
         *("grammar", "fields buffer sse strict_json"),
         *("bodies field_section framing messages start_lines", "reader writer"),
     ),
-    "cfchat.upstream.cloudflare": ("models faults event thoughts template", "account request catalogue reply", "skim"),
+    "cfchat.upstream.cloudflare": (
+        *("models faults event thoughts tools usage template", "account request catalogue reply", "skim"),
+    ),
 }
 # These do no input and no output, and have no clock and no chance of their own.
 PURE: tuple[str, ...] = ("errors", "secret", "wire", "conversation", "replies", "upstream.cloudflare", "upstream.retry")
@@ -130,7 +132,7 @@ def test_the_public_face_is_pinned() -> None:
         ("cfchat.replies.text", "from cfchat.upstream.cloudflare import models", False),
         ("cfchat.upstream.client", "from cfchat.replies.text import Text", False),
         ("cfchat.upstream.client", "import cfchat.upstream.pool, cfchat.wire.sse", True),
-        ("cfchat.upstream.cloudflare.reply", "from cfchat.upstream.cloudflare.event import Said", True),
+        ("cfchat.upstream.cloudflare.reply", "from cfchat.upstream.cloudflare.event import Content", True),
         ("cfchat.upstream.cloudflare.event", "from cfchat.upstream.cloudflare.reply import ReplyReader", False),
         ("cfchat.upstream.cloudflare.request", "from cfchat.upstream.pool import Pool", False),
         ("cfchat.upstream.retry", "import random", False),

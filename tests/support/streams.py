@@ -13,6 +13,8 @@ def cut(raw: bytes, cuts: Iterable[int]) -> list[bytes]:
     return [raw[start:end] for start, end in pairwise(places)]
 
 
+COUNTS = '{"prompt_tokens":%u,"completion_tokens":%u,"total_tokens":%t,"prompt_tokens_details":{"cached_tokens":0},"neurons":%u}'
+# In a shape, %s is the text, %p padding, %t the total of a usage and %u another number of it.
 SHAPES = (
     '{"response":"%s"}',
     '{"response": "%s", "tool_calls": [], "p": "%p"}',
@@ -20,6 +22,11 @@ SHAPES = (
     '{"choices":[{"delta":{"content":"%s","reasoning_content":null},"finish_reason":null}],"p":"%p","usage":'
     '{"prompt_tokens":0,"completion_tokens":1,"total_tokens":1}}',
     '{"choices":[{"index":0,"delta":{"role":"assistant","content":"%s"}}]}',
+    # A usage that is another in each event, before and after the text.
+    '{"choices":[{"delta":{"content":"%s","reasoning_content":null},"finish_reason":null}],"p":"%p","usage":' + COUNTS + "}",
+    '{"usage":' + COUNTS + ',"choices":[{"index":0,"delta":{"content":"%s"}}],"p":"%p"}',
+    '{"p":"%p","usage": {"total_tokens": %t, "output_tokens": %u},"response":"%s"}',
+    '{"response":"%s","usage":{"completion_tokens":%u,"prompt_tokens":%u}}',
     # What only looks alike: the words elsewhere, twice, or nowhere.
     '{"response":"one","response":"%s"}',
     '{"response":"%s","response":"two"}',
@@ -30,6 +37,11 @@ SHAPES = (
     '{"response":"%s","error":""}',
     '{"response":"%s","x":"\\\\"}',
     '{"response":"a\ndata: %s"}',
+    '{"choices":[{"delta":{"content":"%s"},"usage":' + COUNTS + "}]}",
+    '{"usage":{"total_tokens":%t},"response":"%s","usage":{"total_tokens":%t}}',
+    '{"response":"%s","usage":{"total_tokens":%t,"total_tokens":%u}}',
+    '{"response":"%s","usage":{"a":{"total_tokens":%t},"total_tokens":%u}}',
+    '{"response":"%s","usage":{"total_tokens":%t,]}}',
 )
 
 
@@ -47,6 +59,14 @@ WORDS = st.lists(CRUMBS, max_size=4).map("".join) | st.sampled_from(["plain", " 
 PADS = st.sampled_from(["abde", "abdefghij", "x1", "", "é", "a b", '"', "\\", "\\n"])
 
 
+# Numbers of a usage, and what may stand in the place of one.
+NUMBERS = st.sampled_from(["0", "1", "7", "147", "0.0272", "1e2", "1e999", "-3", "999999999999999", "1000000000000000"])
+ODD_NUMBERS = st.sampled_from(
+    ["01", "1.", "+1", "NaN", "null", "true", '"9"', "", "1,2", '1,"total_tokens":5', '{"total_tokens":8}', "[3]", "9" * 400]
+    + ["1}", "1},{", " 2", "1 ", "2.5"]
+)
+
+
 ODD = st.sampled_from(
     [": comment", "event: error\ndata: boom", "id: 7", "data: [DONE]", "data:", 'data: {"response":null}', "retry: 5"]
     + ['data: {"response":7}', 'data: {"response":true}', 'data: {"response":"","usage":{"total_tokens":9}}']
@@ -54,17 +74,32 @@ ODD = st.sampled_from(
 )
 
 
+# How the total of a usage goes on from event to event: the same, growing, falling, all zeros, up and down, odd.
+COUNTINGS = (
+    lambda number: 1,
+    lambda number: 147 + number,
+    lambda number: 20 - number,
+    lambda number: 0,
+    lambda number: (3, 0, 150, 1)[number % 4],
+    lambda number: (3, "5.5", "-1", "1e3", "null", 7, "01", '"9"')[number % 8],
+)
+
+
 @st.composite
 def streams(draw: st.DrawFn) -> bytes:
     """Events of one or two shapes, most of them with plain words, now and then something odd."""
     shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=2))
-    lines = []
-    for _ in range(draw(st.integers(1, 12))):
+    lines, counts = [], draw(st.sampled_from(COUNTINGS))
+    for number in range(draw(st.integers(1, 12))):
         shape = draw(st.sampled_from(shapes))
         words = draw(WORDS) if draw(st.integers(0, 2)) == 0 else draw(st.sampled_from(["plain", " words"]))
         event = "data: " + shape.replace("%s", words)
         while "%p" in event:
             event = event.replace("%p", draw(PADS) if draw(st.booleans()) else "abde", 1)
+        event = event.replace("%t", str(counts(number)))
+        while "%u" in event:
+            odd = draw(st.integers(0, 19)) == 0
+            event = event.replace("%u", draw(ODD_NUMBERS if odd else NUMBERS), 1)
         lines.append(draw(ODD) if draw(st.integers(0, 9)) == 0 else event)
     end = draw(st.sampled_from(["\n\n", "\n\n", "\n\n", "\r\n\r\n", "\n"]))
     raw = "".join(line + end for line in lines).encode("utf-8", "surrogatepass")

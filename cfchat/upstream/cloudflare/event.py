@@ -1,7 +1,8 @@
-"""What a reply says: the events of a stream, or one whole JSON -> Delta. Pure.
+"""Read what one event of a reply says. Pure.
 
-Two dialects, the classic `{"response": "..."}` and OpenAI's chunks, meet in one reply: each event is judged
-by itself. A token that happens to be JSON arrives as a number or boolean, so text is not always a string.
+Cloudflare speaks two dialects, the classic `{"response": "..."}` and OpenAI's chunks, and mixes them in one reply:
+each event is judged by itself. A reply that was not streamed is read as one large event. The values of a Content are
+as JSON gave them: a token that happens to be valid JSON arrives as a number or a boolean, so text may be no string.
 """
 
 from __future__ import annotations
@@ -11,17 +12,11 @@ from typing import Any, NamedTuple
 
 from cfchat.wire.strict_json import decode_first
 
-
-def decode(data: str) -> Any:
-    """What JSON without blanks before it holds. (The decoder's own `decode` searches for blanks, twice.)"""
-    value, end = decode_first(data)
-    if end != len(data) and data[end:].strip(" \t\n\r"):
-        raise ValueError("more than one value")
-    return value
+_KEYS = frozenset({"response", "choices", "usage", "tool_calls", "finish_reason"})
 
 
-class Said(NamedTuple):
-    """What one event says, whichever dialect it speaks; the values are as JSON gave them."""
+class Content(NamedTuple):
+    """What one event says, in either dialect."""
 
     text: Any = None
     finish: Any = None
@@ -30,29 +25,40 @@ class Said(NamedTuple):
     tool_calls: Any = None
 
 
-Shape = Callable[[Any], Said | None]
-_KEYS = frozenset({"response", "choices", "usage", "tool_calls", "finish_reason"})
+# Return the content of an event or a whole reply; None for an object of neither dialect.
+ReadContent = Callable[[Any], Content | None]
 
 
-def said_in_event(reply: dict[str, Any]) -> Said | None:
-    """None for an event that is of neither dialect."""
+def decode(data: str) -> Any:
+    """Decode JSON that begins without blanks. The decoder's own `decode` searches for blanks twice.
+
+    Raises: ValueError, RecursionError.
+    """
+    value, end = decode_first(data)
+    if end != len(data) and data[end:].strip(" \t\n\r"):
+        raise ValueError("more than one value")
+    return value
+
+
+def read_event(reply: dict[str, Any]) -> Content | None:
+    """Return the content of one event of a stream; None if it is of neither dialect."""
     choices = reply.get("choices")
     if choices:
-        return _said_in_choices(choices, reply)
+        return _read_choices(choices, reply)
     if reply.keys().isdisjoint(_KEYS):
         return None
-    said = reply.get
-    return Said(said("response"), said("finish_reason"), said("usage"), None, said("tool_calls"))
+    get = reply.get
+    return Content(get("response"), get("finish_reason"), get("usage"), None, get("tool_calls"))
 
 
-def _said_in_choices(choices: Any, reply: dict[str, Any]) -> Said | None:
+def _read_choices(choices: Any, reply: dict[str, Any]) -> Content | None:
     choice = choices[0] if type(choices) is list else None
     if type(choice) is not dict:
         return None
     delta = choice.get("delta", {})
     if type(delta) is not dict:
         return None
-    return Said(
+    return Content(
         delta.get("content"),
         choice.get("finish_reason"),
         reply.get("usage"),
@@ -61,23 +67,26 @@ def _said_in_choices(choices: Any, reply: dict[str, Any]) -> Said | None:
     )
 
 
-def said_in_whole(reply: dict[str, Any]) -> Said | None:
-    """A reply that was not streamed: with an envelope or bare; classic, chat completion, or responses."""
+def read_whole(reply: dict[str, Any]) -> Content | None:
+    """Return the content of a reply that was not streamed; None if its shape is unknown.
+
+    The shapes are the classic one, a chat completion and OpenAI's responses, each bare or in Cloudflare's envelope.
+    """
     result = reply.get("result", reply)
     if type(result) is not dict:
         return None
     if type(result.get("output")) is list:
-        return Said("".join(_output_texts(result["output"])), usage=result.get("usage"))
+        return Content("".join(_output_texts(result["output"])), usage=result.get("usage"))
     choices = result.get("choices")
     if type(choices) is list and choices and type(choices[0]) is dict:
         result = {**result, "choices": [{**choices[0], "delta": choices[0].get("message")}]}
-    # A success with nothing in it is an empty answer, not nonsense.
-    return said_in_event(result) or (Said() if "result" in reply else None)
+    # An envelope that reports success and holds nothing is an empty answer, not nonsense.
+    return read_event(result) or (Content() if "result" in reply else None)
 
 
 def _output_texts(output: list[Any]) -> Iterator[str]:
     for item in output:
-        # A reasoning item has content too, and it is not for the user.
+        # A reasoning item has content too, but it is not for the user.
         if type(item) is dict and item.get("type", "message") == "message":
             for part in item.get("content") or ():
                 if type(part) is dict and type(part.get("text")) is str:
@@ -85,12 +94,13 @@ def _output_texts(output: list[Any]) -> Iterator[str]:
 
 
 class Joiner:
-    """Joins surrogates that were torn over events; what stays alone becomes U+FFFD."""
+    """Joins the halves of a surrogate pair that two events hold. A half that stays alone becomes U+FFFD."""
 
     def __init__(self) -> None:
         self._held = ""
 
     def join(self, text: str) -> str:
+        """Return the text with what was held back, but for a first half at its end."""
         if not self._held and text.isascii():
             return text
         text = self._held + text
@@ -105,5 +115,6 @@ class Joiner:
         return text
 
     def flush(self) -> str:
+        """Return U+FFFD for a first half whose second never came, otherwise nothing."""
         held, self._held = self._held, ""
         return "\ufffd" if held else ""

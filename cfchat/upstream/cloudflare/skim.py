@@ -1,38 +1,54 @@
-"""The body of a streamed reply: bytes -> Delta. Parsed event by event, or skimmed where events are alike. Pure."""
+"""Turn the bytes of an event stream into deltas. Pure.
+
+Most events of a stream differ in their text only. EventReader parses the first ones, learns from them what the rest
+look like (template.py), and reads the rest without parsing them. Skimming never changes what the reply says, only
+where one delta ends and the next begins.
+"""
 
 from __future__ import annotations
 
 from cfchat.conversation.model import Delta
 from cfchat.errors import EventTooLarge, UpstreamError
 from cfchat.upstream.cloudflare.reply import ReplyReader
-from cfchat.upstream.cloudflare.template import Likeness, find
+from cfchat.upstream.cloudflare.template import Template, find
 from cfchat.wire.sse import SSEParser
 
-# How many events are parsed one by one to find what the others are like: of one read, and in a row.
+# How many events are parsed one by one to find a template: of one read, and in a row.
 _TRIED_EACH, _TRIED = 3, 8
-# Learning costs as much as some events: it is for where so many more are there, or so many have been.
+# Learning costs as much as parsing some events: wait until this many more are here, or until this many have been.
 _MORE, _BEFORE = 8, 2
-# No event in so few bytes can be over its limit.
+# No event in this many bytes can be over the parser's limit.
 _MOST_SKIMMED = 1 << 19
 
 
 class EventReader:
-    """Reads a stream for its reply. Which events are skimmed does not show in what comes out, but in its joints."""
+    """The reader of one stream: bytes in, deltas out. What the events say is kept in `reply`."""
 
     def __init__(self, reply: ReplyReader) -> None:
         self._reply = reply
         self._parser = SSEParser()
-        self._likeness: Likeness | None = None
+        self._template: Template | None = None
         self._tried = 0
-        self._between = False  # nothing of an event has come yet, and it can be one more of the answer
+        self._between = False  # no event has begun, and the next one can be more of the answer
 
     def feed(self, data: bytes) -> list[Delta]:
-        """The deltas of these bytes.
+        """Return the deltas of these bytes.
 
-        Raises EventTooLarge, and the UpstreamError that an event reports; where deltas came before it, the next call
-        or `close` does.
+        Raises: EventTooLarge, or the UpstreamError that an event reports. If deltas came before it, the next call or
+            `close` raises it.
         """
         deltas: list[Delta] = []
+        if self._template is not None and self._between and len(data) <= _MOST_SKIMMED:
+            # Fast case: events like those before. Falls through to _skim and _parse; equal by test_skim.py.
+            match = self._template.one(data) or self._template.read(data)
+            if match is not None:
+                self._tried = 0
+                delta = self._reply.say(match.text, match.usage)
+                if delta is not None:
+                    deltas.append(delta)
+                if match.rest:
+                    self._parse(match.rest, deltas)
+                return deltas
         if len(data) <= _MOST_SKIMMED:
             data = self._skim(data, deltas)
         if data:
@@ -40,37 +56,32 @@ class EventReader:
         return deltas
 
     def words(self, data: bytes) -> str:
-        """The words of these bytes, which are read then; none where they are not plainly events like those before."""
-        if self._likeness is None or not self._between or len(data) > _MOST_SKIMMED:
+        """Return the text of these bytes, if they are whole events of the template; the caller hands it to `say`."""
+        if self._template is None or not self._between or len(data) > _MOST_SKIMMED:
             return ""
-        words = self._likeness.one(data)
-        if not words:
-            words, rest = self._likeness.read(data)
-            if rest or not words:
-                return ""
+        match = self._template.one(data) or self._template.read(data)
+        if match is None or match.rest or not match.text:
+            return ""
         self._tried = 0
-        return words
+        if match.usage:
+            self._reply.say("", match.usage)
+        return match.text
 
     def close(self) -> list[Delta]:
-        """The body has ended, perhaps inside an event. Raises what `feed` and ReplyReader.close raise."""
+        """Return the last deltas: the body has ended, perhaps inside an event.
+
+        Raises: What `feed` and ReplyReader.close raise.
+        """
         return self._reply.close(None if self._reply.done else self._parser.pending)
 
     def _skim(self, data: bytes, deltas: list[Delta]) -> bytes:
-        """Read what is alike; what is behind it is given back, or all that is in doubt."""
+        """Learn a template from the first events, and read those behind them by it. Return what is left to parse."""
         for _ in range(_TRIED_EACH):
-            if self._likeness is not None and self._between:
-                words, data = self._likeness.read(data)
-                if words:
-                    self._tried = 0
-                    delta = self._reply.say(words)
-                    if delta is not None:
-                        deltas.append(delta)
-                    break
             end = data.find(b"\n\n") + 2
             if end < 2:
                 break
             if self._tried >= _TRIED:
-                self._likeness = None  # they are not alike
+                self._template = None  # the events are not alike
                 break
             if len(data) < _MORE * end and self._tried < _BEFORE:
                 self._tried += 1
@@ -81,16 +92,23 @@ class EventReader:
                 break
             self._tried += 1
             self._learn(last)
+            match = self._template.read(data) if self._template is not None and self._between else None
+            if match is not None:
+                self._tried = 0
+                delta = self._reply.say(match.text, match.usage)
+                if delta is not None:
+                    deltas.append(delta)
+                return match.rest
         return data
 
     def _parse(self, data: bytes, deltas: list[Delta]) -> str | None:
-        """Read event by event; the data of the last."""
+        """Read event by event. Return the data of the last event, None if there is none or an error."""
         try:
             events = self._parser.feed(data)
             deltas += self._reply.read(events)
             self._between = self._parser.between and self._reply.answering
         except (EventTooLarge, UpstreamError):
-            # Both readers keep it in mind.
+            # The parser and the reply raise it again at the next call.
             self._between = False
             if not deltas:
                 raise
@@ -98,7 +116,9 @@ class EventReader:
         return events[-1].data if events else None
 
     def _learn(self, data: str) -> None:
-        """Take an event that was read for what others are like, if another such one says its words and no more."""
-        likeness = find(data)
-        if likeness is not None and self._reply.says_only("words", likeness.example("words", "padding")):
-            self._likeness = likeness
+        """Keep the template of an event that was parsed, if an example of it says its text and no more."""
+        template = find(data)
+        if template is not None:
+            usage = template.example_usage
+            if self._reply.says_only("text", usage, template.fill("text", "padding", usage)):
+                self._template = template

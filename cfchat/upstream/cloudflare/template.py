@@ -1,79 +1,141 @@
-"""Events of one stream are alike but for their words: what they share, learned from one, makes the others cheap. Pure.
+"""Read events that look alike without parsing them. Pure.
 
-The data of an event is `before`, the words as JSON writes them, `after`; or, where models add padding of random length,
-`before`, words, `middle`, padding, `after`. Bytes that are nothing but such events need no parser: the words are cut
-out, and one call of the JSON decoder reads them all. Whatever is not exactly so is left to the parsers.
+The events of one stream differ in their text only, and where the model adds them in random padding (`p`) and in the
+numbers of a usage. `find` learns the rest from one event: the template. Bytes that are nothing but such events are
+cut at the template's literals, and one call of the JSON decoder reads the texts of all. Anything else is no match,
+and is left to the parsers.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from cfchat.wire.strict_json import decode_first
 
-# The first such string; whether it is what the model says, whoever learns must try. Padding is letters and digits.
-_WORDS = re.compile(r'"(?:response|content)"\s*:\s*"((?:[^"\\]|\\.)*+)"')
-_PADDING = re.compile(r'"p"\s*:\s*"([0-9A-Za-z]++)"')
+# The parts of an event that may vary. Which string is the text is a guess here: the caller tries an example.
+_PARTS = re.compile(
+    r'"(?:response|content)"\s*:\s*"(?P<text>(?:[^"\\]|\\.)*+)"'
+    r'|"p"\s*:\s*"(?P<padding>[0-9A-Za-z]++)"'
+    r'|"usage"\s*:\s*(?P<usage>\{(?:[^{}]|\{[^{}]*+\})*+\})'
+)
+# A number of JSON as the value of a name, and the one that says which usage is the largest.
+_NUMBER = re.compile(rb"(?<=[: ])-?+(?:0|[1-9][0-9]{0,14}+)(?:\.[0-9]{1,30}+)?+(?:[eE][-+]?+[0-9]{1,3}+)?+(?=[,}])")
+_TOTAL = re.compile(rb'("total_tokens": ?+)(0|[1-9][0-9]{0,14}+)(?=[,}])')
+_EXAMPLE_TOTAL = 987_654_321
 
 
-class Likeness:
-    """What the events of one stream share. Its quotes are its own: no part of it has a backslash or a line's end."""
+class Match(NamedTuple):
+    """The text of some events, the JSON of the largest usage among them (empty if none), and the bytes behind them."""
 
-    def __init__(self, before: str, middle: str, after: str) -> None:
-        self._parts = before, middle, after
-        self._before = f"data: {before}".encode()
-        self._middle = middle.encode()
-        self._after = f"{after}\n\n".encode()
-        self._between = self._after + self._before
+    text: str
+    usage: bytes
+    rest: bytes
 
-    def example(self, words: str, padding: str) -> str:
-        """The data of an event with these words and this padding, both of letters."""
-        before, middle, after = self._parts
-        return f"{before}{words}{middle}{padding}{after}" if middle else f"{before}{words}{after}"
 
-    def one(self, data: bytes) -> str:
-        """The words of the one event that these bytes are, where they have no escapes; none where in any doubt."""
-        before, after = self._before, self._after
-        if not data.startswith(before) or not data.endswith(after):
-            return ""
-        words = data[len(before) : -len(after)]
-        if self._middle:
-            words, _, padding = words.partition(self._middle)
-            if not padding.isalnum():
-                return ""
-        # With a quote or a backslash in it, it may be another string than it seems to be, or more than one.
-        if b'"' in words or b"\\" in words:
-            return ""
+class Template:
+    """What the events of one stream share: `kinds` of parts that vary, and the `literals` before, between, behind them.
+
+    `usage` is the usage of one event, as JSON; the others may have other numbers in it. It is empty if all events
+    have the same, or none. `example_usage` is one that another event may have.
+    """
+
+    def __init__(self, literals: Sequence[str], kinds: Sequence[str], usage: str = "") -> None:
+        self.example_usage = _example_of(usage)
+        self._literals, self._kinds, self._usage = literals, kinds, usage.encode()
+        begin, *behind = (literal.encode() for literal in literals)
+        self._begin = b"data: " + begin
+        self._end = behind.pop() + b"\n\n"
+        self._next = self._end + self._begin
+        self._parts = [*zip(kinds, [*behind, self._end], strict=True)]  # each part with the literal behind it
+        self._numberless = _NUMBER.sub(b"0", self._usage)
+
+    def fill(self, text: str, padding: str, usage: str) -> str:
+        """Return the data of an event with these parts; the text is escaped, the usage is JSON."""
+        parts = {"text": text, "padding": padding, "usage": usage}
+        filled = [literal + parts[kind] for literal, kind in zip(self._literals, self._kinds, strict=False)]
+        return "".join([*filled, self._literals[-1]])
+
+    def one(self, data: bytes) -> Match | None:
+        """Match one whole event whose text has no escapes; None in any doubt."""
+        if not data.startswith(self._begin):
+            return None
+        text, usage, rest = b"", b"", data[len(self._begin) :]
+        for kind, literal in self._parts:
+            part, found, rest = rest.partition(literal)
+            if not found:
+                return None
+            if kind == "text":
+                text = part
+            elif kind == "usage":
+                usage = part
+            elif not part.isalnum():
+                return None
+        # A quote or a backslash means another string than it seems to be, or more than one.
+        if rest or b'"' in text or b"\\" in text:
+            return None
+        if usage != self._usage and _NUMBER.sub(b"0", usage) != self._numberless:
+            return None
         try:
-            told = words.decode()
+            decoded = text.decode()
         except UnicodeDecodeError:
-            return ""
-        return told if told.isprintable() else ""  # JSON escapes what moves the cursor
+            return None
+        return Match(decoded, usage, b"") if decoded.isprintable() else None  # JSON escapes what moves the cursor
 
-    def read(self, data: bytes) -> tuple[str, bytes]:
-        """The words of the events that the bytes begin with, and what is behind them; no words where in any doubt."""
-        end = data.rfind(self._after) + len(self._after)
-        if end < len(self._between) or not data.startswith(self._before):
-            return "", data
-        pieces: Sequence[bytes] = data[len(self._before) : end - len(self._after)].split(self._between)
-        if self._middle:
-            pieces, middles, padding = zip(*[piece.partition(self._middle) for piece in pieces], strict=True)
-            if b"" in middles or not b"".join(padding).isalnum():
-                return "", data
-        listed = b'","'.join(pieces)
-        if not _are_strings(listed, len(pieces)):
-            return "", data
-        try:
-            return "".join(decode_first(f'["{listed.decode()}"]')[0]), data[end:]
-        except ValueError:
-            return "", data
+    def read(self, data: bytes) -> Match | None:
+        """Match the events that the bytes begin with; None in any doubt."""
+        if not data.startswith(self._begin):
+            return None
+        start, last = len(self._begin), data.rfind(self._begin)
+        end = data.find(b"\n\n", last) + 2
+        if not data.endswith(self._end, last + start, end):
+            end = last  # the last event is another one, or not whole
+            if not data.endswith(self._end, start, end):
+                return None
+        pieces: Sequence[bytes] = data[start : end - len(self._end)].split(self._next)
+        texts, usage = pieces, b""
+        for kind, literal in self._parts:
+            parts = pieces
+            if literal is not self._end:
+                parts, found, pieces = zip(*[piece.partition(literal) for piece in pieces], strict=True)
+                if b"" in found:
+                    return None
+            if kind == "text":
+                texts = parts
+            elif kind == "usage":
+                usage = self._largest(parts)
+                if not usage:
+                    return None
+            elif not b"".join(parts).isalnum():
+                return None
+        text = _decode(texts)
+        return None if text is None else Match(text, usage, data[end:])
+
+    def _largest(self, usages: Sequence[bytes]) -> bytes:
+        """Return the first with the largest total; empty if one of them differs in more than its numbers."""
+        lines = b"\n".join(usages)
+        totals = [total for _, total in _TOTAL.findall(lines)]
+        if len(totals) != len(usages) or _NUMBER.sub(b"0", lines) != b"\n".join([self._numberless] * len(usages)):
+            return b""
+        return usages[totals.index(max(totals, key=int))]
+
+
+def _decode(texts: Sequence[bytes]) -> str | None:
+    """Return the texts as one, if each is the inside of one JSON string."""
+    listed = b'","'.join(texts)
+    if not _are_strings(listed, len(texts)):
+        return None
+    try:
+        return "".join(decode_first(f'["{listed.decode()}"]')[0])
+    except ValueError:
+        return None
 
 
 def _are_strings(listed: bytes, count: int) -> bool:
-    """Whether each of these, with `","` between them, is one string of JSON, if it is right in its escapes.
+    """Return whether each of the texts, with `","` between them, is one string of JSON, if it is right in its escapes.
 
-    It is where it has a quote only behind a single backslash, and none at its end. Two backslashes could mean anything.
+    It is if it has a quote only behind a single backslash, and none at its end. Two backslashes could mean anything.
     """
     quotes = 2 * (count - 1)
     if b"\\" in listed:
@@ -83,14 +145,30 @@ def _are_strings(listed: bytes, count: int) -> bool:
     return listed.count(b'"') == quotes
 
 
-def find(data: str) -> Likeness | None:
-    """What other events may share with one of this data, if it is written as these mostly are."""
-    found = _WORDS.search(data)
-    if found is None:
+def find(data: str) -> Template | None:
+    """Return the template that an event of this data may be one of; None for data of an unusual form."""
+    if "\n" in data:
         return None
-    before, after, middle = data[: found.start(1)], data[found.end(1) :], ""
-    padding = _PADDING.search(after)
-    if padding is not None:
-        middle, after = after[: padding.start(1)], after[padding.end(1) :]
-    shared = before + middle + after
-    return None if "\\" in shared or "\n" in shared or "\r" in shared else Likeness(before, middle, after)
+    literals, kinds, usage, at = list[str](), list[str](), "", 0
+    for match in _PARTS.finditer(data):
+        kind = match.lastgroup or ""
+        if kind != "padding" and kind in kinds:
+            continue
+        if kind == "usage":
+            if not _example_of(match[kind]):
+                continue
+            usage = match[kind]
+        literals.append(data[at : match.start(kind)])
+        kinds.append(kind)
+        at = match.end(kind)
+    return Template([*literals, data[at:]], kinds, usage) if "text" in kinds else None
+
+
+def _example_of(usage: str) -> str:
+    """Return the usage with another total; empty if the total is not one number that can be found by its name."""
+    example, totals = _TOTAL.subn(rb"\g<1>%d" % _EXAMPLE_TOTAL, usage.encode())
+    try:
+        known = totals == 1 and decode_first(example.decode())[0].get("total_tokens") == _EXAMPLE_TOTAL
+    except (ValueError, RecursionError):
+        known = False
+    return example.decode() if known else ""

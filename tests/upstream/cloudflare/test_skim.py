@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from recorded import REPLIES, STREAMS, load, stream_bytes
-from streams import CUTS, PADS, SHAPES, WORDS, cut, streams
+from streams import CUTS, SHAPES, cut, streams
 
 from cfchat.conversation.model import Delta
 from cfchat.errors import CfchatError, UpstreamError
 from cfchat.upstream.cloudflare.reply import ReplyReader
 from cfchat.upstream.cloudflare.skim import EventReader
-from cfchat.upstream.cloudflare.template import Likeness, find
 from cfchat.wire.sse import SSEParser
 
 # --- two ways to read a stream -------------------------------------------------------------------
@@ -142,55 +141,6 @@ def test_most_events_are_not_parsed(shape: str, size: int, monkeypatch: pytest.M
     assert parsed_events <= max(4, size * 2 + 1)
 
 
-def test_an_odd_event_ends_nothing() -> None:
-    """A backslash of the model's own is parsed; what follows is skimmed again."""
-    likeness = find('{"response":"a"}')
-    assert likeness is not None
-    assert likeness.read(b'data: {"response":"\\\\"}\n\n')[0] == ""
-    assert likeness.read(b'data: {"response":"b"}\n\ndata: [DONE]\n\n') == ("b", b"data: [DONE]\n\n")
-
-
-CLASSIC = Likeness('{"response":"', "", '"}')
-PADDED = Likeness('{"choices":[{"delta":{"content":"', '"}}],"p":"', '"}')
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["a\\", ',"b'],  # one string ends too late, the other too early
-        ['x\\\\",', ","],  # three strings in the place of two
-        ['a","response":"b'],
-        ["a\nb"],
-        ["a\tb"],
-        ["\\u00", "41"],  # right only if they are put together
-        ["\\"],
-        ["\\\\"],
-        ["\\x"],
-        ["a", "\\"],
-        ["\\", "a"],
-        ["a\r"],
-    ],
-)
-def test_words_in_doubt_are_not_skimmed(words: list[str]) -> None:
-    for likeness in (CLASSIC, PADDED):
-        raw = "".join(f"data: {likeness.example(word, 'ab')}\n\n" for word in words).encode()
-        assert likeness.read(raw) == ("", raw) and likeness.one(raw) == ""
-
-
-@pytest.mark.parametrize("padding", ["\\", 'a"', '","q":"', "é", " ", "\n", '"}}],"p":"'])
-def test_padding_in_doubt_is_not_skimmed(padding: str) -> None:
-    raw = "".join(f"data: {PADDED.example('a', with_)}\n\n" for with_ in ("ab", padding, "ab")).encode()
-    assert PADDED.read(raw) == ("", raw)
-
-
-def test_what_lacks_a_part_is_not_skimmed() -> None:
-    raw = b'data: {"choices":[{"delta":{"content":"a"}\n\n' + f"data: {PADDED.example('b', 'ab')}\n\n".encode()
-    assert PADDED.read(raw) == ("", raw)
-    for raw in (b"", b"\n\n", b'data: {"response":"a"}\n', b'data: {"response":"}\n\n', b"\xff"):
-        assert CLASSIC.read(raw) == ("", raw)
-    assert CLASSIC.read(b'data: {"response":"\xff"}\n\n')[0] == ""  # U+FFFD is for the parser to say
-
-
 # --- where skimming must not go on ----------------------------------------------------------------
 
 ALIKE = b'data: {"response":" word"}\n\n'
@@ -243,19 +193,3 @@ def test_no_words_are_told_inside_an_event_or_behind_the_last(begun: bytes) -> N
     reader = learned()
     reader.feed(begun)
     assert reader.words(ALIKE) == ""
-
-
-@given(WORDS, PADS, st.binary(max_size=3), st.integers(0, 60))
-def test_one_event_alone_is_told_as_it_is_read(words: str, padding: str, broken: bytes, place: int) -> None:
-    for likeness in (CLASSIC, PADDED):
-        raw = f"data: {likeness.example(words, padding)}\n\n".encode("utf-8", "surrogatepass")
-        behind = raw[place:], raw[place + len(broken) :]
-        for data in (raw, raw + raw, raw[:-1], *(raw[:place] + broken + rest for rest in behind)):
-            told = likeness.one(data)
-            assert not told or likeness.read(data) == (told, b"")
-
-
-@pytest.mark.parametrize("word", [" word", "é", "это", "😀", "{}[],:'"])
-def test_plain_words_are_told(word: str) -> None:
-    for likeness in (CLASSIC, PADDED):
-        assert likeness.one(f"data: {likeness.example(word, 'ab')}\n\n".encode()) == word
