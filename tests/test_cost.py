@@ -26,14 +26,18 @@ SHAPES = {
     "classic": '{"response":"%s"}',
     "padded": '{"response":"%s","p":"abdef"}',
     "openai": '{"id":"1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"%s"}}]}',
+    # The default model's. The number of the event is its usage, too.
+    "gemma": '{"choices":[{"delta":{"content":"%s","reasoning_content":null},"finish_reason":null}],"p":"abdef",'
+    '"usage":{"prompt_tokens":147,"completion_tokens":1%d,"total_tokens":1%d,"neurons":0.%d}}',
     "unlike": '{"response":"%s","id":"%s"}',  # no event is like another
 }
 END = chunks_of(b"data: [DONE]\n\n")[0] + b"0\r\n\r\n"
 
 
 def events(shape: str, first: int, count: int) -> bytes:
-    words = (f" w{number:05d}" for number in range(first, first + count))
-    return b"".join(f"data: {SHAPES[shape].replace('%s', word)}\n\n".encode() for word in words)
+    numbers = (f"{number:05d}" for number in range(first, first + count))
+    event = SHAPES[shape]
+    return b"".join(f"data: {event.replace('%s', ' w' + n).replace('%d', n)}\n\n".encode() for n in numbers)
 
 
 @contextmanager
@@ -118,7 +122,7 @@ async def cost(reply: Reply, shape: str, first: int, count: int, each: int) -> C
 
 
 # What a read, and a token more in it, cost in calls. Newer Pythons make fewer: what is inlined is none.
-MOST = {"classic": (49, 0.3), "padded": (51, 1.3), "openai": (49, 0.3), "unlike": (122, 26.3)}
+MOST = {"classic": (49, 0.3), "padded": (51, 1.3), "openai": (49, 0.3), "gemma": (58, 2.8), "unlike": (122, 26.3)}
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -13,7 +13,9 @@ def cut(raw: bytes, cuts: Iterable[int]) -> list[bytes]:
     return [raw[start:end] for start, end in pairwise(places)]
 
 
-COUNTS = '{"prompt_tokens":%u,"completion_tokens":%u,"total_tokens":%t,"prompt_tokens_details":{"cached_tokens":0},"neurons":%u}'
+COUNTS = (
+    '{"prompt_tokens":%u,"completion_tokens":%u,"total_tokens":%t,"prompt_tokens_details":{"cached_tokens":0},"neurons":%u}'
+)
 # In a shape, %s is the text, %p padding, %t the total of a usage and %u another number of it.
 SHAPES = (
     '{"response":"%s"}',
@@ -23,7 +25,7 @@ SHAPES = (
     '{"prompt_tokens":0,"completion_tokens":1,"total_tokens":1}}',
     '{"choices":[{"index":0,"delta":{"role":"assistant","content":"%s"}}]}',
     # A usage that is another in each event, before and after the text.
-    '{"choices":[{"delta":{"content":"%s","reasoning_content":null},"finish_reason":null}],"p":"%p","usage":' + COUNTS + "}",
+    '{"choices":[{"delta":{"content":"%s","reasoning":null},"finish_reason":null}],"p":"%p","usage":' + COUNTS + "}",
     '{"usage":' + COUNTS + ',"choices":[{"index":0,"delta":{"content":"%s"}}],"p":"%p"}',
     '{"p":"%p","usage": {"total_tokens": %t, "output_tokens": %u},"response":"%s"}',
     '{"response":"%s","usage":{"completion_tokens":%u,"prompt_tokens":%u}}',
@@ -62,8 +64,8 @@ PADS = st.sampled_from(["abde", "abdefghij", "x1", "", "é", "a b", '"', "\\", "
 # Numbers of a usage, and what may stand in the place of one.
 NUMBERS = st.sampled_from(["0", "1", "7", "147", "0.0272", "1e2", "1e999", "-3", "999999999999999", "1000000000000000"])
 ODD_NUMBERS = st.sampled_from(
-    ["01", "1.", "+1", "NaN", "null", "true", '"9"', "", "1,2", '1,"total_tokens":5', '{"total_tokens":8}', "[3]", "9" * 400]
-    + ["1}", "1},{", " 2", "1 ", "2.5"]
+    ["01", "1.", "+1", "NaN", "null", "true", '"9"', "", "1,2", '1,"total_tokens":5', '{"total_tokens":8}', "[3]"]
+    + ["9" * 400, "1}", "1},{", " 2", "1 ", "2.5"]
 )
 
 

@@ -1,4 +1,8 @@
-"""Workers AI's requests: models and what is known of them, paths, the body of a POST, the list of models. Pure."""
+"""Read the list of an account's text models. Pure.
+
+GET models/search answers with one page that holds models of all tasks. Properties come as pairs of a name and a value,
+and numbers and booleans as strings. A property that cannot be read is left out; a body that is no list is an error.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +16,25 @@ _TOKENS = re.compile(r"[0-9]{1,9}")
 
 
 class Model(NamedTuple):
-    """What the list says of a model. `window` is in tokens, prices are US$ for a million tokens in and out."""
+    """A model of the list. `window` is in tokens, prices are in US$ for a million tokens of input and of output."""
 
     name: str
     window: int | None = None
     price_in: float | None = None
     price_out: float | None = None
-    deprecation: str = ""  # the day on which it is planned to be removed
-    paid: bool = False  # on the Workers Paid plan only
+    deprecation: str = ""  # the planned day of its removal, YYYY-MM-DD
+    paid: bool = False  # only on the Workers Paid plan
     reasoning: bool = False
     functions: bool = False
 
 
 def read_models(body: bytes) -> list[Model]:
-    """The text models in the reply to GET models/search. Raises UpstreamProtocolError where it is something else."""
+    """Return the text models in the reply to GET models/search.
+
+    Raises: UpstreamProtocolError if the body is something else.
+    """
     try:
-        found = json.loads(body)["result"]
-        listed = [item for item in found if item["task"]["name"] == "Text Generation"]
+        listed = [item for item in json.loads(body)["result"] if item["task"]["name"] == "Text Generation"]
         return [_model(item["name"], item.get("properties") or ()) for item in listed]
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         reason = f"list of models: {body[:200]!r}"
@@ -36,17 +42,17 @@ def read_models(body: bytes) -> list[Model]:
 
 
 def _model(name: str, properties: Any) -> Model:
-    told = {item["property_id"]: item["value"] for item in properties}
-    prices = {item["unit"]: item["price"] for item in told.get("price") or ()}
+    values = {item["property_id"]: item["value"] for item in properties}
+    prices = {item["unit"]: item["price"] for item in values.get("price") or ()}
     return Model(
         str(name),
-        _window(told.get("context_window")),
+        _window(values.get("context_window")),
         _price(prices.get("per M input tokens")),
         _price(prices.get("per M output tokens")),
-        str(told.get("planned_deprecation_date") or "")[:10],
-        _is_true(told.get("require_workers_paid")),
-        _is_true(told.get("reasoning")),
-        _is_true(told.get("function_calling")),
+        str(values.get("planned_deprecation_date") or "")[:10],
+        _is_true(values.get("require_workers_paid")),
+        _is_true(values.get("reasoning")),
+        _is_true(values.get("function_calling")),
     )
 
 

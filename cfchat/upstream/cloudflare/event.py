@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 from cfchat.wire.strict_json import decode_first
 
-_KEYS = frozenset({"response", "choices", "usage", "tool_calls", "finish_reason"})
+# The names of the classic dialect, in the order of Content; and those that say that an event is of any dialect.
+_CLASSIC = ("response", "finish_reason", "usage", "tool_calls")
+_KEYS = frozenset({*_CLASSIC, "choices"})
 
 
 class Content(NamedTuple):
@@ -21,8 +23,8 @@ class Content(NamedTuple):
     text: Any = None
     finish: Any = None
     usage: Any = None
-    reasoning: Any = None
     tool_calls: Any = None
+    reasoning: Any = None
 
 
 # Return the content of an event or a whole reply; None for an object of neither dialect.
@@ -45,10 +47,9 @@ def read_event(reply: dict[str, Any]) -> Content | None:
     choices = reply.get("choices")
     if choices:
         return _read_choices(choices, reply)
-    if reply.keys().isdisjoint(_KEYS):
+    if _KEYS.isdisjoint(reply):
         return None
-    get = reply.get
-    return Content(get("response"), get("finish_reason"), get("usage"), None, get("tool_calls"))
+    return Content(*map(reply.get, _CLASSIC))
 
 
 def _read_choices(choices: Any, reply: dict[str, Any]) -> Content | None:
@@ -62,8 +63,8 @@ def _read_choices(choices: Any, reply: dict[str, Any]) -> Content | None:
         delta.get("content"),
         choice.get("finish_reason"),
         reply.get("usage"),
-        delta.get("reasoning_content") or delta.get("reasoning"),
         delta.get("tool_calls"),
+        delta.get("reasoning_content") or delta.get("reasoning"),
     )
 
 

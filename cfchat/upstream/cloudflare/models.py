@@ -1,4 +1,9 @@
-"""Workers AI's requests: models and what is known of them, paths, the body of a POST, the list of models. Pure."""
+"""What is known of Workers AI's models before any is asked. Pure.
+
+Tables hold what Cloudflare documents and what its forums report: windows, ranges of options, fields that a model needs
+or cannot take. Models that are not in a table are judged by the pattern of their name: the older "classic" ones have
+another schema than the newer ones. A name that fits no pattern counts as a newer model.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,9 @@ from functools import lru_cache
 _GEMMA = "@cf/google/gemma-4-26b-a4b-it"
 _GLM = "@cf/zai-org/glm-4.7-flash"
 DEFAULT_MODEL = _GEMMA
-# Asked in this order where the default fails; the second runs on another engine.
+# Asked in this order if the default model fails. The second one runs on another engine.
 FALLBACK_MODELS = (_GLM, "@cf/meta/llama-3.1-8b-instruct-fast")
-# Thinking is on unless switched off, and eats max_tokens. Some models refuse fields that they do not know.
+# These models think unless it is switched off, and thinking uses up max_tokens. Other models may refuse the field.
 _NO_THINKING: Mapping[str, object] = {"chat_template_kwargs": {"enable_thinking": False}}
 MODEL_FIELDS: Mapping[str, Mapping[str, object]] = {
     _GEMMA: _NO_THINKING,
@@ -53,18 +58,18 @@ _NEWER: _Ranges = {
 _CLASSIC: _Ranges = {**_NEWER, "temperature": (0, 5), "frequency_penalty": (0, 2), "presence_penalty": (0, 2)}
 _WIDEST: _Ranges = {**_NEWER, "temperature": (0, 5)}
 CLASSIC_NAMES = re.compile(r"@cf/(meta|mistralai|mistral|deepseek-ai)/.*|@cf/qwen/(qwq|qwen1|qwen2).*|@hf/.*")
-# These make it run into a timeout (cloudflare/langchain-cloudflare#30).
+# GLM runs into a timeout with these (cloudflare/langchain-cloudflare#30).
 _NOT_TAKEN: Mapping[str, frozenset[str]] = {_GLM: frozenset({"top_k", "repetition_penalty"})}
-# Of what OpenAI's API knows, these are in the classic schema, too.
+# The fields of OpenAI's API that the classic schema has, too.
 _CLASSIC_PASSED = frozenset({"tools", "response_format"})
 _THINKS_FIRST = re.compile(r"@cf/deepseek-ai/deepseek-r1-distill.*|@cf/qwen/qwq.*")
 
 
 @lru_cache(maxsize=64)
 def ranges(model: str | None) -> Mapping[str, tuple[float, float]]:
-    """The options of a reply, and from what to what each may go; the widest where no model is named.
+    """Return the options that a model takes, each with its lowest and highest value. None: the widest of all models.
 
-    The classic models take other numbers than the newer ones (developers.cloudflare.com/workers-ai/models).
+    Source: the schemas on developers.cloudflare.com/workers-ai/models.
     """
     if model is None:
         return _WIDEST
@@ -74,18 +79,18 @@ def ranges(model: str | None) -> Mapping[str, tuple[float, float]]:
 
 
 def takes(model: str | None, name: str) -> bool:
-    """Whether the model takes this body field, one of those that are passed on as they are; the widest for None."""
+    """Return whether a model takes this body field, one that is passed on unchanged. None: whether any model does."""
     return model is None or name in _CLASSIC_PASSED or not CLASSIC_NAMES.fullmatch(model)
 
 
 def window_of(model: str) -> int | None:
-    """How many tokens a conversation and its reply may have together, where that is documented."""
+    """Return how many tokens a conversation and its reply may have together; None if Cloudflare documents no number."""
     return _WINDOWS.get(model)
 
 
 @lru_cache(maxsize=64)
 def thinks_first(model: str) -> bool:
-    """Whether the model begins with its thoughts in the text, and leaves out the opening tag."""
+    """Return whether the model begins its text with reasoning, and leaves out the opening tag."""
     return _THINKS_FIRST.fullmatch(model) is not None
 
 
@@ -93,5 +98,5 @@ _MODEL_NAME = re.compile(r"@(cf|hf)/[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
 
 
 def is_model_name(name: str) -> bool:
-    """Whether a name may be put into a path as it is."""
+    """Return whether a name is a model's, and may be put into a path without escaping."""
     return _MODEL_NAME.fullmatch(name) is not None and ".." not in name

@@ -47,7 +47,6 @@ class ReplyReader:
         self._max_tokens = max_tokens
         self._read_content: ReadContent = read_event
         self._usage = Usage()
-        self._usage_json = b""  # the last one that `say` got
         self._text = Joiner()
         self._reasoning = Joiner()
         self._thoughts: Thoughts | None = Thoughts(thinks_first)  # None from the answer on
@@ -83,14 +82,13 @@ class ReplyReader:
             raise self._error
         return deltas
 
-    def say(self, text: str, usage: bytes = b"") -> Delta | None:
-        """Return the delta of events that say this text and a usage (JSON; empty: one that was read before), and no more.
+    def say(self, text: str, usage: Mapping[str, Any]) -> Delta | None:
+        """Return the delta of events that say this text and no more but a usage; `usage` is the largest that is new.
 
         Call it only while `answering`. It does what `read` does with such events, but for parsing them.
         """
-        if usage and usage != self._usage_json:
-            self._usage_json = usage
-            self._usage.add(decode(usage.decode()))
+        if usage:
+            self._usage.add(usage)
         if not text:
             return None
         self._last = text[-1]
@@ -240,7 +238,7 @@ class ReplyReader:
             held = self._thoughts.flush()
             text, reasoning = in_text[0] + held[0], reasoning + in_text[1] + held[1]
         self.answered |= bool(text)
-        return Delta(text, self.finish_reason, self.usage, reasoning)
+        return Delta(text, self.finish_reason, self._usage.counts, reasoning)
 
     def _fail(self, error: UpstreamError) -> None:
         self._error = error

@@ -1,4 +1,9 @@
-"""Workers AI's requests: models and what is known of them, paths, the body of a POST, the list of models. Pure."""
+"""Encode the body of the POST that asks a model for a reply. Pure.
+
+The client's options and fields are asked of one model, and a retry may send them to another: what this model does not
+take is left out, and a number beyond its range is moved into it. Fields of our own are set last, so that nothing that
+a client or an operator adds can replace them.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +24,10 @@ def encode_request(
     extra: Mapping[str, object] | None = None,
     reject_if_busy: bool = False,
 ) -> bytes:
-    """The body of the POST. Classic models stop at 256 tokens unless max_tokens is sent.
+    """Return the body as JSON in UTF-8. `max_tokens` bounds the reply.
 
-    `extra` are further fields for this model, by default those known to be good for it; `reject_if_busy` asks
-    Cloudflare to refuse at once in place of queueing (developers.cloudflare.com/workers-ai/features/reject-if-busy).
+    `extra` are further fields for this model; None stands for those of MODEL_FIELDS. `reject_if_busy` asks Cloudflare
+    to refuse at once instead of queueing (developers.cloudflare.com/workers-ai/features/reject-if-busy).
     """
     body: dict[str, object] = dict(MODEL_FIELDS.get(model, {}) if extra is None else extra)
     body |= _options(conversation.options, model)
@@ -31,6 +36,7 @@ def encode_request(
         "messages": [_message(message) for message in conversation.messages],
         # JSON mode cannot be streamed (developers.cloudflare.com/workers-ai/features/json-mode).
         "stream": "response_format" not in body,
+        # Always sent, because classic models stop at 256 tokens without it.
         "max_tokens": max_tokens,
     }
     if reject_if_busy:
@@ -41,7 +47,7 @@ def encode_request(
 
 
 def _options(options: Options, model: str) -> dict[str, object]:
-    """What the client asked for, as far as this model takes it: it may be another than the client had in mind."""
+    """Return the client's options that this model takes, each within the model's range."""
     return {
         name: min(max(asked, low), high)
         for name, (low, high) in ranges(model).items()
@@ -50,8 +56,9 @@ def _options(options: Options, model: str) -> dict[str, object]:
 
 
 def _passed(passed: Mapping[str, object], model: str) -> dict[str, object]:
-    """What this model takes of it. The classic schema wants the schema of a JSON reply bare."""
+    """Return the client's further fields that this model takes."""
     fields = {name: value for name, value in passed.items() if takes(model, name)}
+    # Classic models want the schema of a JSON reply bare, without OpenAI's name and wrapper.
     wanted: Any = fields.get("response_format")
     if wanted and wanted["type"] == "json_schema" and CLASSIC_NAMES.fullmatch(model):
         fields["response_format"] = {"type": "json_schema", "json_schema": wanted["json_schema"]["schema"]}
@@ -59,9 +66,9 @@ def _passed(passed: Mapping[str, object], model: str) -> dict[str, object]:
 
 
 def _message(message: Message) -> dict[str, object]:
-    told: dict[str, object] = {"role": message.role, "content": message.content}
+    fields: dict[str, object] = {"role": message.role, "content": message.content}
     if message.tool_calls:
-        told["tool_calls"] = message.tool_calls
+        fields["tool_calls"] = message.tool_calls
     if message.tool_call_id:
-        told["tool_call_id"] = message.tool_call_id
-    return told
+        fields["tool_call_id"] = message.tool_call_id
+    return fields

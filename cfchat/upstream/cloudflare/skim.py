@@ -60,11 +60,12 @@ class EventReader:
         if self._template is None or not self._between or len(data) > _MOST_SKIMMED:
             return ""
         match = self._template.one(data) or self._template.read(data)
-        if match is None or match.rest or not match.text:
+        if match is None:
+            return ""
+        self._reply.say("", match.usage)
+        if match.rest or not match.text:
             return ""
         self._tried = 0
-        if match.usage:
-            self._reply.say("", match.usage)
         return match.text
 
     def close(self) -> list[Delta]:

@@ -9,8 +9,9 @@ and is left to the parsers.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from cfchat.wire.strict_json import decode_first
 
@@ -20,36 +21,38 @@ _PARTS = re.compile(
     r'|"p"\s*:\s*"(?P<padding>[0-9A-Za-z]++)"'
     r'|"usage"\s*:\s*(?P<usage>\{(?:[^{}]|\{[^{}]*+\})*+\})'
 )
-# A number of JSON as the value of a name, and the one that says which usage is the largest.
-_NUMBER = re.compile(rb"(?<=[: ])-?+(?:0|[1-9][0-9]{0,14}+)(?:\.[0-9]{1,30}+)?+(?:[eE][-+]?+[0-9]{1,3}+)?+(?=[,}])")
-_TOTAL = re.compile(rb'("total_tokens": ?+)(0|[1-9][0-9]{0,14}+)(?=[,}])')
-_EXAMPLE_TOTAL = 987_654_321
+# Two usages that differ in these alone have the same structure, if both are JSON at all.
+_DIGITS = b"0123456789."
+_total_of = itemgetter("total_tokens")
+_NO_TOTAL = 1e15  # from here on a number is no count (usage.py)
+_OTHER_DIGITS = str.maketrans("0123456789", "1234567891")
 
 
 class Match(NamedTuple):
-    """The text of some events, the JSON of the largest usage among them (empty if none), and the bytes behind them."""
+    """What some events say together, and the bytes behind them. `usage` is the largest; empty if none is new."""
 
     text: str
-    usage: bytes
+    usage: Mapping[str, Any]
     rest: bytes
 
 
 class Template:
     """What the events of one stream share: `kinds` of parts that vary, and the `literals` before, between, behind them.
 
-    `usage` is the usage of one event, as JSON; the others may have other numbers in it. It is empty if all events
-    have the same, or none. `example_usage` is one that another event may have.
+    `usage` is the usage of one event, as JSON; the others may have other digits in it. `example_usage` is such another
+    one. Both are empty if all events have the same usage, or none.
     """
 
     def __init__(self, literals: Sequence[str], kinds: Sequence[str], usage: str = "") -> None:
-        self.example_usage = _example_of(usage)
-        self._literals, self._kinds, self._usage = literals, kinds, usage.encode()
+        self.example_usage = usage.translate(_OTHER_DIGITS)
+        self._literals, self._kinds = literals, kinds
+        self._usage = usage.encode()  # the last one that was read
+        self._without_digits = self._usage.translate(None, _DIGITS)
         begin, *behind = (literal.encode() for literal in literals)
         self._begin = b"data: " + begin
         self._end = behind.pop() + b"\n\n"
         self._next = self._end + self._begin
         self._parts = [*zip(kinds, [*behind, self._end], strict=True)]  # each part with the literal behind it
-        self._numberless = _NUMBER.sub(b"0", self._usage)
 
     def fill(self, text: str, padding: str, usage: str) -> str:
         """Return the data of an event with these parts; the text is escaped, the usage is JSON."""
@@ -75,13 +78,19 @@ class Template:
         # A quote or a backslash means another string than it seems to be, or more than one.
         if rest or b'"' in text or b"\\" in text:
             return None
-        if usage != self._usage and _NUMBER.sub(b"0", usage) != self._numberless:
-            return None
+        largest: Mapping[str, Any] = {}
         try:
             decoded = text.decode()
-        except UnicodeDecodeError:
+            if not decoded.isprintable():  # JSON escapes what moves the cursor
+                return None
+            if usage != self._usage:
+                if usage.translate(None, _DIGITS) != self._without_digits:
+                    return None
+                largest, _ = decode_first(usage.decode())
+                self._usage = usage
+        except ValueError:
             return None
-        return Match(decoded, usage, b"") if decoded.isprintable() else None  # JSON escapes what moves the cursor
+        return Match(decoded, largest, b"")
 
     def read(self, data: bytes) -> Match | None:
         """Match the events that the bytes begin with; None in any doubt."""
@@ -94,7 +103,7 @@ class Template:
             if not data.endswith(self._end, start, end):
                 return None
         pieces: Sequence[bytes] = data[start : end - len(self._end)].split(self._next)
-        texts, usage = pieces, b""
+        texts, usages = pieces, pieces[:0]
         for kind, literal in self._parts:
             parts = pieces
             if literal is not self._end:
@@ -104,21 +113,29 @@ class Template:
             if kind == "text":
                 texts = parts
             elif kind == "usage":
-                usage = self._largest(parts)
-                if not usage:
-                    return None
+                usages = parts
             elif not b"".join(parts).isalnum():
                 return None
         text = _decode(texts)
-        return None if text is None else Match(text, usage, data[end:])
+        usage = self._largest(usages) if text is not None and usages else {}
+        return None if text is None or usage is None else Match(text, usage, data[end:])
 
-    def _largest(self, usages: Sequence[bytes]) -> bytes:
-        """Return the first with the largest total; empty if one of them differs in more than its numbers."""
-        lines = b"\n".join(usages)
-        totals = [total for _, total in _TOTAL.findall(lines)]
-        if len(totals) != len(usages) or _NUMBER.sub(b"0", lines) != b"\n".join([self._numberless] * len(usages)):
-            return b""
-        return usages[totals.index(max(totals, key=int))]
+    def _largest(self, usages: Sequence[bytes]) -> Mapping[str, Any] | None:
+        """Return the first usage with the largest total; {} if none is new, None in any doubt."""
+        new = dict.fromkeys(usages)
+        new.pop(self._usage, None)
+        if not new:
+            return {}
+        if b"\n".join(new).translate(None, _DIGITS) != b"\n".join([self._without_digits] * len(new)):
+            return None
+        try:
+            largest: Mapping[str, Any] = max(decode_first(f"[{b','.join(new).decode()}]")[0], key=_total_of)
+        except (ValueError, KeyError):
+            return None
+        if _total_of(largest) >= _NO_TOTAL:
+            return None
+        self._usage = usages[-1]
+        return largest
 
 
 def _decode(texts: Sequence[bytes]) -> str | None:
@@ -155,7 +172,7 @@ def find(data: str) -> Template | None:
         if kind != "padding" and kind in kinds:
             continue
         if kind == "usage":
-            if not _example_of(match[kind]):
+            if not _has_total(match[kind]):
                 continue
             usage = match[kind]
         literals.append(data[at : match.start(kind)])
@@ -164,11 +181,8 @@ def find(data: str) -> Template | None:
     return Template([*literals, data[at:]], kinds, usage) if "text" in kinds else None
 
 
-def _example_of(usage: str) -> str:
-    """Return the usage with another total; empty if the total is not one number that can be found by its name."""
-    example, totals = _TOTAL.subn(rb"\g<1>%d" % _EXAMPLE_TOTAL, usage.encode())
+def _has_total(usage: str) -> bool:
     try:
-        known = totals == 1 and decode_first(example.decode())[0].get("total_tokens") == _EXAMPLE_TOTAL
+        return type(decode_first(usage)[0].get("total_tokens")) in (int, float)
     except (ValueError, RecursionError):
-        known = False
-    return example.decode() if known else ""
+        return False

@@ -1,7 +1,8 @@
-"""What a reply says: the events of a stream, or one whole JSON -> Delta. Pure.
+"""Split the reasoning that a model writes into its text from the answer. Pure.
 
-Two dialects, the classic `{"response": "..."}` and OpenAI's chunks, meet in one reply: each event is judged
-by itself. A token that happens to be JSON arrives as a number or boolean, so text is not always a string.
+Some models think in the text itself, `<think>...</think>` before the answer. The tags may be cut anywhere between two
+events. What may be the start of a tag is held back until the next text shows whether it is one: a few characters at
+most, and blanks before an opening tag.
 """
 
 from __future__ import annotations
@@ -9,21 +10,20 @@ from __future__ import annotations
 from enum import Enum
 
 _OPEN, _CLOSE = "<think>", "</think>"
-_MOST_BLANKS = 64  # before an opening tag; they are held back until it comes, or does not
+_MOST_BLANKS = 64  # before an opening tag
 
 
 class _Place(Enum):
     START = 1  # nothing but blanks so far
     THOUGHT = 2
-    BETWEEN = 3  # behind the closing tag: blanks there belong to neither side
+    BETWEEN = 3  # behind the closing tag: blanks there belong neither to the reasoning nor to the answer
     ANSWER = 4
 
 
 class Thoughts:
-    """Tells thoughts in the text, `<think>...</think>` before the answer, from the answer.
+    """The place in one reply's text: before, in or behind the reasoning.
 
-    The distilled models leave out the opening tag (`thinks_first`). A tag may be cut anywhere: what may be
-    the start of one is held back, some characters at most.
+    With `thinks_first` the text begins with reasoning even without an opening tag: distilled models leave it out.
     """
 
     def __init__(self, thinks_first: bool) -> None:
@@ -33,11 +33,11 @@ class Thoughts:
 
     @property
     def over(self) -> bool:
-        """Whether all that follows is answer, whatever it looks like."""
+        """Whether all further text is answer, even if it looks like a tag."""
         return self._place is _Place.ANSWER
 
     def split(self, text: str) -> tuple[str, str]:
-        """What of the text is answer, and what is thought."""
+        """Return the answer and the reasoning in this text, with what was held back before it."""
         text, self._held = self._held + text, ""
         if self._place is _Place.START:
             bare = text.lstrip()
@@ -63,12 +63,12 @@ class Thoughts:
         return text, thought
 
     def flush(self) -> tuple[str, str]:
-        """The same for what was held back for a tag that did not come."""
+        """Return answer and reasoning in what was held back, because the text has ended without the tag."""
         held, self._held = self._held, ""
         thinking = self._place is _Place.THOUGHT or (self._place is _Place.START and self._thinks_first)
         return ("", held) if thinking else (held, "")
 
 
 def _started(text: str, tag: str) -> int:
-    """How many characters at the end of the text may be the start of the tag."""
+    """Return how many characters at the end of the text may be the start of the tag."""
     return next((size for size in range(len(tag) - 1, 0, -1) if text.endswith(tag[:size])), 0)

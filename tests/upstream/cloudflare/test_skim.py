@@ -58,7 +58,7 @@ def skimmed(pieces: Iterable[bytes], *settings: Any, at_once: bool = False) -> T
     try:
         for piece in pieces:
             words = reader.words(piece) if at_once else ""
-            deltas += filter(None, [reply.say(words)]) if words else reader.feed(piece)
+            deltas += filter(None, [reply.say(words, {})]) if words else reader.feed(piece)
             if reply.done:
                 break
         deltas += reader.close()
