@@ -1,7 +1,7 @@
-"""Which models are worth asking just now. Pure: the time is handed in.
+"""Decide which models are worth asking now. Pure: the time is handed in.
 
-A model that failed several times in a row has an open circuit: it is left alone for some seconds, then one
-request tries it again. One that is gone for good is left out as long as the process lives.
+A model that failed several times in a row has an open circuit: no request asks it for some seconds, then one request
+tries it again. A success closes the circuit. A model that does not exist is left out until the process ends.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 
 class Settings(NamedTuple):
-    """A circuit opens after so many `failures` in a row and lets a request through every `rest` seconds."""
+    """A circuit opens after this many `failures` in a row, and lets one request through every `rest` seconds."""
 
     failures: int = 3
     rest: float = 10.0
 
 
 class Circuits:
-    """The health of each model. A model never heard of is healthy."""
+    """The health of each model. A model that was never asked is healthy. All times are in seconds, by one clock."""
 
     def __init__(self, settings: Settings = Settings()) -> None:
         self._settings = settings
@@ -27,7 +27,10 @@ class Circuits:
         self._gone: set[str] = set()
 
     def order(self, models: Sequence[str], now: float) -> list[str]:
-        """Those to ask, first one first. Never empty: where none is healthy, the first that is not gone."""
+        """Return the models to ask, in the given order. If none is healthy, return the first that is not gone.
+
+        `models` must not be empty; neither is what is returned.
+        """
         if not self._gone and not self._open_until:
             return list(models)
         present = [model for model in models if model not in self._gone]
@@ -35,12 +38,12 @@ class Circuits:
         return healthy or (present or list(models))[:1]
 
     def asked(self, model: str, now: float) -> None:
-        """A request goes to the model. If it tries an open circuit, the others stay away until it is known how."""
+        """Note that a request goes to the model. If its circuit is open, no other one tries it for `rest` seconds."""
         if model in self._open_until:
             self._open_until[model] = now + self._settings.rest
 
     def failed(self, model: str, now: float) -> bool:
-        """It failed by a fault of its own; whether that opened its circuit just now."""
+        """Note a failure that is the model's own fault. Return whether it opened the circuit."""
         self._failures[model] = self._failures.get(model, 0) + 1
         if self._failures[model] < self._settings.failures:
             return False
@@ -49,11 +52,12 @@ class Circuits:
         return newly
 
     def succeeded(self, model: str) -> None:
+        """Note a reply of the model: close its circuit, and count its failures from zero."""
         self._failures.pop(model, None)
         self._open_until.pop(model, None)
 
     def gone(self, model: str) -> bool:
-        """It does not exist, or not for this account; whether that is news."""
-        news = model not in self._gone
+        """Note that the model does not exist, or not for this account. Return whether that was not known before."""
+        newly = model not in self._gone
         self._gone.add(model)
-        return news
+        return newly

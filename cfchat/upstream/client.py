@@ -33,7 +33,6 @@ from cfchat.upstream.proxy import Proxy
 
 log = logging.getLogger("cfchat.upstream")
 
-DAY = 86400.0
 # Unreachable: three connection attempts failed in a row, the last within 60 s.
 FAILURES, OF_LATE = 3, 60.0
 
@@ -303,7 +302,7 @@ class Upstream:
             else:
                 for name in self._settings.models:
                     self._warn_of_model(name, listed.get(name))
-            await asyncio.sleep(DAY)
+            await asyncio.sleep(faults.DAY)
 
     def _warn_of_model(self, name: str, listed: Model | None) -> None:
         if listed is None:

@@ -1,4 +1,9 @@
-"""One connection to the upstream: connect, perhaps through a proxy; one exchange at a time; deadlines."""
+"""Open a connection to the origin: TCP, a proxy's tunnel if there is one, TLS.
+
+One deadline covers all steps. The step under way is remembered, so that the error can name the one that took too long.
+All failures come out as UpstreamTimeout or UpstreamConnectError, with the reason in `detail`. A bad certificate is
+never worth another try.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +15,24 @@ import socket
 import ssl
 from typing import Any
 
-from cfchat.errors import (
-    UpstreamConnectError,
-    UpstreamTimeout,
-)
+from cfchat.errors import UpstreamConnectError, UpstreamTimeout
 from cfchat.net.stream import Stream
 from cfchat.upstream.connection import Connection
 from cfchat.upstream.origin import Origin
 from cfchat.upstream.proxy import Proxy, open_tunnel
 
-# Between one address of a host and the next (RFC 8305 §5), in seconds.
+# Seconds from the try of one address of a host to the next one's (RFC 8305 §5).
 NEXT_ADDRESS = 0.25
 HANDSHAKE = "TLS handshake"
-UNKNOWN_AUTHORITY = (18, 19, 20, 21)  # OpenSSL's X509_V_ERR_...: signed by itself, or by nobody who is trusted
+UNKNOWN_AUTHORITY = (18, 19, 20, 21)  # OpenSSL's X509_V_ERR_...: self-signed, or signed by an unknown authority
 
 
 def make_ssl_context(cafile: str | None = None) -> ssl.SSLContext:
-    """Certificates and names verified, TLS 1.2 or newer, nothing negotiated twice, ALPN http/1.1.
+    """Return a context that verifies certificates and names, takes TLS 1.2 or newer, and offers http/1.1 by ALPN.
 
-    `cafile` is a PEM file of authorities to trust in place of the system's. Raises OSError.
+    `cafile` is a PEM file of authorities to trust instead of the system's. Renegotiation is off.
+
+    Raises: OSError if the file cannot be read.
     """
     context = ssl.create_default_context(cafile=cafile)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -40,9 +44,9 @@ def make_ssl_context(cafile: str | None = None) -> ssl.SSLContext:
 async def connect(
     origin: Origin, context: ssl.SSLContext | None, seconds: float, proxy: Proxy | None = None
 ) -> Connection:
-    """Connect within `seconds`, TLS handshake included; the quickest address of the host wins (RFC 8305).
+    """Connect within `seconds`, including the TLS handshake. The quickest address of the host wins (RFC 8305).
 
-    Raises UpstreamTimeout or UpstreamConnectError.
+    Raises: UpstreamTimeout, UpstreamConnectError.
     """
     way = _Way()
     try:
@@ -57,18 +61,18 @@ async def connect(
         failure = UpstreamConnectError("The model's server could not be reached.", detail=_reason(error))
         failure.retryable = not isinstance(error, ssl.SSLCertVerificationError)
         raise failure from error
-    except UnicodeError as error:  # of a label that is empty or too long
+    except UnicodeError as error:  # a label of the name is empty or too long
         detail = f"{way.step}: this cannot be a host's name"
         raise UpstreamConnectError("The model's server could not be reached.", detail=detail) from error
 
 
 class _Way:
-    """From nothing to a Connection; `step` is the one under way."""
+    """The steps to a Connection. `step` names the step under way."""
 
     step = ""
 
     async def go(self, origin: Origin, context: ssl.SSLContext | None, proxy: Proxy | None) -> Connection:
-        """What is half made is closed where a step fails."""
+        """Take all steps. If one fails, close what was opened."""
         first = proxy or origin
         there = f"{first.host}:{first.port}"
         self.step = f"connection to {there}"
@@ -105,11 +109,11 @@ async def _open(host: str, port: int) -> Stream:
 
 
 def _of_one_kind(error: OSError) -> OSError:
-    """asyncio's error for several addresses says the errors of all in words, but is none of them."""
+    """Give an error a number: asyncio's error for several addresses has only the words of theirs."""
     numbers = [int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))] if error.errno is None else []
     if not numbers:
         return error
-    # A refusal came from the host; that there is no route, as for IPv6 where there is none, from this machine.
+    # A refusal comes from the host. "No route" comes from this machine, often because it has no IPv6.
     number = errno.ECONNREFUSED if errno.ECONNREFUSED in numbers else numbers[0]
     return OSError(number, str(error))
 
@@ -119,8 +123,8 @@ def _reason(error: OSError) -> str:
         trust = "; SSL_CERT_FILE names the authorities to trust" if error.verify_code in UNKNOWN_AUTHORITY else ""
         return f"certificate: {error.verify_message.rstrip('.')}{trust}"
     reason = error.strerror or str(error) or type(error).__name__
-    # asyncio words a failed connect without saying why.
-    # OpenSSL's and the resolver's numbers are others than the system's.
+    # OpenSSL's and the resolver's numbers are not the system's.
     foreign = isinstance(error, (ssl.SSLError, socket.gaierror))
-    told = os.strerror(error.errno) if error.errno and not foreign else reason
-    return reason if told in reason else f"{told}: {reason}"
+    # asyncio words a failed connect without its cause: the number has it.
+    cause = os.strerror(error.errno) if error.errno and not foreign else reason
+    return reason if cause in reason else f"{cause}: {reason}"

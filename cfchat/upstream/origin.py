@@ -1,4 +1,4 @@
-"""One connection to the upstream: connect, perhaps through a proxy; one exchange at a time; deadlines."""
+"""The origin of Cloudflare's API: the parts of CFCHAT_BASE_URL. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Origin(NamedTuple):
-    """Where the API lives: scheme, host, port of `CFCHAT_BASE_URL` and the path before its own."""
+    """Scheme (`tls`: https), host, port of the API, and the path that comes before the API's own paths."""
 
     host: str
     port: int
@@ -15,11 +15,11 @@ class Origin(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """The value of `Host` (RFC 9110 §7.2): no port where it is the scheme's own."""
+        """The value of `Host` (RFC 9110 §7.2): without the port if it is the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The URL that requests go below, as the operator wrote it."""
+        """The base URL: all requests go to paths below it."""
         return f"{'https' if self.tls else 'http'}://{self.authority}{self.base_path}"

@@ -1,7 +1,8 @@
-"""Which connection to lend, keep, close.
+"""Keep connections for the next request.
 
-`PoolState` decides: no I/O and no clock, it returns what is to be closed. `Pool` does what it says.
-Nothing here waits between a decision and its deed, so no other task can come between them.
+PoolState decides which connection to lend, keep and close. It does no I/O and has no clock: it returns the connections
+that must be closed, and Pool closes them. Pool never awaits between a decision and the act, so no other task can come
+between them. The youngest connection is lent first, and the others grow old and are closed.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 
 class Poolable(Protocol):
-    """What a pool has to know of a connection."""
+    """A connection, as far as a pool must know it."""
 
     @property
     def usable(self) -> bool:
-        """Still open, and nothing unread: what came unasked would be taken for the next reply."""
+        """Whether it is open and nothing is unread: unread bytes would be taken for the next reply."""
 
     def close(self) -> None:
-        """Close at once. Never raises; closing twice does no harm."""
+        """Close at once. Raise nothing, also if it is closed already."""
 
 
 C = TypeVar("C")
@@ -26,21 +27,24 @@ P = TypeVar("P", bound=Poolable)
 
 
 class Settings(NamedTuple):
-    """What is kept, and how long; times in seconds."""
+    """How many connections are kept, and how long; times in seconds."""
 
-    idle: int = 128  # connections kept without work
-    idle_timeout: float = 60.0  # less than Cloudflare's, so that we close first and rarely meet a stale one
-    max_age: float = 600.0  # so that a change of address or certificate is noticed
+    idle: int = 128  # idle connections at most
+    idle_timeout: float = 60.0  # less than Cloudflare's: we close first, and rarely use one that Cloudflare has closed
+    max_age: float = 600.0  # limits how long a change of address or certificate goes unnoticed
 
 
 class _Entry(NamedTuple, Generic[C]):
     conn: C  # held, so that its id() stays its own
-    made: float
+    made: float  # when it was entered
     since: float  # when it was last lent or given back
 
 
 class PoolState(Generic[C]):
-    """Who has which connection. Connections are told apart by identity, never by equality."""
+    """Which connections are idle, and which are lent out. They are compared by identity, never by equality.
+
+    `now` is the time in seconds, always by the same clock.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -50,16 +54,18 @@ class PoolState(Generic[C]):
 
     @property
     def idle(self) -> int:
+        """How many connections are idle."""
         return len(self._idle)
 
     @property
     def lent_out(self) -> int:
+        """How many connections are lent out."""
         return len(self._lent)
 
     def lend(self, now: float) -> tuple[C | None, list[C]]:
-        """The connection to use, None when one must be made; and those to close.
+        """Return the connection to use, None if a new one must be made; and the connections to close.
 
-        The youngest first: it is the least likely to be stale, and those not needed grow old and go.
+        The youngest comes first, because it is the least likely to be stale, and so that those not needed expire.
         """
         expired: list[C] = []
         while self._idle:
@@ -71,16 +77,19 @@ class PoolState(Generic[C]):
         return None, expired
 
     def lent(self, conn: C, now: float) -> None:
-        """Enter a connection just made for a borrower. Raises ValueError if it is known already."""
+        """Enter a new connection, made for a borrower.
+
+        Raises: ValueError if it is in the pool already.
+        """
         key = id(conn)
         if key in self._lent or key in self._idle:
             raise ValueError("this connection is in the pool already")
         self._lent[key] = _Entry(conn, now, now)
 
     def give_back(self, conn: C, now: float, reusable: bool) -> list[C]:
-        """Those to close: this one if it can't be kept, or the oldest idle one that it displaces.
+        """End a loan. Return the connections to close: this one if it cannot be kept, or the oldest idle one.
 
-        Raises ValueError for a connection that is not lent out: a second give_back would lend it twice.
+        Raises: ValueError if it is not lent out, because it would be lent twice after being given back twice.
         """
         entry = self._lent.pop(id(conn), None)
         if entry is None:
@@ -93,23 +102,23 @@ class PoolState(Generic[C]):
         return [self._idle.pop(next(iter(self._idle))).conn]
 
     def expire(self, now: float) -> list[C]:
-        """Those idle too long or too old, to be closed."""
+        """Remove the connections that are idle too long or too old. Return them; they must be closed."""
         expired = [key for key, entry in self._idle.items() if self._is_expired(entry, now)]
         return [self._idle.pop(key).conn for key in expired]
 
     def kept(self) -> list[C]:
-        """All idle ones, the oldest first."""
+        """Return all idle connections, the longest idle first."""
         return [entry.conn for entry in self._idle.values()]
 
     def shut(self) -> list[C]:
-        """All idle ones, to be closed. From now on nothing given back is kept."""
+        """Remove and return all idle connections; they must be closed. From now on `give_back` keeps none."""
         self._shut = True
         idle = self.kept()
         self._idle.clear()
         return idle
 
     def forget(self, conn: C) -> None:
-        """An idle connection died. One lent out is its borrower's to give back: nothing happens."""
+        """Remove a connection if it is idle. If it is lent out, its borrower must still give it back."""
         self._idle.pop(id(conn), None)
 
     def _is_expired(self, entry: _Entry[C], now: float) -> bool:
@@ -118,7 +127,10 @@ class PoolState(Generic[C]):
 
 
 class Pool(Generic[P]):
-    """Lends connections and makes new ones; each that is borrowed must be given back, once."""
+    """Lends connections and makes new ones. Each loan must end with one `give_back`.
+
+    `connect` makes a connection, `clock` returns the time in seconds.
+    """
 
     def __init__(
         self, connect: Callable[[], Awaitable[P]], settings: Settings, clock: Callable[[], float]
@@ -128,9 +140,9 @@ class Pool(Generic[P]):
         self.state: PoolState[P] = PoolState(settings)
 
     async def borrow(self, fresh: bool = False) -> tuple[P, bool]:
-        """A connection, and whether it came from the pool; `fresh` always makes one.
+        """Return a connection, and whether it was kept from an earlier loan; `fresh` demands a new one.
 
-        Raises what `connect` raises.
+        Raises: What `connect` raises.
         """
         kept = None if fresh else self._take()
         if kept is not None:
@@ -140,30 +152,36 @@ class Pool(Generic[P]):
         return conn, False
 
     def give_back(self, conn: P, reusable: bool) -> None:
-        """End a loan: the connection is kept or closed. Raises ValueError if it is not lent out."""
+        """End a loan: keep the connection or close it.
+
+        Raises: ValueError if it is not lent out.
+        """
         _close(self.state.give_back(conn, self._clock(), reusable and conn.usable))
 
     def forget(self, conn: P) -> None:
-        """An idle connection died by itself."""
+        """Drop an idle connection that the other side has closed."""
         self.state.forget(conn)
 
     def expire(self) -> None:
-        """Close what grew old, or ended by itself, without being asked for. Borrowing looks at what it lends alone."""
+        """Close idle connections that are too old, or that the other side has ended."""
         _close(self.state.expire(self._clock()))
         self._drop(conn for conn in self.state.kept() if not conn.usable)
 
     def clear(self) -> None:
-        """Close all idle connections; the pool goes on."""
+        """Close all idle connections. The pool stays open."""
         self._drop(self.state.kept())
 
     async def warm(self, number: int) -> None:
-        """Connect until so many lie idle. Raises what `connect` raises."""
+        """Connect until `number` connections are idle.
+
+        Raises: What `connect` raises.
+        """
         for _ in range(number - self.state.idle):
             conn, _ = await self.borrow(fresh=True)
             self.give_back(conn, reusable=True)
 
     def close(self) -> None:
-        """Close all idle connections, and those lent out as they come back."""
+        """Close all idle connections now, and the others when they are given back."""
         _close(self.state.shut())
 
     def _drop(self, idle: Iterable[P]) -> None:

@@ -1,4 +1,9 @@
-"""The way out through an HTTP proxy: HTTPS_PROXY, NO_PROXY, and CONNECT (RFC 9110 §9.3.6)."""
+"""Reach the origin through an HTTP proxy: HTTPS_PROXY, NO_PROXY and CONNECT (RFC 9110 §9.3.6).
+
+The environment is read as curl and urllib read it. The proxy opens a tunnel, and TLS with the origin runs inside it,
+so the proxy sees neither the token nor the conversation. A proxy that sends bytes behind its reply is refused, because
+they would be taken for the origin's.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,7 @@ _LIMITS = ReadLimits(head=64 * 1024, body=0)
 
 
 class Proxy(NamedTuple):
-    """`tls` is about the connection to the proxy itself; `credentials` are the value of Proxy-Authorization."""
+    """A proxy. `tls`: whether to speak TLS with the proxy itself. `credentials`: the value of Proxy-Authorization."""
 
     host: str
     port: int
@@ -30,7 +35,10 @@ class Proxy(NamedTuple):
 
 
 def parse_proxy(text: str) -> Proxy:
-    """`http://USER:PASSWORD@HOST:PORT`, https, or HOST:PORT alone. Raises ValueError with the reason."""
+    """Parse `http://USER:PASSWORD@HOST:PORT`, the same with https, or HOST:PORT.
+
+    Raises: ValueError, whose message says what the text must be.
+    """
     try:
         url = urlsplit(text if "://" in text else f"http://{text}")
         port = url.port
@@ -47,18 +55,21 @@ def parse_proxy(text: str) -> Proxy:
 
 
 def proxy_for(host: str, port: int, environ: Mapping[str, str]) -> str | None:
-    """The URL of the proxy that goes between us and a host, or None, as curl and urllib understand it."""
+    """Return the URL of the proxy for a host, or None if the host is reached without one."""
     url = environ.get("https_proxy") or environ.get("HTTPS_PROXY")
     if not url:
         return None
     from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # heavy, rarely needed
 
-    excepted = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    return None if proxy_bypass_environment(f"{host}:{port}", {"no": excepted}) else url
+    exceptions = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    return None if proxy_bypass_environment(f"{host}:{port}", {"no": exceptions}) else url
 
 
 async def open_tunnel(proxy: Proxy, host: str, port: int, stream: Stream) -> None:
-    """Ask the proxy for a connection to host and port. Raises UpstreamConnectError where it refuses, OSError."""
+    """Ask the proxy at the other end of `stream` for a tunnel to host and port.
+
+    Raises: UpstreamConnectError if the proxy refuses or speaks no HTTP, OSError.
+    """
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     fields = [("Host", authority), ("User-Agent", "cfchat")]
     if proxy.credentials is not None:
@@ -81,7 +92,7 @@ async def open_tunnel(proxy: Proxy, host: str, port: int, stream: Stream) -> Non
         refusal.retryable = event.status >= 500
         raise refusal
     if wire.buffered:
-        # The origin speaks second in TLS: this would be somebody else's words.
+        # In TLS the client speaks first, so these bytes cannot be the origin's.
         raise _refused(f"the proxy {proxy} speaks for the origin")
 
 

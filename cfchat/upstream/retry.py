@@ -1,8 +1,8 @@
-"""Whether, when and whom to ask again. Pure: time and randomness are handed in.
+"""Decide whether, when and with which model to try again. Pure: time and randomness are handed in.
 
-Exponential backoff with full jitter, so that clients that failed together do not come back together.
-`Retry-After` is a floor under the wait and the jitter comes on top of it: everybody was told the same number.
-A fault that another model may not share gives the next try to that model.
+The wait is an exponential backoff with full jitter, so that requests that failed together do not come back together.
+A Retry-After is the shortest wait, and the jitter comes on top of it, because all clients got the same number. If
+another model may not share the fault, the next try goes to that model.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import NamedTuple
 
 from cfchat.errors import UpstreamError, UpstreamModelGone
 
-_DOUBLINGS = 64  # any cap is long reached; without it a large `attempts` overflows a float
+_DOUBLINGS = 64  # any cap is reached long before; more would overflow a float
 
 
 class Policy(NamedTuple):
     """How often and how long to try; all times in seconds."""
 
-    attempts: int = 3  # requests in all for one reply, the first among them, whichever models they go to
-    base: float = 0.5  # the backoff's ceiling after the first failure; doubles with each further one
-    cap: float = 8.0  # the backoff's ceiling never grows beyond this
-    budget: float = 30.0  # no try begins later than this after the first began
-    longest_wait: float = 60.0  # a longer Retry-After is an answer for the client, not a wait
+    attempts: int = 3  # requests for one reply, including the first one, to all models together
+    base: float = 0.5  # the longest backoff after the first failure; it doubles with each further one
+    cap: float = 8.0  # the longest backoff after any failure
+    budget: float = 30.0  # no try begins later than this after the first one began
+    longest_wait: float = 60.0  # a longer Retry-After is passed on to the client instead
 
 
 class Next(NamedTuple):
-    """The next try: which model, after how many seconds."""
+    """The next try: the model to ask, and the seconds to wait before."""
 
     model: str
     wait: float
@@ -41,23 +41,23 @@ def next_try(
     model: str,
     others: Sequence[str] = (),
 ) -> Next | None:
-    """Whom to ask next, or None to give up.
+    """Return the next try, or None to give up.
 
-    `attempt` is the number of the try that failed, from 1, and `model` whom it asked; `others` are further
-    models worth asking, best first; `elapsed` is the time since the first try began; `random` gives numbers
-    in [0, 1).
+    `attempt` is the number of the try that failed, from 1, and `model` the model that it asked. `others` are further
+    models worth asking, best first. `elapsed` is the time in seconds since the first try began. `random` returns
+    numbers in [0, 1).
     """
     if attempt >= policy.attempts:
         return None
     if error.elsewhere and others:
-        # What the one model asked to be spared (Retry-After) does not bind the other.
+        # The Retry-After of one model does not bind another.
         wait = 0.0 if isinstance(error, UpstreamModelGone) else random() * _ceiling(policy, attempt)
         return _in_budget(policy, elapsed, Next(others[0], wait))
-    asked = max(0.0, error.retry_after or 0.0)
+    shortest = max(0.0, error.retry_after or 0.0)
     spent = error.most_tries is not None and attempt >= error.most_tries
-    if not error.retryable or spent or asked > policy.longest_wait:
+    if not error.retryable or spent or shortest > policy.longest_wait:
         return None
-    return _in_budget(policy, elapsed, Next(model, asked + random() * _ceiling(policy, attempt)))
+    return _in_budget(policy, elapsed, Next(model, shortest + random() * _ceiling(policy, attempt)))
 
 
 def _in_budget(policy: Policy, elapsed: float, following: Next) -> Next | None:

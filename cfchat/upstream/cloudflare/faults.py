@@ -1,7 +1,8 @@
-"""What a reply that is no answer means: Cloudflare's error bodies and error events -> UpstreamError. Pure.
+"""Turn Cloudflare's error replies and error events into UpstreamErrors. Pure.
 
-An error is judged by Cloudflare's own code first and by the HTTP status second: a junk token is a 400, and a
-200 can carry an error.
+An error is judged by Cloudflare's own code first and by the HTTP status second, because a bad token may be a 400 and a
+200 can carry an error. Two tables hold a verdict for each code and status: the error for the client, and whether
+another try or another model may help. Cloudflare's own words hold ids and names: they go into `detail`, for the log.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ class FieldsLike(Protocol):
 
 
 class _Verdict(NamedTuple):
-    """`elsewhere`: another model may not share the fault. `wait`: seconds, where no Retry-After says."""
+    """What an error means for the client and for the next try.
+
+    `elsewhere`: another model may not share the fault. `most_tries`: how many requests are worth it at most. `wait`:
+    how many seconds to wait if there is no Retry-After.
+    """
 
     error: type[UpstreamError]
     message: str
@@ -55,14 +60,14 @@ _TOO_LONG = _Verdict(ContextLengthExceeded, "The conversation is too long.")
 _SETUP = _Verdict(UpstreamAuthError, "The server is not set up correctly.")
 _BLOCKED_ACCOUNT = _Verdict(UpstreamAuthError, "The assistant is not available.")
 _SLOW = _Verdict(UpstreamTimeout, "The model took too long to answer.", retryable=True, elsewhere=True)
-# The edge waited two minutes for the first byte: a third time is not worth it.
+# Cloudflare's edge waited two minutes for the first byte: a third try is not worth it.
 _VERY_SLOW = _Verdict(UpstreamTimeout, _SLOW.message, retryable=True, elsewhere=True, most_tries=2)
 _TOO_SLOW = _Verdict(UpstreamTimeout, _SLOW.message)
 _DAY_USED_UP = _Verdict(UpstreamQuota, "The daily limit is used up. It resets at 00:00 UTC.")
 _BUDGET_USED_UP = _Verdict(UpstreamQuota, "The budget is used up.")
 _BUSY = _Verdict(UpstreamOverloaded, "The assistant is busy, please try again.", retryable=True, elsewhere=True)
 _TOO_MANY = _Verdict(UpstreamRateLimited, "Too many requests, please wait a moment.", retryable=True)
-# This model's own limit, a minute's.
+# A limit of this model alone, for one minute.
 _MODEL_TOO_MANY = _Verdict(UpstreamRateLimited, _TOO_MANY.message, retryable=True, elsewhere=True, wait=10.0)
 _EDGE_TOO_MANY = _Verdict(UpstreamRateLimited, _TOO_MANY.message, retryable=True, wait=60.0)
 _FAULT = _Verdict(UpstreamUnavailable, "The assistant had a fault, please try again.", retryable=True)
@@ -71,11 +76,11 @@ _PROMPT_BLOCKED = _Verdict(ContentBlocked, "This message was blocked.")
 _REPLY_BLOCKED = _Verdict(UpstreamRefused, "The reply was blocked.")
 
 # Workers AI 3xxx, 5xxx and 8xxx; v4 API 971, 1000, 6003, 7xxx, 9xxx and 10000; AI Gateway 2xxx; edge 1015.
-# 4006 is what is sent where the documentation says 3036.
+# Cloudflare sends 4006 where its documentation says 3036.
 _CODES: Mapping[int, _Verdict] = {
     **dict.fromkeys((3003, 3030, 3039, 5004, 5005, 5006, 5012, 5019, 5025, 8001, 8006), _REFUSED),
     **dict.fromkeys((3042, 5007, 5018, 5028, 5035), _GONE),
-    5016: _NOT_YET,  # its licence can still be agreed to
+    5016: _NOT_YET,  # until the account agrees to the model's licence
     **dict.fromkeys((3006, 5021), _TOO_LONG),
     **dict.fromkeys((1000, 2001, 2009, 6003, 7000, 7003, 9106, 9109, 10000), _SETUP),
     **dict.fromkeys((3023, 3041), _BLOCKED_ACCOUNT),
@@ -91,7 +96,7 @@ _CODES: Mapping[int, _Verdict] = {
     2016: _PROMPT_BLOCKED,
     2017: _REPLY_BLOCKED,
 }
-# The statuses that say more than their class does.
+# The statuses that say more than that the client or the server is at fault.
 _STATUSES: Mapping[int, _Verdict] = {
     **dict.fromkeys((401, 403), _SETUP),
     408: _SLOW,
@@ -103,32 +108,36 @@ _STATUSES: Mapping[int, _Verdict] = {
     504: _SLOW,
     524: _VERY_SLOW,
 }
-# 3030 also carries refusals that have nothing to do with length.
+# Cloudflare uses 3030 for other refusals, too: only its words say that the conversation is too long.
 _LENGTH_WORDS = r"(?i)context|too long|tokens|sequence"
 
 
 def read_error(status: int, fields: FieldsLike, body: bytes, now: float | None = None) -> UpstreamError:
-    """What a reply that is no answer means. `now`, in epoch seconds, is for waits that end at a date."""
+    """Return the error that a reply with another status than 200 means.
+
+    `now` is the time in seconds since the epoch. Without it, a Retry-After that is a date is ignored.
+    """
     rays = [f"{name} {_printable(value)}" for name in ("cf-ray", "cf-ai-req-id") if (value := fields.get(name))]
     error = _judge(status, _faults_in_body(body), rays or ["cf-ray none"])
-    asked = _retry_after(fields.get("retry-after"), now)
-    if asked is not None:
-        error.retry_after = asked
+    wait = _parse_retry_after(fields.get("retry-after"), now)
+    if wait is not None:
+        error.retry_after = wait
     elif type(error) is UpstreamQuota and error.origin_code in (3036, 4006) and now is not None:
         error.retry_after = DAY - now % DAY
     return error
 
 
-def error_in_event(data: str) -> UpstreamError:
-    """What an `event: error` means; it has no form that is documented."""
-    return _judge(200, _faults_in_body(data.encode("utf-8", "replace")), [])
-
-
+# A reply with none of these names carries no error.
 _SIGNS = frozenset({"error", "errors", "success", "internalCode"})
 
 
+def error_in_event(data: str) -> UpstreamError:
+    """Return the error that the data of an `event: error` means. Cloudflare documents no form of it."""
+    return _judge(200, _faults_in_body(data.encode("utf-8", "replace")), [])
+
+
 def error_in_reply(reply: Mapping[str, Any]) -> UpstreamError | None:
-    """The error that a 200, or one event of a stream, carries in place of words."""
+    """Return the error that a 200, or one event of a stream, carries instead of content; None if it carries none."""
     if _SIGNS.isdisjoint(reply):
         return None
     if reply.get("error") or reply.get("errors") or reply.get("success") is False or "internalCode" in reply:
@@ -137,12 +146,12 @@ def error_in_reply(reply: Mapping[str, Any]) -> UpstreamError | None:
 
 
 def finish_error() -> UpstreamError:
-    """The finish reason `error`: the engine failed, and says no more."""
+    """Return the error that the finish reason `error` means: the engine failed, and gave no reason."""
     return _error(_ENGINE_FAULT, 200, None, "finish reason error")
 
 
 def _judge(status: int, faults: Sequence[_Fault], more: Sequence[str]) -> UpstreamError:
-    """Cloudflare's code first, then the status."""
+    """Return the error of the first fault whose code is known, or of the first fault, or of the status alone."""
     known = (fault for fault in faults if fault.code in _CODES)
     fault = next(known, faults[0] if faults else _Fault(None, ""))
     code = "none" if fault.code is None else _printable(str(fault.code))
@@ -164,24 +173,22 @@ def _verdict(status: int, fault: _Fault) -> _Verdict:
     if isinstance(code, int) and code in _CODES:
         return _CODES[code]
     if 200 <= status < 300:
-        # OpenAI's shape has the status as its code; otherwise it may well be a passing fault.
+        # OpenAI's errors have the status as their code. Any other error under a 200 may pass.
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
     return _STATUSES.get(status, _FAULT if status >= 500 else _REFUSED)
 
 
 # --- bodies --------------------------------------------------------------------------------------
 
-_EDGE_TEXT = rb"error code: (1[0-9]{3})\n?"  # 520 and the like are only the status once more
+_EDGE_TEXT = rb"error code: (1[0-9]{3})\n?"  # without 520 and the like, which only repeat the status
 _CODE_DIGITS = r"[0-9]{1,6}"
 
 
 class _Fault(NamedTuple):
-    """One error as Cloudflare words it: for the log, as it holds ids. `code` is a number where possible."""
+    """One error as Cloudflare words it. `code` is a number if it can be one."""
 
     code: int | str | None
     message: str
-
-
 
 
 def _faults_in_body(body: bytes) -> list[_Fault]:
@@ -197,9 +204,13 @@ def _faults_in_body(body: bytes) -> list[_Fault]:
 
 
 def _faults(reply: Mapping[str, Any]) -> list[_Fault]:
-    """`errors` of Workers AI and the v4 API, `error` of AI Gateway (a list) and OpenAI, or the reply."""
-    found = reply.get("errors") or reply.get("error") or reply
-    return [_fault(item) for item in (found if type(found) is list else [found])]
+    """Return the faults of a reply.
+
+    Workers AI and the v4 API have them in `errors`, AI Gateway in `error` as a list, OpenAI in `error` as an object.
+    Otherwise the reply itself is the fault.
+    """
+    items = reply.get("errors") or reply.get("error") or reply
+    return [_fault(item) for item in (items if type(items) is list else [items])]
 
 
 def _fault(item: object) -> _Fault:
@@ -215,36 +226,33 @@ def _fault(item: object) -> _Fault:
 
 
 def _reasons(chain: object) -> list[object]:
-    """What led to an error of the v4 API."""
+    """Return the messages of an `error_chain`: what led to an error of the v4 API."""
     return [link.get("message") for link in chain if type(link) is dict] if type(chain) is list else []
 
 
 def _printable(text: str) -> str:
-    """The start of what a stranger wrote, fit for one line of a log."""
+    """Return the beginning of a foreign text in one printable line, for the log."""
     return "".join(char if char.isprintable() else " " for char in text[:300]).strip()
 
 
 # --- Retry-After ---------------------------------------------------------------------------------
 
 _SECONDS = r"[0-9]{1,9}"
-_DATE = r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+# IMF-fixdate (RFC 9110 §5.6.7). The parser takes years below 100 for the 20th or 21st century.
+_DATE = r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} (?!00)[0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
 
 
-def _retry_after(value: str | None, now: float | None) -> float | None:
-    """RFC 9110 §10.2.3: seconds, or a date (IMF-fixdate only). None where it is neither."""
+def _parse_retry_after(value: str | None, now: float | None) -> float | None:
+    """Return the seconds to wait (RFC 9110 §10.2.3); None if the value is neither seconds nor an IMF-fixdate."""
     if value is None:
         return None
     if re.fullmatch(_SECONDS, value):
         return float(value)
-    date = re.fullmatch(_DATE, value)
-    if date is None or now is None or date[2] not in _MONTHS:
+    if now is None or not re.fullmatch(_DATE, value):
         return None
-    from datetime import UTC, datetime  # of all servers' hours, few need it
+    from email.utils import parsedate_to_datetime  # few servers ever need it
 
-    year, month, day = int(date[3]), _MONTHS.index(date[2]) + 1, int(date[1])
     try:
-        moment = datetime(year, month, day, int(date[4]), int(date[5]), int(date[6]), tzinfo=UTC)
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
     except ValueError:
         return None
-    return max(0.0, moment.timestamp() - now)
