@@ -1,11 +1,11 @@
-"""What a front end is told for each recorded error."""
+"""The status and the code that a front end gets for each recorded error."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Where neither the code nor the status alone tells it: status and code that the front end is told.
-TOLD = {
+# Of the errors for which status_and_code knows no rule.
+_EXPECTED = {
     "400_3030_sequence_too_long": (400, "context_length_exceeded"),
     "413_3006_too_large": (400, "context_length_exceeded"),
     "413_5021_context_window": (400, "context_length_exceeded"),
@@ -33,7 +33,7 @@ TOLD = {
 }
 
 
-def told(name: str, recorded: dict[str, Any]) -> tuple[int, str]:
+def status_and_code(name: str, recorded: dict[str, Any]) -> tuple[int, str]:
     if recorded.get("user_message") == "The server is not set up correctly.":
         return 502, "upstream_auth"
-    return TOLD.get(name, (502, "upstream_model" if recorded.get("fallback") else "upstream_refused"))
+    return _EXPECTED.get(name, (502, "upstream_model" if recorded.get("fallback") else "upstream_refused"))

@@ -14,10 +14,10 @@ OPENED = b"HTTP/1.0 200 Connection established\r\nVia: 1.1 test\r\n\r\n"
 
 
 class ProxyStandIn:
-    """`async with ProxyStandIn() as proxy`: opens a tunnel to whatever it is asked for, or answers `refusal`.
+    """A proxy for `async with`: it opens a tunnel to any host that a CONNECT names, or sends `refusal` instead.
 
-    `seen` holds the head of each CONNECT, `refusal` are the bytes sent in place of a tunnel (b"" hangs up), `opened`
-    those sent before it.
+    An empty `refusal` closes the connection. `opened` are the bytes sent before a tunnel begins, `silent` sends
+    nothing at all. `seen` holds the head of each CONNECT, `asked` is set at the first one.
     """
 
     def __init__(

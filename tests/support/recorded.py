@@ -1,4 +1,4 @@
-"""Cloudflare's recorded replies, and strategies for what nobody recorded."""
+"""Cloudflare's recorded replies, and strategies for replies that were never recorded."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 from client import until
-from expected import told
+from expected import status_and_code
 from house import ACCOUNT, HELLO, House, house, quicker
 from recorded import ERRORS, load
 from standin import Exchange, Script, StandIn, hang_up, json_error, partial, reply, silence
@@ -93,7 +93,7 @@ async def test_every_recorded_error(name: str) -> None:
     change: Change = lambda settings: settings._replace(models=CHAIN[: 1 if name == "524_html" else 3])  # noqa: E731
     async with StandIn([failure] * tries) as standin, house(standin, change=change) as cfchat:
         answer = await cfchat.post()
-    code = (502, "upstream_empty") if recorded.get("empty") else told(name, recorded)
+    code = (502, "upstream_empty") if recorded.get("empty") else status_and_code(name, recorded)
     assert (answer.status, answer.error["code"], len(standin.requests)) == (*code, tries)
     assert answer.fields["x-should-retry"] == "false"
     assert not re.search(rf"[0-9a-f]{{8}}-|@cf|://|{ACCOUNT}|[Cc]loudflare|AiError", answer.error["message"])

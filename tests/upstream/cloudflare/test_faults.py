@@ -1,4 +1,4 @@
-"""Cloudflare's errors: every recorded one, and what nobody recorded yet."""
+"""Cloudflare's errors: every recorded one, and bodies that were never recorded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from expected import told
+from expected import status_and_code
 from hypothesis import given
 from hypothesis import strategies as st
 from recorded import ERRORS, REPLIES, load
@@ -33,13 +33,11 @@ ELSEWHERE = {
 WAITS = {"429_971_api_throttle": 30.0, "429_3021_per_minute": 10.0, "429_1015_edge_text": 60.0}
 
 
-
-
 @pytest.mark.parametrize("name", [name for name in ERRORS if not load("errors", name).get("empty")])
 def test_recorded_errors(name: str) -> None:
     recorded = load("errors", name)
     error = read_error(recorded["status"], recorded["headers"], recorded["body"].encode())
-    assert (error.status, error.code) == told(name, recorded)
+    assert (error.status, error.code) == status_and_code(name, recorded)
     assert error.retryable is recorded["retryable"]
     assert error.message == recorded["user_message"] or not recorded["user_message"]
     assert error.elsewhere or not recorded.get("fallback")

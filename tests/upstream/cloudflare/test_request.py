@@ -1,64 +1,18 @@
-"""Workers AI's requests: names, paths, the body to the byte, the list of models."""
+"""The body of a request: to the byte, and what each model gets of a client's options and fields."""
 
 from __future__ import annotations
 
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cfchat.conversation.model import Conversation, Message, Options
-from cfchat.errors import UpstreamProtocolError
-from cfchat.upstream.cloudflare.account import is_account_id, is_token, run_path
-from cfchat.upstream.cloudflare.catalogue import Model, read_models
-from cfchat.upstream.cloudflare.models import (
-    DEFAULT_MODEL,
-    FALLBACK_MODELS,
-    is_model_name,
-    ranges,
-    takes,
-    thinks_first,
-    window_of,
-)
+from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS
 from cfchat.upstream.cloudflare.request import encode_request
 
 GEMMA, GLM, LLAMA = DEFAULT_MODEL, *FALLBACK_MODELS
 CONVERSATION = Conversation((Message("system", "Be kind."), Message("user", "Grüß Gött 😀")))
-
-
-@pytest.mark.parametrize(
-    ("name", "good"),
-    [
-        (DEFAULT_MODEL, True),
-        ("@hf/nous/x_y.z-1", True),
-        ("@cf/meta", False),
-        ("@cf/meta/a/b", False),
-        ("@cf/../x", False),
-        ("@cf/a/b..c", False),
-        ("@cf/a/b\n", False),
-        ("@cf/a/b?c", False),
-        ("@cf/a/ü", False),
-        ("@xx/a/b", False),
-        ("", False),
-    ],
-)
-def test_model_names(name: str, good: bool) -> None:
-    assert is_model_name(name) is good
-
-
-def test_account_ids_and_tokens() -> None:
-    assert is_account_id("0123456789abcdefABCDEF0123456789")
-    assert not any(
-        map(is_account_id, ("", "0" * 31, "0" * 33, "g" * 32, "0" * 32 + "\n", "٠" * 32))
-    )
-    assert is_token("aB-_9~!")
-    assert not any(map(is_token, ("", "a b", "a\n", '"a"', "'a'", "ä", "\x7f")))
-
-
-def test_the_path_has_the_model_as_it_is() -> None:
-    path = "/client/v4/accounts/0a/ai/run/@cf/meta/m"
-    assert run_path("/client/v4", "0a", "@cf/meta/m") == run_path("/client/v4/", "0a", "@cf/meta/m") == path
 
 
 def test_the_request_to_the_byte() -> None:
@@ -126,85 +80,6 @@ def test_extra_fields_never_touch_what_is_ours() -> None:
     assert extra["options"] == {"a": 1}
 
 
-@pytest.mark.parametrize(
-    ("model", "temperature", "penalty", "top_k"),
-    [
-        (LLAMA, (0, 5), (0, 2), (1, 50)),
-        ("@hf/nousresearch/hermes", (0, 5), (0, 2), (1, 50)),
-        ("@cf/qwen/qwen2.5-coder-32b-instruct", (0, 5), (0, 2), (1, 50)),
-        ("@cf/qwen/qwen3-30b-a3b-fp8", (0, 2), (-2, 2), (1, 50)),
-        (GEMMA, (0, 2), (-2, 2), (1, 50)),
-        (GLM, (0, 2), (-2, 2), None),
-        (None, (0, 5), (-2, 2), (1, 50)),
-    ],
-)
-def test_ranges_are_those_of_the_model(
-    model: str | None, temperature: tuple[int, int], penalty: tuple[int, int], top_k: tuple[int, int] | None
-) -> None:
-    found = ranges(model)
-    assert (found["temperature"], found["presence_penalty"], found.get("top_k")) == (temperature, penalty, top_k)
-
-
-def test_what_is_known_of_models() -> None:
-    assert (window_of(GEMMA), window_of(LLAMA)) == (256_000, None)
-    assert thinks_first("@cf/deepseek-ai/deepseek-r1-distill-qwen-32b")
-    assert thinks_first("@cf/qwen/qwq-32b")
-    assert not thinks_first(GEMMA)
-
-
-# --- the list of models --------------------------------------------------------------------------
-
-
-def listed(*entries: object) -> bytes:
-    return json.dumps({"result": entries, "success": True, "errors": [], "messages": []}).encode()
-
-
-def entry(name: str, task: str = "Text Generation", **properties: object) -> dict[str, object]:
-    told = [{"property_id": key, "value": value} for key, value in properties.items()]
-    return {"id": "1", "name": name, "description": "", "task": {"id": "2", "name": task}, "properties": told}
-
-
-def test_the_list_of_models() -> None:
-    prices = [
-        {"unit": "per M input tokens", "price": 0.1, "currency": "USD"},
-        {"unit": "per M output tokens", "price": 3, "currency": "USD"},
-    ]
-    whole = entry(
-        "@cf/a/b",
-        context_window="256000",
-        price=prices,
-        planned_deprecation_date="2026-12-24T00:00:00Z",
-        require_workers_paid="true",
-        reasoning="true",
-        function_calling="true",
-        vision="false",
-    )
-    bare = entry("@cf/a/c", context_window="many", price=[{"unit": "per M input tokens", "price": "free"}])
-    body = listed(whole, entry("@cf/a/image", "Text-to-Image"), bare)
-    assert read_models(body) == [
-        Model("@cf/a/b", 256_000, 0.1, 3.0, "2026-12-24", True, True, True),
-        Model("@cf/a/c"),
-    ]
-
-
-@pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"[]", b'{"result":null}', b'{"result":{}}x', b'{"result":[{"name":"@cf/a/b"}]}', b"\xff"]
-)
-def test_a_list_of_something_else(body: bytes) -> None:
-    with pytest.raises(UpstreamProtocolError, match="list of models"):
-        read_models(body)
-
-
-@given(st.binary(max_size=60) | st.recursive(st.none() | st.text(), lambda inner: st.lists(inner, max_size=2) | (
-    st.dictionaries(st.sampled_from(("result", "task", "name", "properties", "property_id", "value")), inner)
-)).map(lambda reply: json.dumps(reply).encode()))  # fmt: skip
-def test_only_protocol_errors_come_of_any_list(body: bytes) -> None:
-    try:
-        assert all(type(model) is Model for model in read_models(body))
-    except UpstreamProtocolError as error:
-        assert error.detail
-
-
 # --- what only some models take ------------------------------------------------------------------
 
 SCHEMA = {"type": "object"}
@@ -221,7 +96,6 @@ def test_what_is_passed_goes_to_the_models_that_take_it() -> None:
     passed = {"tools": [{"type": "function"}], "stop": ["x"], "tool_choice": "required", "parallel_tool_calls": False}
     assert passed.items() <= passed_on(GEMMA, **passed).items()
     assert passed_on(LLAMA, **passed) == passed_on(LLAMA, tools=passed["tools"])
-    assert takes(None, "stop") and not takes(LLAMA, "stop")
 
 
 def test_a_json_reply_is_not_streamed_and_has_the_schema_as_the_model_wants_it() -> None:

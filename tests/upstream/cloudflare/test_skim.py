@@ -1,4 +1,4 @@
-"""Skimming events that are alike, against parsing each: the same for any stream and any cut."""
+"""Skimming says what parsing says, for any stream and any cut; and most events are skimmed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from recorded import REPLIES, STREAMS, load, stream_bytes
-from streams import CUTS, SHAPES, cut, streams
+from streams import COUNTED, CUTS, SHAPES, counted_streams, cut, fill, streams
 
 from cfchat.conversation.model import Delta
 from cfchat.errors import CfchatError, UpstreamError
@@ -21,11 +21,11 @@ from cfchat.wire.sse import SSEParser
 
 # --- two ways to read a stream -------------------------------------------------------------------
 
-Told = dict[str, Any]
+Reading = dict[str, Any]
 
 
-def told(deltas: Sequence[Delta], reply: ReplyReader, error: CfchatError | None) -> Told:
-    """All that a reply says; where one delta ends and the next begins is nothing that it says."""
+def reading(deltas: Sequence[Delta], reply: ReplyReader, error: CfchatError | None) -> Reading:
+    """Return all that a reply says. Where one delta ends and the next begins is no part of it."""
     ends = [(delta.finish_reason, delta.usage) for delta in deltas if delta.finish_reason or delta.usage]
     return {
         "text": "".join(delta.text for delta in deltas),
@@ -37,8 +37,8 @@ def told(deltas: Sequence[Delta], reply: ReplyReader, error: CfchatError | None)
     }
 
 
-def parsed(pieces: Iterable[bytes], *settings: Any) -> Told:
-    """Event by event."""
+def parsed(pieces: Iterable[bytes], *settings: Any) -> Reading:
+    """Parse event by event."""
     parser, reply, deltas, error = SSEParser(), ReplyReader(*settings), list[Delta](), None
     try:
         for piece in pieces:
@@ -48,11 +48,11 @@ def parsed(pieces: Iterable[bytes], *settings: Any) -> Told:
         deltas += reply.close(None if reply.done else parser.pending)
     except CfchatError as caught:
         error = caught
-    return told(deltas, reply, error)
+    return reading(deltas, reply, error)
 
 
-def skimmed(pieces: Iterable[bytes], *settings: Any, at_once: bool = False) -> Told:
-    """As the client does it."""
+def skimmed(pieces: Iterable[bytes], *settings: Any, at_once: bool = False) -> Reading:
+    """Read as the client does."""
     reply, deltas, error = ReplyReader(*settings), list[Delta](), None
     reader = EventReader(reply)
     try:
@@ -64,21 +64,14 @@ def skimmed(pieces: Iterable[bytes], *settings: Any, at_once: bool = False) -> T
         deltas += reader.close()
     except CfchatError as caught:
         error = caught
-    return told(deltas, reply, error)
+    return reading(deltas, reply, error)
 
 
-# As the client does it while somebody takes the words as they come.
+# As the client does while it relays.
 relayed = partial(skimmed, at_once=True)
 
 
-
-
-# --- streams nobody recorded ---------------------------------------------------------------------
-
-
-
-
-
+# --- streams from the grammar ---------------------------------------------------------------------
 
 
 @given(streams(), CUTS, st.booleans())
@@ -86,6 +79,14 @@ def test_what_is_skimmed_is_what_is_parsed(raw: bytes, cuts: list[int], thinks_f
     for pieces in ([raw], cut(raw, cuts)):
         expected = parsed(pieces, 99, thinks_first)
         assert skimmed(pieces, 99, thinks_first) == relayed(pieces, 99, thinks_first) == expected
+
+
+@given(counted_streams(), CUTS)
+def test_the_usage_that_is_kept_is_the_same(events: list[bytes], cuts: list[int]) -> None:
+    raw = b"".join(events)
+    expected = parsed([raw], 99)
+    for pieces in ([raw], events, cut(raw, cuts)):
+        assert skimmed(pieces, 99) == relayed(pieces, 99) == expected
 
 
 @given(st.lists(REPLIES, max_size=8), CUTS, st.booleans())
@@ -115,10 +116,12 @@ def test_recorded_streams(name: str) -> None:
 
 
 def stream_of(shape: str, words: Iterable[str]) -> bytes:
-    return b"".join(b"data: " + shape.replace("%s", w).replace("%p", "ab" * len(w)).encode() + b"\n\n" for w in words)
+    """Return an event for each text, with padding and numbers as long as it is."""
+    parts = [{"%s": word, "%p": "ab" * len(word), "%t": f"{len(word)}7", "%u": f"{len(word)}.3"} for word in words]
+    return b"".join(f"data: {fill(shape, part)}\n\n".encode() for part in parts)
 
 
-@pytest.mark.parametrize("shape", [*SHAPES[:2], *SHAPES[3:5], f" {SHAPES[0]}"])
+@pytest.mark.parametrize("shape", [*SHAPES[:2], *SHAPES[3:5], f" {SHAPES[0]}", *COUNTED])
 @pytest.mark.parametrize("size", [1, 5, 500], ids="{} events a read".format)
 def test_most_events_are_not_parsed(shape: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Escapes and other alphabets among them."""
@@ -155,13 +158,13 @@ def test_an_event_that_has_begun_is_read_to_its_end(begun: bytes) -> None:
     assert skimmed(pieces, 100) == parsed(pieces, 100)
 
 
-def test_a_fault_behind_words_is_told_before_any_further_words() -> None:
+def test_an_error_behind_text_is_raised_before_any_further_text() -> None:
     pieces = [ALIKE * 40, ALIKE + b"data: " + b"x" * (1 << 20) + b"y\n\n", ALIKE * 40]
     assert skimmed(pieces, 100) == parsed(pieces, 100)
     assert skimmed(pieces, 100)["text"] == " word" * 41
 
 
-def test_an_error_behind_words_is_raised_by_the_next_call_whatever_comes() -> None:
+def test_an_error_behind_text_is_raised_by_the_next_call_whatever_comes() -> None:
     reader = EventReader(ReplyReader(100))
     reader.feed(ALIKE * 40)
     error = b'event: error\ndata: {"errors":[{"code":3040,"message":"busy"}]}\n\n'

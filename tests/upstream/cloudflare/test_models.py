@@ -1,0 +1,67 @@
+"""What is known of models: names, ranges of options, fields, windows."""
+
+from __future__ import annotations
+
+import pytest
+
+from cfchat.upstream.cloudflare.models import (
+    DEFAULT_MODEL,
+    FALLBACK_MODELS,
+    is_model_name,
+    ranges,
+    takes,
+    thinks_first,
+    window_of,
+)
+
+GEMMA, GLM, LLAMA = DEFAULT_MODEL, *FALLBACK_MODELS
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [
+        (DEFAULT_MODEL, True),
+        ("@hf/nous/x_y.z-1", True),
+        ("@cf/meta", False),
+        ("@cf/meta/a/b", False),
+        ("@cf/../x", False),
+        ("@cf/a/b..c", False),
+        ("@cf/a/b\n", False),
+        ("@cf/a/b?c", False),
+        ("@cf/a/ü", False),
+        ("@xx/a/b", False),
+        ("", False),
+    ],
+)
+def test_model_names(name: str, good: bool) -> None:
+    assert is_model_name(name) is good
+
+
+@pytest.mark.parametrize(
+    ("model", "temperature", "penalty", "top_k"),
+    [
+        (LLAMA, (0, 5), (0, 2), (1, 50)),
+        ("@hf/nousresearch/hermes", (0, 5), (0, 2), (1, 50)),
+        ("@cf/qwen/qwen2.5-coder-32b-instruct", (0, 5), (0, 2), (1, 50)),
+        ("@cf/qwen/qwen3-30b-a3b-fp8", (0, 2), (-2, 2), (1, 50)),
+        (GEMMA, (0, 2), (-2, 2), (1, 50)),
+        (GLM, (0, 2), (-2, 2), None),
+        (None, (0, 5), (-2, 2), (1, 50)),
+    ],
+)
+def test_ranges_are_those_of_the_model(
+    model: str | None, temperature: tuple[int, int], penalty: tuple[int, int], top_k: tuple[int, int] | None
+) -> None:
+    taken = ranges(model)
+    assert (taken["temperature"], taken["presence_penalty"], taken.get("top_k")) == (temperature, penalty, top_k)
+
+
+def test_what_is_known_of_models() -> None:
+    assert (window_of(GEMMA), window_of(LLAMA)) == (256_000, None)
+    assert thinks_first("@cf/deepseek-ai/deepseek-r1-distill-qwen-32b")
+    assert thinks_first("@cf/qwen/qwq-32b")
+    assert not thinks_first(GEMMA)
+
+
+def test_classic_models_take_fewer_fields() -> None:
+    assert takes(None, "stop") and takes(GEMMA, "stop") and not takes(LLAMA, "stop")
+    assert takes(LLAMA, "tools")
