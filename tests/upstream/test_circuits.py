@@ -1,4 +1,4 @@
-"""cfchat.upstream.circuits: whom to ask, decision by decision, then whatever happens."""
+"""Which models to ask: decision by decision, then after any steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODELS = ("a", "b", "c")
 
 
 def failing(circuits: Circuits, model: str, times: int, now: float = 0.0) -> list[bool]:
-    """What each of so many failures in a row tells."""
+    """Return what `failed` returns for each of these failures in a row."""
     return [circuits.failed(model, now) for _ in range(times)]
 
 
@@ -67,7 +67,7 @@ def test_with_all_open_the_first_is_asked_all_the_same() -> None:
     assert circuits.order(MODELS, 0.0) == ["b"]
 
 
-def test_what_is_gone_stays_gone_and_is_news_once() -> None:
+def test_a_model_that_is_gone_stays_gone_and_is_news_once() -> None:
     circuits = Circuits()
     assert (circuits.gone("a"), circuits.gone("a")) == (True, False)
     assert circuits.order(MODELS, 1e9) == ["b", "c"]
@@ -94,11 +94,11 @@ STEPS = st.tuples(st.sampled_from(("asked", "failed", "succeeded", "gone")), st.
 
 
 @given(st.lists(STEPS), st.lists(st.sampled_from(MODELS), min_size=1, unique=True))
-def test_there_is_always_somebody_to_ask(steps: Sequence[tuple[str, str, float]], models: list[str]) -> None:
+def test_there_is_always_a_model_to_ask(steps: Sequence[tuple[str, str, float]], models: list[str]) -> None:
     circuits, now = Circuits(), 0.0
     for what, model, passing in steps:
         now += passing
         getattr(circuits, what)(*((model, now) if what in ("asked", "failed") else (model,)))
-        found = circuits.order(models, now)
-        assert found
-        assert found == [model for model in models if model in found]
+        order = circuits.order(models, now)
+        assert order
+        assert order == [model for model in models if model in order]

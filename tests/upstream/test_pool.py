@@ -1,4 +1,4 @@
-"""cfchat.upstream.pool: the decisions against a model, then the thin class that does them."""
+"""The pool: its decisions against a model, then the class that carries them out."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ TestPoolState = PoolMachine.TestCase
 
 
 class Bench:
-    """A pool whose clock stands still and whose connections are ours to look at."""
+    """A pool whose clock is `now`, and whose connections are all in `made`."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.now = 0.0
@@ -252,7 +252,7 @@ async def test_idle_timeout(seconds: float, reused: bool) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "reused"), [(19.9, True), (20.0, False)])
-async def test_age_counts_from_the_connect_whoever_had_it(seconds: float, reused: bool) -> None:
+async def test_age_counts_from_the_connect_through_all_loans(seconds: float, reused: bool) -> None:
     bench = Bench(Settings(max_age=20.0))
     conn, _ = await bench.pool.borrow()
     for bench.now in (5.0, 10.0):
@@ -300,7 +300,7 @@ async def test_warm_connects_what_is_missing_and_no_more() -> None:
     assert (len(bench.made), bench.pool.state.idle, bench.pool.state.lent_out) == (2, 2, 0)
     conn, from_pool = await bench.pool.borrow()
     assert from_pool
-    await bench.pool.warm(2)  # so many lie ready, whatever is lent
+    await bench.pool.warm(2)  # idle ones alone count
     assert (len(bench.made), bench.pool.state.idle) == (3, 2)
     await bench.pool.warm(0)
     assert not conn.closings

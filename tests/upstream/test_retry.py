@@ -1,4 +1,4 @@
-"""cfchat.upstream.retry: every decision once, then its bounds for all inputs."""
+"""When to try again: every decision once, then its bounds for all inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def failure(
 def delay(
     policy: Policy, error: UpstreamError, attempt: int, elapsed: float, chance: Callable[[], float]
 ) -> float | None:
-    """The wait before the only model there is, `m`, is asked again."""
+    """Return the wait before the only model, `m`, is asked again."""
     following = next_try(policy, error, attempt, elapsed, chance, "m")
     assert following is None or following.model == "m"
     return None if following is None else following.wait
@@ -72,22 +72,22 @@ OTHERS = ("b", "c")
 @pytest.mark.parametrize(
     ("error", "attempt", "elapsed", "expected"),
     [
-        pytest.param(failure(), 1, 0.0, Next("a", 0.25), id="a fault of the way there is not the model's"),
+        pytest.param(failure(), 1, 0.0, Next("a", 0.25), id="a fault of the connection is not the model's"),
         pytest.param(failure(elsewhere=True), 1, 0.0, Next("b", 0.25), id="a fault of the model"),
-        pytest.param(failure(elsewhere=True), 2, 0.0, Next("b", 0.5), id="the wait grows whoever is asked"),
+        pytest.param(failure(elsewhere=True), 2, 0.0, Next("b", 0.5), id="the wait grows with each try, of any model"),
         pytest.param(failure(10.0, elsewhere=True), 1, 0.0, Next("b", 0.25), id="Retry-After binds one model"),
         pytest.param(failure(90.0, elsewhere=True), 1, 0.0, Next("b", 0.25), id="however long it is"),
         pytest.param(failure(10.0), 1, 0.0, Next("a", 10.25), id="Retry-After of the whole account"),
         pytest.param(failure(retryable=False, elsewhere=True), 1, 0.0, Next("b", 0.25), id="only elsewhere"),
         pytest.param(failure(elsewhere=True, most_tries=2), 2, 0.0, Next("b", 0.5), id="most tries of one model"),
         pytest.param(UpstreamModelGone("gone"), 1, 0.0, Next("b", 0.0), id="gone: at once"),
-        pytest.param(UpstreamModelGone("gone"), 3, 0.0, None, id="three requests, whoever was asked"),
+        pytest.param(UpstreamModelGone("gone"), 3, 0.0, None, id="three requests, to any models"),
         pytest.param(UpstreamModelGone("gone"), 1, 30.1, None, id="gone, but the budget is spent"),
         pytest.param(UpstreamRefused("no"), 1, 0.0, None, id="refused: another would, too"),
         pytest.param(UpstreamQuota("no"), 1, 0.0, None, id="a quota is the account's"),
     ],
 )
-def test_who_gets_the_next_try(error: UpstreamError, attempt: int, elapsed: float, expected: Next | None) -> None:
+def test_which_model_gets_the_next_try(error: UpstreamError, attempt: int, elapsed: float, expected: Next | None) -> None:
     assert next_try(Policy(), error, attempt, elapsed, lambda: 0.5, "a", OTHERS) == expected
 
 
@@ -153,7 +153,7 @@ def test_a_whole_run_ends_within_attempts_and_budget(lasting: list[float], chanc
 def one_client(
     chance: random.Random, models: Sequence[str], fails: Callable[[str], UpstreamError | None]
 ) -> list[tuple[float, str]]:
-    """When and of whom one client asks, from its beginning at 0; a failure takes up to a second to come."""
+    """Return the times and the models of one client's requests, from 0 on. A failure takes up to a second to come."""
     now, model, asked = 0.0, models[0], list[tuple[float, str]]()
     while True:
         asked.append((now, model))

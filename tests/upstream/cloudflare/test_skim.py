@@ -173,7 +173,7 @@ def test_an_error_behind_text_is_raised_by_the_next_call_whatever_comes() -> Non
         reader.feed(ALIKE * 40)
 
 
-# --- words that are told without being read --------------------------------------------------------
+# --- text that `words` returns ---------------------------------------------------------------------
 
 
 def learned() -> EventReader:
