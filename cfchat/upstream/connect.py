@@ -32,7 +32,8 @@ def make_ssl_context(cafile: str | None = None) -> ssl.SSLContext:
 
     `cafile` is a PEM file of authorities to trust instead of the system's. Renegotiation is off.
 
-    Raises: OSError if the file cannot be read.
+    Raises:
+        OSError: the file cannot be read.
     """
     context = ssl.create_default_context(cafile=cafile)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -46,7 +47,9 @@ async def connect(
 ) -> Connection:
     """Connect within `seconds`, including the TLS handshake. The quickest address of the host wins (RFC 8305).
 
-    Raises: UpstreamTimeout, UpstreamConnectError.
+    Raises:
+        UpstreamTimeout: one of the steps took too long.
+        UpstreamConnectError: one of them failed.
     """
     way = _Way()
     try:

@@ -79,7 +79,8 @@ class PoolState(Generic[C]):
     def lent(self, conn: C, now: float) -> None:
         """Enter a new connection, made for a borrower.
 
-        Raises: ValueError if it is in the pool already.
+        Raises:
+            ValueError: it is in the pool already.
         """
         key = id(conn)
         if key in self._lent or key in self._idle:
@@ -89,7 +90,8 @@ class PoolState(Generic[C]):
     def give_back(self, conn: C, now: float, reusable: bool) -> list[C]:
         """End a loan. Return the connections to close: this one if it cannot be kept, or the oldest idle one.
 
-        Raises: ValueError if it is not lent out, because it would be lent twice after being given back twice.
+        Raises:
+            ValueError: it is not lent out. Given back twice, it would be lent twice.
         """
         entry = self._lent.pop(id(conn), None)
         if entry is None:
@@ -142,7 +144,8 @@ class Pool(Generic[P]):
     async def borrow(self, fresh: bool = False) -> tuple[P, bool]:
         """Return a connection, and whether it was kept from an earlier loan; `fresh` demands a new one.
 
-        Raises: What `connect` raises.
+        Raises:
+            UpstreamError: `connect` failed.
         """
         kept = None if fresh else self._take()
         if kept is not None:
@@ -154,7 +157,8 @@ class Pool(Generic[P]):
     def give_back(self, conn: P, reusable: bool) -> None:
         """End a loan: keep the connection or close it.
 
-        Raises: ValueError if it is not lent out.
+        Raises:
+            ValueError: it is not lent out.
         """
         _close(self.state.give_back(conn, self._clock(), reusable and conn.usable))
 
@@ -174,7 +178,8 @@ class Pool(Generic[P]):
     async def warm(self, number: int) -> None:
         """Connect until `number` connections are idle.
 
-        Raises: What `connect` raises.
+        Raises:
+            UpstreamError: `connect` failed.
         """
         for _ in range(number - self.state.idle):
             conn, _ = await self.borrow(fresh=True)

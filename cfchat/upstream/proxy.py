@@ -37,7 +37,8 @@ class Proxy(NamedTuple):
 def parse_proxy(text: str) -> Proxy:
     """Parse `http://USER:PASSWORD@HOST:PORT`, the same with https, or HOST:PORT.
 
-    Raises: ValueError, whose message says what the text must be.
+    Raises:
+        ValueError: its message says what the text must be.
     """
     try:
         url = urlsplit(text if "://" in text else f"http://{text}")
@@ -68,7 +69,9 @@ def proxy_for(host: str, port: int, environ: Mapping[str, str]) -> str | None:
 async def open_tunnel(proxy: Proxy, host: str, port: int, stream: Stream) -> None:
     """Ask the proxy at the other end of `stream` for a tunnel to host and port.
 
-    Raises: UpstreamConnectError if the proxy refuses or speaks no HTTP, OSError.
+    Raises:
+        UpstreamConnectError: the proxy refuses, or does not speak HTTP.
+        OSError: the connection to the proxy broke.
     """
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     fields = [("Host", authority), ("User-Agent", "cfchat")]

@@ -31,7 +31,8 @@ class Model(NamedTuple):
 def read_models(body: bytes) -> list[Model]:
     """Return the text models in the reply to GET models/search.
 
-    Raises: UpstreamProtocolError if the body is something else.
+    Raises:
+        UpstreamProtocolError: the body is something else.
     """
     try:
         listed = [item for item in json.loads(body)["result"] if item["task"]["name"] == "Text Generation"]

@@ -34,7 +34,9 @@ ReadContent = Callable[[Any], Content | None]
 def decode(data: str) -> Any:
     """Decode JSON that begins without blanks. The decoder's own `decode` searches for blanks twice.
 
-    Raises: ValueError, RecursionError.
+    Raises:
+        ValueError: the data is no JSON.
+        RecursionError: it is nested too deeply.
     """
     value, end = decode_first(data)
     if end != len(data) and data[end:].strip(" \t\n\r"):

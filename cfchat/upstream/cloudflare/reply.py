@@ -69,7 +69,8 @@ class ReplyReader:
     def read(self, events: Sequence[Event]) -> list[Delta]:
         """Return the deltas of these events.
 
-        Raises: The UpstreamError that an event reports. If deltas came before it, the next call raises it.
+        Raises:
+            UpstreamError: an event reports it. If deltas came before it, the next call raises it.
         """
         deltas: list[Delta] = []
         for event in events:
@@ -116,7 +117,9 @@ class ReplyReader:
     def close(self, pending: Event | None) -> list[Delta]:
         """Return the last deltas: the body has ended, perhaps inside `pending`, which counts if it is whole.
 
-        Raises: UpstreamInterrupted if the reply is not complete, or the UpstreamError of an event.
+        Raises:
+            UpstreamInterrupted: the reply is not complete.
+            UpstreamError: an event has reported it.
         """
         deltas = [] if pending is None else self.read([pending])
         if self._error is not None:
@@ -248,8 +251,10 @@ class ReplyReader:
 def read_json_reply(body: bytes, max_tokens: int, thinks_first: bool = False, tools: bool = False) -> list[Delta]:
     """Return the deltas of a reply that came as one JSON although a stream was asked for.
 
-    Raises: The UpstreamError that the reply reports under its 200, UpstreamProtocolError if it has none of the known
-        shapes, UpstreamEmpty if it has neither text nor a call.
+    Raises:
+        UpstreamProtocolError: the reply has none of the known shapes.
+        UpstreamEmpty: it has neither text nor a call.
+        UpstreamError: it reports an error under its 200.
     """
     reader = ReplyReader(max_tokens, thinks_first, tools)
     reader._read_content = read_whole

@@ -34,8 +34,9 @@ class EventReader:
     def feed(self, data: bytes) -> list[Delta]:
         """Return the deltas of these bytes.
 
-        Raises: EventTooLarge, or the UpstreamError that an event reports. If deltas came before it, the next call or
-            `close` raises it.
+        Raises:
+            EventTooLarge: an event or a line is over its limit.
+            UpstreamError: an event reports it. If deltas came before it, the next call or `close` raises it.
         """
         deltas: list[Delta] = []
         if self._template is not None and self._between and len(data) <= _MOST_SKIMMED:
@@ -55,23 +56,12 @@ class EventReader:
             self._parse(data, deltas)
         return deltas
 
-    def words(self, data: bytes) -> str:
-        """Return the text of these bytes, if they are whole events of the template; the caller hands it to `say`."""
-        if self._template is None or not self._between or len(data) > _MOST_SKIMMED:
-            return ""
-        match = self._template.one(data) or self._template.read(data)
-        if match is None:
-            return ""
-        self._reply.say("", match.usage)
-        if match.rest or not match.text:
-            return ""
-        self._tried = 0
-        return match.text
-
     def close(self) -> list[Delta]:
         """Return the last deltas: the body has ended, perhaps inside an event.
 
-        Raises: What `feed` and ReplyReader.close raise.
+        Raises:
+            EventTooLarge, UpstreamError: `feed` has found it, behind deltas.
+            UpstreamInterrupted: the reply is not complete.
         """
         return self._reply.close(None if self._reply.done else self._parser.pending)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from functools import partial
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from cfchat.conversation.model import Delta
 from cfchat.errors import CfchatError, UpstreamError
 from cfchat.upstream.cloudflare.reply import ReplyReader
 from cfchat.upstream.cloudflare.skim import EventReader
+from cfchat.upstream.cloudflare.template import Template
 from cfchat.wire.sse import SSEParser
 
 # --- two ways to read a stream -------------------------------------------------------------------
@@ -51,24 +52,19 @@ def parsed(pieces: Iterable[bytes], *settings: Any) -> Reading:
     return reading(deltas, reply, error)
 
 
-def skimmed(pieces: Iterable[bytes], *settings: Any, at_once: bool = False) -> Reading:
+def skimmed(pieces: Iterable[bytes], *settings: Any) -> Reading:
     """Read as the client does."""
     reply, deltas, error = ReplyReader(*settings), list[Delta](), None
     reader = EventReader(reply)
     try:
         for piece in pieces:
-            words = reader.words(piece) if at_once else ""
-            deltas += filter(None, [reply.say(words, {})]) if words else reader.feed(piece)
+            deltas += reader.feed(piece)
             if reply.done:
                 break
         deltas += reader.close()
     except CfchatError as caught:
         error = caught
     return reading(deltas, reply, error)
-
-
-# As the client does while it relays.
-relayed = partial(skimmed, at_once=True)
 
 
 # --- streams from the grammar ---------------------------------------------------------------------
@@ -78,7 +74,7 @@ relayed = partial(skimmed, at_once=True)
 def test_what_is_skimmed_is_what_is_parsed(raw: bytes, cuts: list[int], thinks_first: bool) -> None:
     for pieces in ([raw], cut(raw, cuts)):
         expected = parsed(pieces, 99, thinks_first)
-        assert skimmed(pieces, 99, thinks_first) == relayed(pieces, 99, thinks_first) == expected
+        assert skimmed(pieces, 99, thinks_first) == expected
 
 
 @given(counted_streams(), CUTS)
@@ -86,14 +82,14 @@ def test_the_usage_that_is_kept_is_the_same(events: list[bytes], cuts: list[int]
     raw = b"".join(events)
     expected = parsed([raw], 99)
     for pieces in ([raw], events, cut(raw, cuts)):
-        assert skimmed(pieces, 99) == relayed(pieces, 99) == expected
+        assert skimmed(pieces, 99) == expected
 
 
 @given(st.lists(REPLIES, max_size=8), CUTS, st.booleans())
 def test_any_json_at_all(replies: list[object], cuts: list[int], tools: bool) -> None:
     raw = b"".join(b"data: " + json.dumps(reply).encode() + b"\n\n" for reply in replies)
     pieces = cut(raw, cuts)
-    assert skimmed(pieces, 99, False, tools) == parsed(pieces, 99, False, tools) == relayed(pieces, 99, False, tools)
+    assert skimmed(pieces, 99, False, tools) == parsed(pieces, 99, False, tools)
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -104,10 +100,10 @@ def test_recorded_streams(name: str) -> None:
     assert skimmed([raw], *settings) == expected
     for size in (1, 2, 7, 50, 333):
         pieces = [raw[at : at + size] for at in range(0, len(raw), size)]
-        assert skimmed(pieces, *settings) == relayed(pieces, *settings) == expected
+        assert skimmed(pieces, *settings) == expected
     # As a model sends it, an event at a time; and a longer stream of the same events.
     one_by_one = raw.replace(b"\n\n", b"\n\n\0").split(b"\0")
-    assert skimmed(one_by_one, *settings) == relayed(one_by_one, *settings) == expected
+    assert skimmed(one_by_one, *settings) == expected
     longer = raw.removesuffix(b"data: [DONE]\n\n") * 20
     assert skimmed(cut(longer, range(0, 10**6, 4001)), 2048) == parsed([longer], 2048)
 
@@ -173,26 +169,38 @@ def test_an_error_behind_text_is_raised_by_the_next_call_whatever_comes() -> Non
         reader.feed(ALIKE * 40)
 
 
-# --- text that `words` returns ---------------------------------------------------------------------
+# --- the fast case ---------------------------------------------------------------------------------
 
 
 def learned() -> EventReader:
+    """Return a reader that has a template, because it has read events of one shape."""
     reader = EventReader(ReplyReader(100))
     for _ in range(4):
         reader.feed(ALIKE)
-    assert reader.words(ALIKE) == " word"
     return reader
 
 
+def test_a_read_of_whole_events_is_one_delta_and_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = learned()
+    monkeypatch.setattr(SSEParser, "feed", None)
+    assert reader.feed(ALIKE) == [Delta(" word")]
+    assert reader.feed(ALIKE * 3) == [Delta(" word" * 3)]
+
+
 @pytest.mark.parametrize("behind", [b"data: [DONE]\n\n", b"data: {", b": hm\n\n", b"\n", b"d"])
-def test_words_are_told_only_where_nothing_is_behind_them(behind: bytes) -> None:
-    assert learned().words(ALIKE * 3) == " word" * 3
-    assert learned().words(ALIKE + behind) == ""
-    assert learned().words(behind) == ""
+def test_what_is_behind_whole_events_is_parsed(behind: bytes) -> None:
+    assert learned().feed(ALIKE + behind) == [Delta(" word")]
+    assert learned().feed(behind) == []
+    for pieces in ([*[ALIKE] * 4, ALIKE + behind, ALIKE], [*[ALIKE] * 4, behind, ALIKE]):
+        assert skimmed(pieces, 100) == parsed(pieces, 100)
 
 
 @pytest.mark.parametrize("begun", [*BEGUN[:4], b"data: [DONE]\n\n"])
-def test_no_words_are_told_inside_an_event_or_behind_the_last(begun: bytes) -> None:
+def test_no_event_matches_inside_another_or_behind_the_last(begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = learned()
     reader.feed(begun)
-    assert reader.words(ALIKE) == ""
+    with monkeypatch.context() as patched, suppress(UpstreamError):
+        patched.setattr(Template, "one", None)
+        reader.feed(ALIKE)
+    pieces = [*[ALIKE] * 4, begun, ALIKE]
+    assert skimmed(pieces, 100) == parsed(pieces, 100)
