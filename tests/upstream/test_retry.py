@@ -87,7 +87,7 @@ OTHERS = ("b", "c")
         pytest.param(UpstreamQuota("no"), 1, 0.0, None, id="a quota is the account's"),
     ],
 )
-def test_which_model_gets_the_next_try(error: UpstreamError, attempt: int, elapsed: float, expected: Next | None) -> None:
+def test_which_model_is_next(error: UpstreamError, attempt: int, elapsed: float, expected: Next | None) -> None:
     assert next_try(Policy(), error, attempt, elapsed, lambda: 0.5, "a", OTHERS) == expected
 
 
