@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_address
 
 from cfchat.errors import MethodNotAllowed, NotFound
-from cfchat.ops.metrics import CONTENT_TYPE, Samples, text_of
+from cfchat.ops.metrics import CONTENT_TYPE, Samples, encode
 from cfchat.server.reply import Reply
 from cfchat.server.request import Handler, Request
 
@@ -36,7 +36,7 @@ def probes(
     async def metrics_of(request: Request, reply: Reply) -> None:
         if not open_to_all and not is_from_here(request):
             raise NotFound("There is nothing at this path. The chat is at POST /api/chatbot.")
-        body = text_of(await counted()).encode()
+        body = encode(await counted()).encode()
         reply.send(200, [("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store")], body)
 
     return dict(zip(PROBES, (healthz, readyz, metrics_of), strict=True))

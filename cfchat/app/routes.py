@@ -35,7 +35,7 @@ from cfchat.errors import (
 )
 from cfchat.guard.cors import is_preflight, preflight_fields
 from cfchat.guard.guard import Asker, Guard
-from cfchat.ops.logs import log_exchange, traced
+from cfchat.ops.logs import log_exchange, read_trace
 from cfchat.ops.metrics import Metrics
 from cfchat.replies import openai
 from cfchat.replies.form import describe
@@ -122,7 +122,7 @@ class App:
         Raises:
             CfchatError: `refuse` words it.
         """
-        request.notes |= traced(request.fields.get("traceparent"))
+        request.notes |= read_trace(request.fields.get("traceparent"))
         reply.common = self.guard.origins.fields(request.fields)
         await self._route(request, reply)
 

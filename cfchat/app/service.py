@@ -20,7 +20,7 @@ from cfchat.errors import CfchatError, ConfigError
 from cfchat.guard.guard import Guard
 from cfchat.net.listen import reason_of
 from cfchat.ops.logs import log_exchange
-from cfchat.ops.loop_lag import Pulse
+from cfchat.ops.loop_lag import LoopLag
 from cfchat.ops.metrics import Metrics, Samples
 from cfchat.server.reply import Refusal
 from cfchat.server.request import Direct, Handler, Limits, Peers
@@ -57,7 +57,7 @@ class Service:
         self.peers = peers
         self.demo = demo
         self.metrics = metrics or Metrics()
-        self.loop_lag = Pulse(self.metrics.lag.observe)
+        self.loop_lag = LoopLag(self.metrics.lag.observe)
         self.server: Server | None = None
         self.of_all: Callable[[], Awaitable[Samples]] | None = None
         self._admin_address = admin

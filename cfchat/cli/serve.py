@@ -20,9 +20,9 @@ from cfchat.cli.terminal import OK
 from cfchat.errors import ConfigError
 from cfchat.guard.guard import Guard
 from cfchat.net.listen import Certificate, adopted, listening, url_of
-from cfchat.ops.loop_lag import stalls_told
+from cfchat.ops.loop_lag import log_stalls
 from cfchat.ops.systemd import Notifier, take_files, take_notifier
-from cfchat.ops.workers import Parent, ended_children, orders, take_worker
+from cfchat.ops.workers import Parent, reap_children, take_orders, take_worker
 from cfchat.server.server import Server
 from cfchat.settings.config import Config
 from cfchat.settings.values import LOOPBACK, read_keys
@@ -45,7 +45,7 @@ async def serve(config: Config, demo: bool) -> int:
         sockets = stack.enter_context(adopted(files) if files else listening(where))
         welcome = partial(_welcome, sockets[0].getsockname(), demo, config)
         if worker is not None:
-            house = _serve_here(_share(config), sockets, certificate, notifier, orders, tally=tally)
+            house = _serve_here(_share(config), sockets, certificate, notifier, take_orders, tally=tally)
         elif config.workers:
             return await _keep_workers(config, sockets, notifier, welcome)
         else:
@@ -74,7 +74,7 @@ async def _serve_here(
     """Serve in this process until an order to stop comes."""
     given = orders(notifier)
     async with api.serve_on(sockets, config, tls=certificate, line=tally) as serving:
-        with stalls_told(serving.service.loop_lag):
+        with log_stalls(serving.service.loop_lag):
             _allow_files(config.server.connections)
             _reload_on_hangup(serving.service.guard, config.keys_file, certificate, notifier)
             welcome()
@@ -88,7 +88,7 @@ async def _keep_workers(
 ) -> int:
     """Be the parent until an order to stop comes; returns the exit code."""
     parent = Parent(sockets, config.workers, config.server.drain, notifier)
-    admin = await start_admin(config.admin, parent.fault, parent.tally.total) if config.admin else None
+    admin = await start_admin(config.admin, parent.fault, parent.metrics.total) if config.admin else None
     code = await parent.run(welcome)
     if admin is not None:
         await admin.drain(1.0)
@@ -191,8 +191,8 @@ def _signals(notifier: Notifier) -> asyncio.Queue[str]:
         loop.add_signal_handler(number, given.put_nowait, number.name)
     if os.getpid() == 1:
         # In a container every orphan is a child of the first process.
-        loop.add_signal_handler(signal.SIGCHLD, lambda: [*ended_children()])
-        list(ended_children())
+        loop.add_signal_handler(signal.SIGCHLD, lambda: [*reap_children()])
+        list(reap_children())
     return given
 
 

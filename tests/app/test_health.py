@@ -15,7 +15,7 @@ from client import FROM_HERE, Reply, get, request, scrape, send, until
 from standin import STREAM_TYPE, Exchange, Script, StandIn, head_of, json_error, partial, reply
 
 import cfchat
-from cfchat.ops.logs import JSONLines, traced
+from cfchat.ops.logs import JSONLines, read_trace
 from cfchat.upstream.client import FAILURES
 
 WORDS = reply(
@@ -234,7 +234,7 @@ async def test_probes_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
     ],
 )
 def test_a_trace_is_known_by_a_field_that_is_right(field: str | None, notes: dict[str, str]) -> None:
-    assert traced(field) == notes
+    assert read_trace(field) == notes
 
 
 @pytest.mark.parametrize(("field", "seen"), [(f"00-{TRACE}-{SPAN}-01", True), ("00-evil-evil-01", False)])
