@@ -16,9 +16,9 @@ from cfchat.app.health import METRICS, probes, table
 from cfchat.app.hooks import Hooks
 from cfchat.app.page import pages
 from cfchat.app.routes import App, Settings
-from cfchat.errors import CfchatError, ConfigError
+from cfchat.errors import CfchatError
 from cfchat.guard.guard import Guard
-from cfchat.net.listen import reason_of
+from cfchat.net.listen import cannot_listen
 from cfchat.ops.logs import log_exchange
 from cfchat.ops.loop_lag import LoopLag
 from cfchat.ops.metrics import Metrics, Samples
@@ -145,7 +145,7 @@ async def start_admin(
     try:
         log.info("admin: http://%s:%d/metrics, /healthz, /readyz", *await admin.start(*address))
     except OSError as error:
-        raise ConfigError(f"cannot listen on {address[0]} port {address[1]}: {reason_of(error)}") from error
+        raise cannot_listen(f"{address[0]} port {address[1]}", error) from error
     return admin
 
 

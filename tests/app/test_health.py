@@ -1,4 +1,4 @@
-"""What operators see, through real sockets: probes, metrics, logs, traces."""
+"""Probes, metrics, logs and traces, through real sockets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BODY = b'[{"role": "user", "content": "Hello"}]'
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
-def besides(script: Script) -> Script:
+def beside_the_list_of_models(script: Script) -> Script:
     async def answer(exchange: Exchange) -> None:
         await (json_error(403, 10000, "Authentication error") if exchange.method == "GET" else script)(exchange)
 
@@ -37,7 +37,7 @@ def besides(script: Script) -> Script:
 
 @asynccontextmanager
 async def served(script: Script, **settings: Any) -> AsyncIterator[cfchat.Serving]:
-    async with StandIn([besides(script)], repeat=True, certificate=None) as standin:
+    async with StandIn([beside_the_list_of_models(script)], repeat=True, certificate=None) as standin:
         config = cfchat.load_config(
             account_id="0" * 32, api_token="t", base_url=standin.base_url, warm=0, port=0, environ={}, **settings
         )
@@ -50,7 +50,7 @@ async def post(port: int, body: bytes = BODY, path: str = "/api/chatbot", fields
     return await send(port, request(body, path, fields))
 
 
-# --- numbers --------------------------------------------------------------------------------------
+# --- metrics --------------------------------------------------------------------------------------
 
 
 async def test_the_numbers_are_right_after_known_traffic() -> None:
@@ -79,7 +79,7 @@ async def test_the_numbers_are_right_after_known_traffic() -> None:
     assert found["cfchat_ready"] == 1
 
 
-async def test_what_fails_is_counted_by_its_code() -> None:
+async def test_a_failure_is_counted_by_its_code() -> None:
     async with served(json_error(401, 10000, "Authentication error")) as serving:
         await post(serving.port)
         found = await scrape(serving.port)
@@ -121,7 +121,7 @@ async def test_the_loop_is_timed() -> None:
             pass
 
 
-# --- who may see them -----------------------------------------------------------------------------
+# --- access -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ async def test_metrics_are_not_for_a_trusted_proxys_clients() -> None:
     assert answer.status == 404
 
 
-async def test_an_address_of_their_own() -> None:
+async def test_the_admin_address() -> None:
     async with served(WORDS, admin="127.0.0.1:0") as serving:
         admin = serving.service.admin
         assert admin is not None
@@ -186,11 +186,11 @@ async def test_ready_until_it_drains() -> None:
     assert (answer.status, answer.body) == (503, b"draining\n")
 
 
-async def test_not_ready_while_nobody_is_there_upstream() -> None:
+async def test_not_ready_while_the_upstream_cannot_be_reached() -> None:
     async with served(WORDS) as serving:
         upstream = serving.service.upstream
-        async with StandIn([], certificate=None) as nobody:
-            port = nobody.port
+        async with StandIn([], certificate=None) as closed:
+            port = closed.port
         upstream._settings = upstream.settings._replace(origin=upstream.settings.origin._replace(port=port))
         for _ in range(FAILURES):
             assert (await get(serving.port, "/readyz")).status == 200
@@ -207,7 +207,7 @@ async def test_not_ready_while_nobody_is_there_upstream() -> None:
 # --- logs -----------------------------------------------------------------------------------------
 
 
-async def test_probes_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
+async def test_probes_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "cfchat")
     async with served(WORDS) as serving:
         for path in ("/healthz", "/readyz", "/metrics"):
@@ -233,12 +233,12 @@ async def test_probes_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
         (None, {}),
     ],
 )
-def test_a_trace_is_known_by_a_field_that_is_right(field: str | None, notes: dict[str, str]) -> None:
+def test_only_a_well_formed_field_names_a_trace(field: str | None, notes: dict[str, str]) -> None:
     assert read_trace(field) == notes
 
 
 @pytest.mark.parametrize(("field", "seen"), [(f"00-{TRACE}-{SPAN}-01", True), ("00-evil-evil-01", False)])
-async def test_a_trace_goes_on_in_the_log(field: str, seen: bool, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_trace_is_in_the_log(field: str, seen: bool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "cfchat")
     async with served(WORDS) as serving:
         await post(serving.port, fields=f"traceparent: {field}\r\n")
@@ -253,14 +253,14 @@ async def test_json_lines(caplog: pytest.LogCaptureFixture) -> None:
         await post(serving.port, fields=f"traceparent: 00-{TRACE}-{SPAN}-01\r\n")
         answer = await post(serving.port, b"[]")
     lines = [json.loads(JSONLines().format(record)) for record in caplog.records]
-    told = [line for line in lines if line.get("method") == "POST"]
-    assert [line["status"] for line in told] == [200, 400]
-    assert told[0].items() >= {
+    requests = [line for line in lines if line.get("method") == "POST"]
+    assert [line["status"] for line in requests] == [200, 400]
+    assert requests[0].items() >= {
         "level": "info", "logger": "cfchat.access", "path": "/api/chatbot", "client": "127.0.0.1",
         "trace": TRACE, "parent": SPAN, "tries": 1, "bytes": 5,
     }.items()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told[0]["time"])
-    assert told[1]["id"] == answer.fields["x-request-id"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", requests[0]["time"])
+    assert requests[1]["id"] == answer.fields["x-request-id"]
     assert any("list of models" in line.get("message", "") for line in lines)
 
 
