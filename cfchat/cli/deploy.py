@@ -24,7 +24,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cfchat import __version__
-from cfchat.settings.load import given, load
+from cfchat.settings.load import export, load
 
 PYZ = "pyz"
 TOKEN = "CLOUDFLARE_API_TOKEN_FILE"
@@ -239,7 +239,7 @@ def print_deployment(flags: Mapping[str, Any]) -> int:
     config = load(flags, {**os.environ, **unneeded})
     assert config.upstream is not None
     waits = config.upstream.deadlines
-    settings, paths = given(flags, os.environ)
+    settings, paths = export(flags, os.environ)
     here = Installation(
         command=_own_command(),
         version=__version__,

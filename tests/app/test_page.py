@@ -80,7 +80,7 @@ async def test_the_module_for_the_origins_that_are_allowed() -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_what_matches_is_not_sent_again(path: str) -> None:
+async def test_a_file_that_the_browser_has_is_not_sent_again(path: str) -> None:
     async with StandIn([]) as standin, house(standin) as cfchat:
         whole = await get(cfchat, path)
         tag = whole.fields["etag"]
