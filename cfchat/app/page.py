@@ -53,8 +53,9 @@ def _handler(name: str, content_type: str, note: str, model: str) -> Handler:
             CLOSED if content_type == HTML else OPEN,
         ]
         if matches(tag, request.fields.get("if-none-match")):
-            return reply.send(304, fields)
-        reply.send(200, [("Content-Type", content_type), *fields], body)
+            reply.send(304, fields)
+        else:
+            reply.send(200, [("Content-Type", content_type), *fields], body)
 
     return handle
 

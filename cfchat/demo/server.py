@@ -69,14 +69,17 @@ class Demo:
             CfchatError: the body cannot be read.
         """
         if request.method != "POST" or not _RUN.fullmatch(request.path):
-            return _refuse(reply, 404, 7003, "Could not route to that path, perhaps your object identifier is invalid?")
+            _refuse(reply, 404, 7003, "Could not route to that path, perhaps your object identifier is invalid?")
+            return
         if not (request.fields.get("authorization") or "").startswith("Bearer "):
-            return _refuse(reply, 401, 10000, "Authentication error")
+            _refuse(reply, 401, 10000, "Authentication error")
+            return
         body = await request.read_body(BODY_LIMIT)
         try:
             messages, max_tokens = _parse(body)
         except ValueError:
-            return _refuse(reply, 400, 5006, "AiError: Bad input: Error: required properties at '/' are 'messages'")
+            _refuse(reply, 400, 5006, "AiError: Bad input: Error: required properties at '/' are 'messages'")
+            return
         text = "".join(pieces(answer(messages))[:max_tokens])
         prompt = sum(len(pieces(message["content"])) for message in messages)
         reply.start(200, [("Content-Type", "text/event-stream")])

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfchat.demo.server import ACCOUNT, MODEL, TOKEN, Demo, events, pieces
-from cfchat.server.server import Request, Response
+from cfchat.server.record import Record
+from cfchat.server.reply import Head, Reply
+from cfchat.server.request import Request
 
 PATH = f"/client/v4/accounts/{ACCOUNT}/ai/run/{MODEL}"
 
@@ -44,22 +46,41 @@ def posted(body: object, path: str = PATH, method: str = "POST", authorization: 
     return cast(Request, SimpleNamespace(method=method, path=path, fields=fields, read_body=read_body))
 
 
-async def streamed(response: Response) -> list[bytes]:
-    assert not isinstance(response.body, bytes)
-    return [event async for event in response.body]
+class Received:
+    """The place where a reply goes: collects its head and its pieces."""
+
+    def __init__(self) -> None:
+        self.head: Head | None = None
+        self.pieces: list[bytes] = []
+        self.ended = False
+
+    def put(self, head: Head | None, piece: bytes, last: bool) -> None:
+        self.head = self.head or head
+        self.pieces += [piece] if piece else []
+        self.ended = last
+
+    def cut(self) -> None:
+        raise AssertionError("a reply of the demo is never cut")
+
+
+async def answered(request: Request) -> tuple[Head, list[bytes]]:
+    """Return the head and the pieces of the demo's reply."""
+    received = Received()
+    await Demo(pace=0).handle(request, Reply(received, Record("1", "", "POST", PATH, {}), 15.0))
+    assert received.head is not None and received.ended
+    return received.head, received.pieces
 
 
 async def test_it_streams_one_event_at_a_time() -> None:
     messages = [{"role": "user", "content": "because"}]
-    response = await Demo(pace=0).handle(posted({"messages": messages, "stream": True, "max_tokens": 2048}))
-    assert (response.status, list(response.fields)) == (200, [("Content-Type", "text/event-stream")])
-    assert await streamed(response) == list(events("Is that the real reason?", 1))
+    head, pieces = await answered(posted({"messages": messages, "stream": True, "max_tokens": 2048}))
+    assert head == Head(200, [("Content-Type", "text/event-stream")], None)
+    assert pieces == list(events("Is that the real reason?", 1))
 
 
 async def test_it_stops_at_max_tokens() -> None:
-    asked = {"messages": [{"role": "user", "content": "because"}], "max_tokens": 3}
-    response = await Demo(pace=0).handle(posted(asked))
-    assert await streamed(response) == list(events("Is that the", 1))
+    _, pieces = await answered(posted({"messages": [{"role": "user", "content": "because"}], "max_tokens": 3}))
+    assert pieces == list(events("Is that the", 1))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +94,6 @@ async def test_it_stops_at_max_tokens() -> None:
     ],
 )
 async def test_it_refuses_as_cloudflare_does(change: dict[str, Any], status: int, code: int) -> None:
-    response = await Demo().handle(posted(**{"body": {"messages": []}, **change}))
-    assert response.status == status
-    assert isinstance(response.body, bytes)
-    assert json.loads(response.body)["errors"][0]["code"] == code
+    head, (body,) = await answered(posted(**{"body": {"messages": []}, **change}))
+    assert head.status == status and head.length == len(body)
+    assert json.loads(body)["errors"][0]["code"] == code
