@@ -19,7 +19,7 @@ from cfchat.app.routes import App, Settings
 from cfchat.errors import CfchatError
 from cfchat.guard.guard import Guard
 from cfchat.net.listen import cannot_listen
-from cfchat.ops.logs import log_exchange
+from cfchat.ops.logs import log_request
 from cfchat.ops.loop_lag import LoopLag
 from cfchat.ops.metrics import Metrics, Samples
 from cfchat.server.reply import Refusal
@@ -141,7 +141,7 @@ async def start_admin(
         ConfigError: it cannot be listened on.
     """
     handlers = probes(fault, count, open_to_all=True)
-    admin = Server(table(handlers), refuse_in_text, note=partial(log_exchange, level=logging.DEBUG))
+    admin = Server(table(handlers), refuse_in_text, note=partial(log_request, level=logging.DEBUG))
     try:
         log.info("admin: http://%s:%d/metrics, /healthz, /readyz", *await admin.start(*address))
     except OSError as error:

@@ -1,7 +1,7 @@
 """Write log lines: one for each request, as text or as JSON.
 
-The logger `cfchat.access` has one line a request. Both formats take it from the same Exchange: the text line is built
-here, and `JSONLines` reads the Exchange that the record carries as `exchange`. No token, no message and no text of a
+The logger `cfchat.access` has one line a request. Both formats take it from the same Record: the text line is built
+here, and `JSONLines` reads the Record that the log record carries as `request`. No token, no message and no text of a
 reply is ever in a line.
 """
 
@@ -18,7 +18,7 @@ from typing import Protocol
 access = logging.getLogger("cfchat.access")
 
 
-class Exchange(Protocol):
+class Record(Protocol):
     """One request and its outcome, as far as a log line needs it. Times are in seconds of `time.monotonic`.
 
     `client` is an address, or empty if there is none. `sent` counts the bytes of the body. `first` is when the first of
@@ -37,20 +37,20 @@ class Exchange(Protocol):
     first: float | None
 
 
-def log_exchange(entry: Exchange, level: int = logging.INFO) -> None:
+def log_request(request: Record, level: int = logging.INFO) -> None:
     """Log one line: id, client, method, path, status, ms to the first byte, ms in all, bytes, notes, fault."""
     if not access.isEnabledFor(level):
         return
-    first = "-" if entry.first is None else f"{(entry.first - entry.start) * 1000:.0f}"
-    total = (time.monotonic() - entry.start) * 1000
-    notes = "".join(f" {name}={value}" for name, value in entry.notes.items())
-    fault = f' fault="{entry.fault}"' if entry.fault else ""
+    first = "-" if request.first is None else f"{(request.first - request.start) * 1000:.0f}"
+    total = (time.monotonic() - request.start) * 1000
+    notes = "".join(f" {name}={value}" for name, value in request.notes.items())
+    fault = f' fault="{request.fault}"' if request.fault else ""
     access.log(
         level,
         "%s %s %s %s %d first_ms=%s ms=%.0f bytes=%d%s%s",
-        *(entry.id, entry.client or "-", entry.method, entry.path[:200], entry.status),
-        *(first, total, entry.sent, notes, fault),
-        extra={"exchange": entry},
+        *(request.id, request.client or "-", request.method, request.path[:200], request.status),
+        *(first, total, request.sent, notes, fault),
+        extra={"request": request},
     )
 
 
@@ -88,9 +88,9 @@ class JSONLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
         }
-        entry: Exchange | None = getattr(record, "exchange", None)
-        if entry is not None:
-            line |= _fields_of(entry)
+        request: Record | None = getattr(record, "request", None)
+        if request is not None:
+            line |= _fields_of(request)
         else:
             line["message"] = record.getMessage()
         if record.exc_info:
@@ -98,16 +98,16 @@ class JSONLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def _fields_of(entry: Exchange) -> dict[str, object]:
+def _fields_of(request: Record) -> dict[str, object]:
     fields: dict[str, object] = {
-        "id": entry.id, "client": entry.client, "method": entry.method, "path": entry.path[:200],
-        "status": entry.status, "ms": round((time.monotonic() - entry.start) * 1000, 1), "bytes": entry.sent,
+        "id": request.id, "client": request.client, "method": request.method, "path": request.path[:200],
+        "status": request.status, "ms": round((time.monotonic() - request.start) * 1000, 1), "bytes": request.sent,
     }
-    if entry.first is not None:
-        fields["first_ms"] = round((entry.first - entry.start) * 1000, 1)
-    if entry.fault:
-        fields["fault"] = entry.fault
-    return {**entry.notes, **fields}
+    if request.first is not None:
+        fields["first_ms"] = round((request.first - request.start) * 1000, 1)
+    if request.fault:
+        fields["fault"] = request.fault
+    return {**request.notes, **fields}
 
 
 def set_up_logging(level: str, form: str = TEXT) -> None:

@@ -36,13 +36,13 @@ async def test_check_of_an_account_that_works() -> None:
 async def test_check_as_json() -> None:
     async with cloudflare(answer=json_error(429, 3040, "No capacity")) as standin:
         done = await cfchat(standin.base_url, "check", "--json", *ALONE)
-    told = json.loads(done.out)
-    assert done.code == 1 and told["ok"] is False
-    assert [check["name"] for check in told["checks"]] == ["settings", "resolve", "connect", "token", "model"]
-    last = told["checks"][-1]
+    report = json.loads(done.out)
+    assert done.code == 1 and report["ok"] is False
+    assert [check["name"] for check in report["checks"]] == ["settings", "resolve", "connect", "token", "model"]
+    last = report["checks"][-1]
     assert last["status"] == "fail" and last["ok"] is False and last["model"] == MODEL
     assert "3040" in last["detail"] and last["next"] and last["ms"] > 0
-    assert all(check["ok"] is True and check["status"] == "ok" for check in told["checks"][:-1])
+    assert all(check["ok"] is True and check["status"] == "ok" for check in report["checks"][:-1])
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ async def test_check_where_token_or_account_is_wrong(answer: Script, words: list
     async with cloudflare(models=answer) as standin:
         done = await cfchat(standin.base_url, "check")
     assert (done.code, done.err) == (1, "")
-    told = done.line("token")
-    assert told.startswith("FAIL  token") and "      next: " in told
-    assert not [word for word in words if word not in told], told
+    line = done.line("token")
+    assert line.startswith("FAIL  token") and "      next: " in line
+    assert not [word for word in words if word not in line], line
     assert done.line("model").startswith("skip") and "`token` must work first" in done.line("model")
     assert len(standin.requests) == 1, "no model was asked in vain"
 
@@ -105,9 +105,9 @@ async def test_check_where_a_model_fails(answer: Script, words: list[str]) -> No
         done = await cfchat(standin.base_url, "check", *ALONE, "--first-token-timeout", "0.3")
     assert (done.code, done.err) == (1, "")
     assert done.line("token").startswith("ok")
-    told = done.line("model")
-    assert told.startswith("FAIL") and f"  {MODEL}: " in told and "      next: " in told
-    assert not [word for word in words if word not in told], told
+    line = done.line("model")
+    assert line.startswith("FAIL") and f"  {MODEL}: " in line and "      next: " in line
+    assert not [word for word in words if word not in line], line
     assert len(standin.requests) == 2, "the list and one try"
 
 
@@ -123,10 +123,10 @@ async def test_check_warns_of_models_that_will_go() -> None:
     async with cloudflare(models) as standin:
         done = await cfchat(standin.base_url, "check", "--fallback-models", OTHER)
     assert done.code == 0
-    told = done.out[done.out.index("warn") :]
-    assert told.count("warn") == 2 and told.count("      next: ") == 2
-    assert re.search(re.escape(MODEL) + ".* 2027-05-30\n.*cfchat models", told)
-    assert re.search(re.escape(OTHER) + ".* not in the account's list", told)
+    warnings = done.out[done.out.index("warn") :]
+    assert warnings.count("warn") == 2 and warnings.count("      next: ") == 2
+    assert re.search(re.escape(MODEL) + ".* 2027-05-30\n.*cfchat models", warnings)
+    assert re.search(re.escape(OTHER) + ".* not in the account's list", warnings)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ async def test_check_where_tls_fails(certificate: str | None, words: list[str]) 
         seconds = "10" if certificate else "1"
         done = await cfchat(url, "check", "--connect-timeout", seconds, SSL_CERT_FILE=str(trusted))
     assert (done.code, done.err) == (1, "")
-    told = done.line("connect")
-    assert told.startswith("FAIL") and not [word for word in words if word not in told], told
+    line = done.line("connect")
+    assert line.startswith("FAIL") and not [word for word in words if word not in line], line
     assert done.line("token").startswith("skip") and done.line("model").startswith("skip")
 
 
@@ -161,8 +161,8 @@ async def test_check_where_no_server_listens() -> None:
 async def test_check_where_the_name_has_no_address() -> None:
     done = await cfchat("https://no-such-host.invalid/client/v4", "check")
     assert done.code == 1
-    told = done.line("resolve")
-    assert told.startswith("FAIL") and "no-such-host.invalid" in told and "DNS" in told and "CFCHAT_BASE_URL" in told
+    line = done.line("resolve")
+    assert line.startswith("FAIL") and "no-such-host.invalid" in line and "DNS" in line and "CFCHAT_BASE_URL" in line
     assert done.line("connect").startswith("skip")
 
 
@@ -186,9 +186,9 @@ async def test_check_where_the_proxy_refuses(status: int, words: list[str]) -> N
         done = await cfchat("https://cloudflare.invalid/client/v4", "check", HTTPS_PROXY=proxy.url)
     assert done.code == 1
     assert done.line("proxy").startswith("ok") and f"localhost:{proxy.port}" in done.line("proxy")
-    told = done.line("connect")
-    assert told.startswith("FAIL") and "HTTPS_PROXY" in told and "CONNECT" in told
-    assert not [word for word in words if word not in told], told
+    line = done.line("connect")
+    assert line.startswith("FAIL") and "HTTPS_PROXY" in line and "CONNECT" in line
+    assert not [word for word in words if word not in line], line
 
 
 async def test_check_where_there_is_no_proxy() -> None:
@@ -203,6 +203,6 @@ async def test_check_where_there_is_no_proxy() -> None:
 def test_check_of_settings_that_cannot_work() -> None:
     done = run("check", "--json")
     assert done.returncode == 2 and "CLOUDFLARE_ACCOUNT_ID" in done.stderr
-    told = json.loads(done.stdout)
-    assert told["ok"] is False
-    assert [(check["name"], check["status"]) for check in told["checks"]] == [("settings", "fail")]
+    report = json.loads(done.stdout)
+    assert report["ok"] is False
+    assert [(check["name"], check["status"]) for check in report["checks"]] == [("settings", "fail")]

@@ -24,20 +24,20 @@ PROMPT = "Say \"100%\" of $x, \\ and 'so'"
 
 @pytest.mark.parametrize("name", ["systemd", "container", "kubernetes", "nginx", "caddy", "haproxy"])
 def test_no_secret_is_printed(name: str) -> None:
-    told = deploy(name, CLOUDFLARE_API_TOKEN="very-secret", CF_AIG_TOKEN="secret-too")
-    assert "very-secret" not in told and "secret-too" not in told
-    assert "$" not in re.sub(r"\$(MAINPID|host|remote_addr)", "", told), "all is filled in"
+    text = deploy(name, CLOUDFLARE_API_TOKEN="very-secret", CF_AIG_TOKEN="secret-too")
+    assert "very-secret" not in text and "secret-too" not in text
+    assert "$" not in re.sub(r"\$(MAINPID|host|remote_addr)", "", text), "all is filled in"
 
 
 def test_the_unit_starts_this_installation_with_its_settings(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("laptop a-key-that-is-long\n")
-    told = deploy(
+    text = deploy(
         "systemd",
         *("--port", "443", "--drain-timeout", "60", "--api-keys-file", str(keys)),
         CFCHAT_SYSTEM_PROMPT=PROMPT, CF_AIG_TOKEN_FILE="/etc/a%b",
     )
-    lines = told.splitlines()
+    lines = text.splitlines()
     assert f"ExecStart={sys.executable} {ROOT / 'cfchat_server.py'}" in lines
     for line in (
         f"Environment=CLOUDFLARE_ACCOUNT_ID={ACCOUNT}",
@@ -76,8 +76,8 @@ async def test_the_container_by_its_lines(tmp_path: Path) -> None:
     """The files of COPY are enough for ENTRYPOINT, with the environment of ENV."""
     async with standin() as upstream:
         base = {"CFCHAT_BASE_URL": upstream.base_url, "SSL_CERT_FILE": surroundings("")["SSL_CERT_FILE"]}
-        told = await asyncio.to_thread(deploy, "container", "--system-prompt", PROMPT, **base)
-        lines = [line for line in told.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+        text = await asyncio.to_thread(deploy, "container", "--system-prompt", PROMPT, **base)
+        lines = [line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
         words = {verb: rest for verb, _, rest in (line.partition(" ") for line in lines)}
         assert words["FROM"] == "python:3.13-slim" and words["USER"] == "65532:65532"
         for line in lines:

@@ -16,9 +16,9 @@ from cfchat.cli.main import DEPLOYMENTS
 
 def test_help_and_version() -> None:
     assert re.fullmatch(r"cfchat \d+\.\d+\.\d+\n", run("--version").stdout)
-    told = run("--help").stdout
-    assert "--demo" in told and "CFCHAT_SYSTEM_PROMPT" in told and "CLOUDFLARE_API_TOKEN_FILE" in told
-    assert all(f"\n  {name} " in told for name in ("serve", "check", "ask", "models"))
+    text = run("--help").stdout
+    assert "--demo" in text and "CFCHAT_SYSTEM_PROMPT" in text and "CLOUDFLARE_API_TOKEN_FILE" in text
+    assert all(f"\n  {name} " in text for name in ("serve", "check", "ask", "models"))
 
 
 @pytest.mark.parametrize("name", ["serve", "check", "ask", "models"])

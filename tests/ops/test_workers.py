@@ -236,9 +236,9 @@ async def status(port: int, path: str) -> tuple[int, bytes]:
 
 async def admin_of(process: Process) -> int:
     (line,) = await process.logged("admin: http://")
-    found = re.search(r"127\.0\.0\.1:(\d+)/metrics", line)
-    assert found, line
-    return int(found[1])
+    match = re.search(r"127\.0\.0\.1:(\d+)/metrics", line)
+    assert match, line
+    return int(match[1])
 
 
 async def test_each_worker_returns_the_metrics_of_all() -> None:
@@ -248,10 +248,10 @@ async def test_each_worker_returns_the_metrics_of_all() -> None:
         assert [(await scrape(process.port))[RUNNING] for _ in range(4)] == [len(streams)] * 4
         gate.open.set()
         assert all([is_whole(await stream.rest()) for stream in streams])
-        found = [await scrape(process.port) for _ in range(4)]
-    assert [numbers[WHOLE] for numbers in found] == [len(streams)] * 4
-    assert [numbers["cfchat_ready"] for numbers in found] == [2] * 4
-    assert [numbers['cfchat_requests_total{route="/metrics",status="200"}'] for numbers in found] == [4, 5, 6, 7]
+        scraped = [await scrape(process.port) for _ in range(4)]
+    assert [numbers[WHOLE] for numbers in scraped] == [len(streams)] * 4
+    assert [numbers["cfchat_ready"] for numbers in scraped] == [2] * 4
+    assert [numbers['cfchat_requests_total{route="/metrics",status="200"}'] for numbers in scraped] == [4, 5, 6, 7]
 
 
 async def test_the_parent_serves_them_at_an_own_address_and_keeps_those_of_dead_workers() -> None:
