@@ -1,8 +1,8 @@
 """Try each step on the way to the models, and say which one fails and what to do (`cfchat check`).
 
-The steps are tried in order: settings, name or proxy, connection, token, and each model with one short reply. A step
-that fails ends the way, and all later steps are skipped, because they could only fail for the same reason. Each step
-uses the code that serves clients.
+The steps are tried in order: settings, name or proxy, connection, token, and each model with one short reply. If a step
+fails, all later steps are skipped, because they could only fail for the same reason. A token that may not list models
+is the exception: it may still run them. Each step uses the code that serves clients.
 """
 
 from __future__ import annotations

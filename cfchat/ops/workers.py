@@ -152,11 +152,7 @@ class Parent:
             self._replace_soon(f"worker {worker.pid} ended while others started")
 
     def _spawn(self) -> _Worker:
-        """Start a worker.
-
-        Raises:
-            Failed: the system allows no further process or file.
-        """
+        """Start a worker, or raise Failed if the system allows no further process or file."""
         with ExitStack() as ours, ExitStack() as theirs:
             try:
                 sock, their_sock = socket.socketpair()

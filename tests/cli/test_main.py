@@ -11,7 +11,8 @@ from command import environ, run
 from places import ROOT
 
 from cfchat.cli.deploy import KINDS, PYZ
-from cfchat.cli.main import DEPLOYMENTS
+from cfchat.cli.main import COMMANDS, DEPLOYMENTS
+from cfchat.settings.table import SETTINGS
 
 
 def test_help_and_version() -> None:
@@ -21,10 +22,11 @@ def test_help_and_version() -> None:
     assert all(f"\n  {name} " in text for name in ("serve", "check", "ask", "models"))
 
 
-@pytest.mark.parametrize("name", ["serve", "check", "ask", "models"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_its_help_and_all_settings(name: str) -> None:
     done = run(name, "--help")
-    assert done.returncode == 0 and f"cfchat {name}" in done.stdout and "--system-prompt" in done.stdout
+    assert done.returncode == 0 and f"cfchat {name}" in done.stdout
+    assert [setting for setting in SETTINGS if f"  --{setting.flag}" not in done.stdout] == []
 
 
 def test_a_flag_counts_before_and_after_the_command() -> None:
