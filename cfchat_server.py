@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Start here: `python3 cfchat_server.py --demo`, or with --help."""
+"""Start here: `python3 cfchat_server.py --demo`. --help says more."""
 
 import os
 import sys
 
-# Isolated mode (-I) leaves the script's own folder out.
+# In isolated mode (-I) Python does not look into the script's own folder.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from cfchat.cli.main import main

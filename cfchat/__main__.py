@@ -1,4 +1,4 @@
-"""`python3 -m cfchat` is the same as `cfchat`."""
+"""`python3 -m cfchat` is the same as the command `cfchat`."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from cfchat.guard.addresses import Proxies
 from cfchat.guard.guard import Guard
 from cfchat.net.listen import Certificate, Where, listening, url_of
 from cfchat.ops.metrics import Metrics
-from cfchat.ops.worker_metrics import member
+from cfchat.ops.worker_metrics import share_metrics
 from cfchat.secret import Secret
 from cfchat.server.server import Server
 from cfchat.settings.config import Config
@@ -130,7 +130,7 @@ async def serve_on(
     async with AsyncExitStack() as stack:
         service = await stack.enter_async_context(open_service(config, hooks))
         if line is not None:
-            service.of_all = await stack.enter_async_context(member(line, service.count))
+            service.of_all = await stack.enter_async_context(share_metrics(line, service.count))
         async with service.serve_on(sockets, tls) as server:
             yield Serving(server, service, config.where)
 

@@ -136,7 +136,7 @@ def test_the_public_face_is_pinned() -> None:
         ("cfchat.upstream.cloudflare.event", "from cfchat.upstream.cloudflare.reply import ReplyReader", False),
         ("cfchat.upstream.cloudflare.request", "from cfchat.upstream.pool import Pool", False),
         ("cfchat.upstream.retry", "import random", False),
-        ("cfchat.server.server", "from cfchat.ops.logs import log_exchange", False),
+        ("cfchat.server.server", "from cfchat.ops.logs import log_request", False),
         ("cfchat.server.server", "from cfchat.net.deadline import Alarm", True),
         ("cfchat.app.routes", "from cfchat.settings.config import Config", False),
         ("cfchat.settings.load", "from cfchat.demo.server import Demo", False),

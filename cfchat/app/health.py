@@ -1,4 +1,9 @@
-"""What an operator's machines ask: /healthz, /readyz, /metrics."""
+"""Answer an operator's machines: /healthz, /readyz, /metrics.
+
+/healthz says that the process answers at all, /readyz that clients should be sent here. Metrics say more than a
+stranger should read. On the public address they are for programs on this machine alone, and 404 for everyone else;
+`--admin` opens a second address, which only operators should reach.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_address
 
 from cfchat.errors import MethodNotAllowed, NotFound
-from cfchat.ops.metrics import CONTENT_TYPE, Samples, text_of
+from cfchat.ops.metrics import CONTENT_TYPE, Samples, encode
 from cfchat.server.reply import Reply
 from cfchat.server.request import Handler, Request
 
 METRICS = "/metrics"
 PROBES = ("/healthz", "/readyz", METRICS)
 _PLAIN = (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store"))
-# What proxies add, tunnels and caches among them: who comes by one is not on this machine.
+# Fields that proxies, tunnels and caches add: the client behind one is not on this machine.
 _FORWARDED = ("forwarded", "via", "x-real-ip", "cf-connecting-ip", "true-client-ip")
 _NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -21,9 +26,10 @@ _NAMES = ("localhost", "127.0.0.1", "[::1]")
 def probes(
     fault: Callable[[], str], counted: Callable[[], Awaitable[Samples]], open_to_all: bool
 ) -> Mapping[str, Handler]:
-    """Handlers by path. `fault` says why this server is not ready, or nothing; `counted` is what metrics tell.
+    """Return the handlers by path.
 
-    Metrics are `open_to_all` on an address of their own; else only to this machine, and 404 to others.
+    `fault` returns why this server is not ready, or an empty text; `counted` returns the metrics. With `open_to_all`
+    every client may read them, else only a program on this machine.
     """
 
     async def healthz(request: Request, reply: Reply) -> None:
@@ -36,33 +42,33 @@ def probes(
     async def metrics_of(request: Request, reply: Reply) -> None:
         if not open_to_all and not is_from_here(request):
             raise NotFound("There is nothing at this path. The chat is at POST /api/chatbot.")
-        body = text_of(await counted()).encode()
+        body = encode(await counted()).encode()
         reply.send(200, [("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store")], body)
 
     return dict(zip(PROBES, (healthz, readyz, metrics_of), strict=True))
 
 
 def is_from_here(request: Request) -> bool:
-    """Whether a program on this machine asks, and neither a proxy nor a page in a browser."""
+    """Return whether the client is a program on this machine, and neither a proxy nor a page in a browser."""
     try:
         loopback = ip_address(request.client.partition("%")[0]).is_loopback
-    except ValueError:  # no address, as of a Unix socket, behind which there is a proxy
+    except ValueError:  # a unix socket's peer has no address, and is a proxy
         return False
     fields = request.fields
     host = (fields.get("host") or "").lower()
-    # A name that is made to lead here is a page's trick (DNS rebinding).
+    # A page may have a name of its own lead to this machine (DNS rebinding), but cannot change the Host field.
     name = host if host.endswith("]") else host.rpartition(":")[0] or host
     forwarded = any(field.startswith("x-forwarded") or field in _FORWARDED for field, _ in fields)
     return loopback and name in _NAMES and not forwarded and "origin" not in fields
 
 
 def table(handlers: Mapping[str, Handler]) -> Handler:
-    """A handler for these paths and no others."""
+    """Return a handler for these paths and no others."""
 
     async def handle(request: Request, reply: Reply) -> None:
         handler = handlers.get(request.path)
         if handler is None:
-            raise NotFound(f"Here are {', '.join(handlers)}.")
+            raise NotFound(f"The paths here are {', '.join(handlers)}.")
         if request.method not in ("GET", "HEAD"):
             raise MethodNotAllowed("This path takes GET, HEAD.", fields=[("Allow", "GET, HEAD")])
         await handler(request, reply)

@@ -1,4 +1,9 @@
-"""Where a program that embeds cfchat may have its say: who asks, what is asked, what it cost."""
+"""Let a program that embeds cfchat take part: name the client, change the question, settle the cost.
+
+Hooks run on the way of a request, so each has a deadline, and a fault of a hook is never the client's fault: it is
+logged with its traceback and answered by a plain 500. Only a CfchatError passes as it is, because the program made it
+for the client.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +20,17 @@ from cfchat.server.request import Request
 
 log = logging.getLogger("cfchat.hooks")
 
-# A hook that waits longer, in seconds, has failed.
-DEADLINE = 30.0
+DEADLINE = 30.0  # seconds, after which a hook has failed
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply that is over: whose it was, who answered, what it cost.
+    """A reply that is over: its client, its model, its cost.
 
-    `who` is the label of a key, or what `authenticate` said; `client` an address. `estimated`: Cloudflare told no
-    numbers, because the reply is not `whole`, for one.
+    `who` is the label of a key, or the name that `authenticate` returned. `client` is an address. `estimated` says that
+    Cloudflare reported no numbers, for example because the reply is not `whole`.
 
     >>> import asyncio, cfchat
     >>> async def bill(reply: cfchat.Reply) -> None:
@@ -47,15 +51,15 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Three places for code of yours. Each is a coroutine function, and None where there is none.
+    """Three places for your own code, each a coroutine function or None.
 
-    `authenticate` gets a Request, its `fields` and `client` among it, before its body is read, and returns the name
-    of who asks, for rates, budgets and logs (empty: the address counts). It comes on top of API keys, where they are
-    set. `before_call` gets the Conversation as it is going to be sent and returns it, or another. `after_reply` gets
-    the Reply when it is over, a broken one, too, and one whose client left before the first word.
+    `authenticate` gets a Request, with `fields` and `client`, before its body is read. It returns the client's name for
+    rates, budgets and logs; if the name is empty, the address counts. API keys, if set, are checked too.
+    `before_call` gets the Conversation as it will be sent, and returns it or another one. `after_reply` gets each Reply
+    when it is over, also if it broke off, or if its client left before the first word.
 
-    A CfchatError that the first two raise is told to the client as it is. Any other error, or half a minute without
-    an end, is logged and answered by a 500; in `after_reply`, where all is said, only logged.
+    A CfchatError from the first two goes to the client as it is. Any other error, or a hook that takes longer than half
+    a minute, is logged and answered by a 500. An error in `after_reply` is only logged, because the reply is over.
 
     >>> import cfchat
     >>> class Forbidden(cfchat.CfchatError):
@@ -73,7 +77,11 @@ class Hooks:
 
 
 async def run(answer: Awaitable[T], name: str, tag: str) -> T:
-    """What a hook answers. Raises its CfchatErrors, and one for all else it raises, which is logged."""
+    """Await a hook and return its result. `name` and `tag`, a request's id, go into the log.
+
+    Raises:
+        CfchatError: the hook's own, or an internal error for anything else that it raises, which is logged.
+    """
     try:
         async with asyncio.timeout(DEADLINE):
             return await answer
@@ -85,5 +93,5 @@ async def run(answer: Awaitable[T], name: str, tag: str) -> T:
 
 
 def label_of(name: str) -> str:
-    """A name as a label for the log: no blanks, no line breaks, not too long."""
+    """Return a name as a label for the log: printable ASCII without blanks, at most 64 characters."""
     return re.sub(r"[^!-~]", "?", name)[:64]

@@ -1,4 +1,9 @@
-"""The chat page and the <cf-chat> module: static files, each read once, when it is first asked for."""
+"""Serve the chat page and the <cf-chat> module.
+
+They are static files of the package, each read once, when it is first requested: a server of the API alone reads none.
+Browsers keep them and ask again each time by entity tag, because no name has a version in it. The page gets a strict
+Content-Security-Policy; the module may be embedded in any page.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from functools import cache
 from cfchat.server.reply import Reply
 from cfchat.server.request import Handler, Request
 
-# What may come to the page is its own; nothing inline, nowhere to send a form, in nobody's frame.
+# The page loads only its own files, has nothing inline, sends no form, and stands in no frame.
 CLOSED = (
     "Content-Security-Policy",
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -31,7 +36,7 @@ DEMO_NOTE = (
 
 
 def pages(model: str, demo: bool) -> Mapping[str, Handler]:
-    """A handler for each path of the page, which says that `model` answers, or that it is the demo."""
+    """Return the handlers by path. The page names `model`, or says that it is the demo."""
     note = DEMO_NOTE if demo else NOTE
     return {path: _handler(name, content_type, note, model) for path, (name, content_type) in FILES.items()}
 
@@ -41,37 +46,43 @@ def _handler(name: str, content_type: str, note: str, model: str) -> Handler:
         body, tag = _read(name, note, model)
         fields = [
             ("ETag", tag),
-            # Kept, but asked for anew each time: no name has a version in it, and a 304 costs one round trip.
+            # Kept, but asked for each time: a 304 costs one round trip.
             ("Cache-Control", "no-cache"),
             ("Referrer-Policy", "no-referrer"),
-            # The page is in nobody's frame; the module is for every page, whatever that one embeds (COEP).
+            # Every page may use the module, also one with Cross-Origin-Embedder-Policy.
             CLOSED if content_type == HTML else OPEN,
         ]
-        if is_known(tag, request.fields.get("if-none-match")):
-            return reply.send(304, fields)
-        reply.send(200, [("Content-Type", content_type), *fields], body)
+        if matches(tag, request.fields.get("if-none-match")):
+            reply.send(304, fields)
+        else:
+            reply.send(200, [("Content-Type", content_type), *fields], body)
 
     return handle
 
 
 @cache
 def _read(name: str, note: str, model: str) -> tuple[bytes, str]:
-    """A file and its entity tag, wherever the package is, in a zip for one. Raises OSError where it is missing."""
-    from html import escape  # all three: who serves an API alone needs none
+    """Return a file and its entity tag, also from a package in a zip.
+
+    Raises:
+        OSError: the file is missing.
+    """
+    from html import escape  # all three here: a server of the API alone needs none
     from pkgutil import get_data
     from string import Template
 
     body = get_data("cfchat", f"web/{name}")
     assert body is not None
     if name.endswith(".html"):
-        told = Template(note).substitute(model=escape(model))
-        body = Template(body.decode()).substitute(note=told).encode()
+        text = Template(note).substitute(model=escape(model))
+        body = Template(body.decode()).substitute(note=text).encode()
     return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
-def is_known(tag: str, known: str | None) -> bool:
-    """Whether an If-None-Match names the tag: weak comparison, `*` is any (RFC 9110 §13.1.2)."""
-    if known is None:
+def matches(tag: str, if_none_match: str | None) -> bool:
+    """Return whether the field names the tag: weak comparison, `*` is any (RFC 9110 §13.1.2)."""
+    if if_none_match is None:
         return False
-    # Our tags have no comma in them: a stranger's that has one is cut, and still not ours.
-    return known.strip() == "*" or tag in (item.strip().removeprefix("W/") for item in known.split(","))
+    # Our tags have no comma. A client's tag that has one is cut here, and no part of it is ours.
+    tags = (item.strip().removeprefix("W/") for item in if_none_match.split(","))
+    return if_none_match.strip() == "*" or tag in tags

@@ -35,7 +35,7 @@ from cfchat.errors import (
 )
 from cfchat.guard.cors import is_preflight, preflight_fields
 from cfchat.guard.guard import Asker, Guard
-from cfchat.ops.logs import log_exchange, traced
+from cfchat.ops.logs import log_request, read_trace
 from cfchat.ops.metrics import Metrics
 from cfchat.replies import openai
 from cfchat.replies.form import describe
@@ -122,7 +122,7 @@ class App:
         Raises:
             CfchatError: `refuse` words it.
         """
-        request.notes |= traced(request.fields.get("traceparent"))
+        request.notes |= read_trace(request.fields.get("traceparent"))
         reply.common = self.guard.origins.fields(request.fields)
         await self._route(request, reply)
 
@@ -147,7 +147,7 @@ class App:
     def note(self, record: Record) -> None:
         """Count a request that is over, and log it. Probes, which come every few seconds, are logged at debug."""
         self.metrics.requests.add(1, self._name_of(record.path), str(record.status))
-        log_exchange(record, logging.DEBUG if record.path in PROBES and record.status < 400 else logging.INFO)
+        log_request(record, logging.DEBUG if record.path in PROBES and record.status < 400 else logging.INFO)
 
     @property
     def streams(self) -> tuple[int, int]:

@@ -16,11 +16,11 @@ from cfchat.app.health import METRICS, probes, table
 from cfchat.app.hooks import Hooks
 from cfchat.app.page import pages
 from cfchat.app.routes import App, Settings
-from cfchat.errors import CfchatError, ConfigError
+from cfchat.errors import CfchatError
 from cfchat.guard.guard import Guard
-from cfchat.net.listen import reason_of
-from cfchat.ops.logs import log_exchange
-from cfchat.ops.loop_lag import Pulse
+from cfchat.net.listen import cannot_listen
+from cfchat.ops.logs import log_request
+from cfchat.ops.loop_lag import LoopLag
 from cfchat.ops.metrics import Metrics, Samples
 from cfchat.server.reply import Refusal
 from cfchat.server.request import Direct, Handler, Limits, Peers
@@ -57,7 +57,7 @@ class Service:
         self.peers = peers
         self.demo = demo
         self.metrics = metrics or Metrics()
-        self.loop_lag = Pulse(self.metrics.lag.observe)
+        self.loop_lag = LoopLag(self.metrics.lag.observe)
         self.server: Server | None = None
         self.of_all: Callable[[], Awaitable[Samples]] | None = None
         self._admin_address = admin
@@ -141,11 +141,11 @@ async def start_admin(
         ConfigError: it cannot be listened on.
     """
     handlers = probes(fault, count, open_to_all=True)
-    admin = Server(table(handlers), refuse_in_text, note=partial(log_exchange, level=logging.DEBUG))
+    admin = Server(table(handlers), refuse_in_text, note=partial(log_request, level=logging.DEBUG))
     try:
         log.info("admin: http://%s:%d/metrics, /healthz, /readyz", *await admin.start(*address))
     except OSError as error:
-        raise ConfigError(f"cannot listen on {address[0]} port {address[1]}: {reason_of(error)}") from error
+        raise cannot_listen(f"{address[0]} port {address[1]}", error) from error
     return admin
 
 

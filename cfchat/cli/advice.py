@@ -1,4 +1,9 @@
-"""What stands between this machine and a model's words: each step tried by itself, and what to do where it fails."""
+"""Say what to do about an error of the upstream.
+
+The most exact knowledge wins: Cloudflare's own code, then signs that Cloudflare did not answer at all, then the reason
+that no connection came about, then the class of the error. The tables name settings and dashboard pages, because the
+reader is the operator of this server and not a client.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +33,7 @@ from cfchat.upstream.connect import HANDSHAKE, UNKNOWN_AUTHORITY
 
 
 class Explained(NamedTuple):
-    """An error in the words of an operator."""
+    """An error in an operator's words, and the `next` step to take."""
 
     what: str
     next: str
@@ -38,8 +43,8 @@ CHOOSE = "choose another: `cfchat models` lists them; --model and --fallback-mod
 NOT_LISTED = f"its name may be an old one that will go: {CHOOSE}"
 GOING = f"before that day {CHOOSE}"
 STATUS_PAGE = "if it stays so, see https://www.cloudflarestatus.com"
-# Why it failed, where what a client is told says too little; and what to do where Cloudflare's code does not tell.
-_ADVICE: Mapping[type[UpstreamError], Explained] = {
+# By class of error. A `what` replaces the message that clients get; `next` counts if there is no known code.
+_BY_CLASS: Mapping[type[UpstreamError], Explained] = {
     UpstreamAuthError: Explained(
         "Cloudflare refused the token or the account",
         "check CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN; the token needs the permissions Workers AI - Read "
@@ -52,13 +57,13 @@ _ADVICE: Mapping[type[UpstreamError], Explained] = {
     ),
     UpstreamRateLimited: Explained("too many requests", "wait a minute; see who else uses this account"),
     UpstreamOverloaded: Explained(
-        "Cloudflare has no capacity for this model just now",
-        "try again in a minute; with more --fallback-models another model may answer at such times",
+        "Cloudflare has no capacity for this model at the moment",
+        "try again in a minute; with more --fallback-models another model may answer",
     ),
     UpstreamUnavailable: Explained("a fault at Cloudflare", f"try again in a minute; {STATUS_PAGE}"),
     UpstreamRefused: Explained(
         "Cloudflare refused the request",
-        "the code and text above are Cloudflare's own; an option that the model does not take is the usual cause "
+        "the code and text are Cloudflare's own; the usual cause is an option that the model does not take "
         "(--model-options, --temperature and the like)",
     ),
     ContextLengthExceeded: Explained("", "make it shorter, lower --max-tokens, or choose a model of a larger window"),
@@ -68,17 +73,17 @@ _ADVICE: Mapping[type[UpstreamError], Explained] = {
     UpstreamInterrupted: Explained(
         "the connection broke off", f"try again; a proxy or firewall in between may cut long replies; {STATUS_PAGE}"
     ),
-    UpstreamProtocolError: Explained("what answers is no Workers AI", ""),
+    UpstreamProtocolError: Explained("the reply does not come from Workers AI", ""),
     UpstreamTimeout: Explained("", f"try again in a minute; --first-token-timeout waits longer; {STATUS_PAGE}"),
 }
 _TOKEN = (
     "make a token with the permissions Workers AI - Read and Workers AI - Edit for this account (dashboard: My "
     "Profile > API Tokens), and put it into CLOUDFLARE_API_TOKEN"
 )
-_MALFORMED = "CLOUDFLARE_API_TOKEN is no token: copy it once more, without quotes, blanks, or the word Bearer"
+_MALFORMED = "CLOUDFLARE_API_TOKEN is no token: copy it again, without quotes, blanks, or the word Bearer"
 _ACCOUNT = "CLOUDFLARE_ACCOUNT_ID must be the account's id, 32 hex digits: see the dashboard, dash.cloudflare.com/ID"
 _GATEWAY = "check --gateway: the dashboard (AI > AI Gateway) names the gateways of this account"
-_ADVICE_BY_CODE: Mapping[int, str] = {
+_BY_CODE: Mapping[int, str] = {
     **dict.fromkeys((1000, 10000), f"the token was revoked, or is not for this account: check both, or {_TOKEN}"),
     **dict.fromkeys((6003, 9106), _MALFORMED),
     9109: f"the token is good, but not for this: {_TOKEN}",
@@ -86,8 +91,8 @@ _ADVICE_BY_CODE: Mapping[int, str] = {
     7000: "check --base-url (CFCHAT_BASE_URL): it should be https://api.cloudflare.com/client/v4",
     **dict.fromkeys((3023, 3041), "Cloudflare has blocked this account: ask its support"),
     2001: _GATEWAY,
-    2009: f"this gateway wants a token of its own: put it into CF_AIG_TOKEN; {_GATEWAY}",
-    2003: "the gateway's own limit was met: raise it (dashboard: AI > AI Gateway > Settings), or wait",
+    2009: f"this gateway needs a token of its own: put it into CF_AIG_TOKEN; {_GATEWAY}",
+    2003: "the gateway's own limit is reached: raise it (dashboard: AI > AI Gateway > Settings), or wait",
     2045: "the gateway's budget is used up: raise it (dashboard: AI > AI Gateway), or wait until it is renewed",
     **dict.fromkeys((2016, 2017), "the gateway's guardrails stopped it (dashboard: AI > AI Gateway > Guardrails)"),
     5016: f"agree to the licence of the model (its page in the dashboard, AI > Models), or {CHOOSE}",
@@ -99,59 +104,61 @@ _ADVICE_BY_CODE: Mapping[int, str] = {
     3021: "the model's requests for this minute are used up (300 a minute on most): wait, or add --fallback-models",
     **dict.fromkeys((3006, 5021), "make the conversation shorter (--trim does), or lower --max-tokens"),
 }
-# By OpenSSL's numbers, X509_V_ERR_...
 _STRANGER = (
-    "if {host} is really meant (behind a proxy that looks into TLS, for one), set SSL_CERT_FILE to a PEM file with "
-    "that authority in it; if not, somebody else answers in its place"
+    "if {host} is right, for example behind a proxy that inspects TLS, set SSL_CERT_FILE to a PEM file with that "
+    "authority; if not, another server answers in its place"
 )
 _NO_TLS = (
-    "what listens at {there} speaks no TLS 1.2 or newer, or something in between swallows it: check --base-url "
+    "the server at {there} does not speak TLS 1.2 or newer, or a firewall in between drops it: check --base-url "
     "(CFCHAT_BASE_URL), and firewalls"
 )
-_OTHER_HOST = "check --base-url (CFCHAT_BASE_URL), now {url}, and what DNS says of {host}: somebody else answers there"
-_CERTIFICATE: Mapping[int, str] = {
-    9: "check the clock of this machine (`date`): for it the certificate begins in the future",
-    10: "check the clock of this machine (`date`); if it is right, whoever runs {host} must renew the certificate",
+_OTHER_HOST = "check --base-url (CFCHAT_BASE_URL), now {url}, and the DNS of {host}: another server answers there"
+_BY_VERIFY_CODE: Mapping[int, str] = {  # OpenSSL's X509_V_ERR_...
+    9: "check the clock of this machine (`date`): by this clock the certificate begins in the future",
+    10: "check the clock of this machine (`date`); if it is right, the owner of {host} must renew the certificate",
     **dict.fromkeys(UNKNOWN_AUTHORITY, _STRANGER),
     **dict.fromkeys((62, 64), _OTHER_HOST),
 }
 
 
 def explain(error: UpstreamError, settings: Settings) -> Explained:
-    """What went wrong, and what to do about it."""
-    general = next((_ADVICE[kind] for kind in type(error).__mro__ if kind in _ADVICE), Explained("", STATUS_PAGE))
+    """Return what went wrong and what to do about it."""
+    general = next((_BY_CLASS[kind] for kind in type(error).__mro__ if kind in _BY_CLASS), Explained("", STATUS_PAGE))
     what = (general.what or error.message).rstrip(".")
     what = f"{what}: {error.detail}" if error.detail else what
     code = error.origin_code
-    if isinstance(code, int) and code in _ADVICE_BY_CODE:
-        return Explained(what, _ADVICE_BY_CODE[code])
-    if _is_foreign(error) or isinstance(error, UpstreamProtocolError):
-        return Explained(what, _foreign(settings))
+    if isinstance(code, int) and code in _BY_CODE:
+        return Explained(what, _BY_CODE[code])
+    if is_foreign(error) or isinstance(error, UpstreamProtocolError):
+        return Explained(what, _advise_on_url(settings))
     if error.origin_status is None and isinstance(error, (UpstreamConnectError, UpstreamTimeout)):
-        return Explained(what, _unreachable(error, settings) or general.next)
+        return Explained(what, _advise_on_connection(error, settings) or general.next)
     return Explained(what, general.next)
 
 
-def _is_foreign(error: UpstreamError) -> bool:
-    """Whether the answer cannot be Cloudflare's: all of its refusals have a code, only its edge answers without."""
+def is_foreign(error: UpstreamError) -> bool:
+    """Return whether another server than Cloudflare answered.
+
+    Each of Cloudflare's refusals has a code, except those of its edge.
+    """
     status = error.origin_status
     return error.origin_code is None and status is not None and status < 500 and status not in (408, 413, 429)
 
 
-def _foreign(settings: Settings) -> str:
+def _advise_on_url(settings: Settings) -> str:
     return (
         f"check --base-url (CFCHAT_BASE_URL), now {settings.origin.url}: it should be "
-        "https://api.cloudflare.com/client/v4; if it is, a proxy in between answers for Cloudflare"
+        "https://api.cloudflare.com/client/v4; if it is, a proxy in between answers instead of Cloudflare"
     )
 
 
-def _unreachable(error: UpstreamError, settings: Settings) -> str:
-    """What to do where no connection came about; empty where one had."""
+def _advise_on_connection(error: UpstreamError, settings: Settings) -> str:
+    """Return what to do if there was no connection, or an empty text if there was one."""
     host, port, proxy = settings.origin.host, settings.origin.port, settings.proxy
     there = f"{host}:{port}" if proxy is None else f"the proxy {proxy.host}:{proxy.port} (HTTPS_PROXY)"
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            advice = _CERTIFICATE.get(cause.verify_code, _STRANGER)
+            advice = _BY_VERIFY_CODE.get(cause.verify_code, _STRANGER)
             return advice.format(host=host, url=settings.origin.url)
         if isinstance(cause, ssl.SSLError):
             return _NO_TLS.format(there=f"{host}:{port}")
@@ -160,31 +167,31 @@ def _unreachable(error: UpstreamError, settings: Settings) -> str:
                 return f"check the name in HTTPS_PROXY, and this machine's DNS: `getent hosts {proxy.host}`"
             return (
                 f"check the name in --base-url (CFCHAT_BASE_URL), and this machine's DNS: `getent hosts {host}`; "
-                "where only a proxy may go out, set HTTPS_PROXY"
+                "if only a proxy may connect out, set HTTPS_PROXY"
             )
         if isinstance(cause, ConnectionRefusedError):
             return f"nothing listens at {there}: check the address, and firewalls in between"
         if isinstance(cause, ConnectionError):
-            return f"something at {there}, or a firewall in between, hangs up: check the address, and who may go out"
+            return f"the server at {there}, or a firewall in between, hangs up: check the address and the firewall"
         if isinstance(cause, TimeoutError) and HANDSHAKE in error.detail:
             return _NO_TLS.format(there=f"{host}:{port}")
         if isinstance(cause, TimeoutError):
             return (
-                f"a firewall swallows what goes to {there}, or the network is down: allow TCP out to it, or set "
-                "HTTPS_PROXY where only a proxy may go out; --connect-timeout waits longer"
+                f"a firewall drops what goes to {there}, or the network is down: allow TCP out to it, or set "
+                "HTTPS_PROXY if only a proxy may connect out; --connect-timeout waits longer"
             )
         if isinstance(cause, OSError):
-            return f"no way leads to {there}: check this machine's network, routes and firewalls"
+            return f"there is no route to {there}: check this machine's network, routes and firewalls"
     if proxy is not None and isinstance(error, UpstreamConnectError):
         return (
-            f"{there} does not let this through: a 407 wants HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT; otherwise "
-            f"whoever runs it must allow CONNECT to {host}:{port}, or NO_PROXY={host} goes past it"
+            f"{there} refuses this: a 407 needs HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT; otherwise its owner must "
+            f"allow CONNECT to {host}:{port}, or set NO_PROXY={host} to go past it"
         )
     return ""
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """What led to an error, the nearest first; a group's members (one for each address tried) one by one."""
+    """Give the causes of an error, the nearest first. A group has a member for each address that was tried."""
     cause = error.__cause__
     if isinstance(cause, BaseExceptionGroup):
         yield from cause.exceptions

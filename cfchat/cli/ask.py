@@ -1,4 +1,8 @@
-"""The command line: serve, check, ask, models, deploy."""
+"""Put one question to the model and print its answer as it comes (`cfchat ask`).
+
+The answer goes to stdout, everything else to stderr, so that a script gets the model's words alone. A terminal gets no
+control characters from a model; a file gets the words as they are. However it ends, the last line is ended.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,16 @@ from cfchat.conversation.prepare import with_system
 from cfchat.errors import ConfigError, UpstreamError
 from cfchat.settings.config import Config
 
-# What could move the cursor or rename the window: no model gets that through to a terminal.
+# Control characters could move the cursor or rename the window.
 _CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
-def question_of(words: Sequence[str]) -> str:
-    """The words of the command line, or what standard input holds. Raises ConfigError where that is nothing."""
+def read_question(words: Sequence[str]) -> str:
+    """Return the words of the command line, or what standard input holds if there are none.
+
+    Raises:
+        ConfigError: the question is empty, or not UTF-8.
+    """
     if words and list(words) != ["-"]:
         question = " ".join(words)
     else:
@@ -36,47 +44,46 @@ def question_of(words: Sequence[str]) -> str:
 
 
 async def ask(config: Config, question: str) -> int:
-    """Print the model's answer as it comes."""
-    asked = Conversation((Message("user", question),))
-    conversation = with_system(asked, config.app.system_prompt)
+    """Print the model's answer as it comes. Return the exit code."""
+    conversation = with_system(Conversation((Message("user", question),)), config.app.system_prompt)
     async with api.open_upstream(config) as upstream:
-        paper = _Paper()
+        output = _Output()
         try:
             async with upstream.ask(conversation, tag="ask") as answer, aclosing(answer.batches()) as batches:
                 async for batch in batches:
-                    paper.write(batch)
+                    output.write(batch)
         except UpstreamError as error:
-            paper.end_line()
+            output.end_line()
             say_error(error, upstream.settings)
             return FAILED
         except asyncio.CancelledError:
-            paper.end_line()
+            output.end_line()
             raise
-        paper.end_line()
-        if paper.finish_reason == "length":
+        output.end_line()
+        if output.finish_reason == "length":
             say(f"the answer was cut at its limit of {upstream.settings.max_tokens} tokens; --max-tokens sets another")
         return OK
 
 
-class _Paper:
-    """Standard output, and whether it stands at the start of a line."""
+class _Output:
+    """Standard output, which remembers whether a line is unfinished."""
 
     def __init__(self) -> None:
         self.finish_reason: str | None = None
-        self._inside = False
+        self._unfinished = False
         self._terminal = sys.stdout.isatty()
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # A terminal that does not speak UTF-8 shows `?` for what it lacks.
+            # A terminal without UTF-8 shows `?` for a character that it lacks.
             sys.stdout.reconfigure(errors="replace")
 
     def write(self, batch: Sequence[Delta]) -> None:
         text = "".join(delta.text for delta in batch)
         self.finish_reason = batch[-1].finish_reason or self.finish_reason
         if text:
-            self._inside = not text.endswith("\n")
+            self._unfinished = not text.endswith("\n")
             print(text.translate(_CONTROLS) if self._terminal else text, end="", flush=True)
 
     def end_line(self) -> None:
-        if self._inside:
-            self._inside = False
+        if self._unfinished:
+            self._unfinished = False
             print(flush=True)

@@ -1,4 +1,9 @@
-"""What stands between this machine and a model's words: each step tried by itself, and what to do where it fails."""
+"""Try each step on the way to the models, and say which one fails and what to do (`cfchat check`).
+
+The steps are tried in order: settings, name or proxy, connection, token, and each model with one short reply. If a step
+fails, all later steps are skipped, because they could only fail for the same reason. A token that may not list models
+is the exception: it may still run them. Each step uses the code that serves clients.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from cfchat import api
-from cfchat.cli.advice import GOING, NOT_LISTED, _is_foreign, explain
+from cfchat.cli.advice import GOING, NOT_LISTED, explain, is_foreign
 from cfchat.cli.terminal import FAILED, OK
 from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.errors import (
@@ -33,20 +38,22 @@ from cfchat.upstream.connect import connect
 from cfchat.upstream.origin import Origin
 from cfchat.upstream.proxy import Proxy
 
-WORDS = 16  # tokens that the trial of a model may cost
-QUESTION = Conversation((Message("user", "Say OK"),), Options(max_tokens=WORDS))
-NO_PERMISSION = (403, 10000)  # may be no more than the permission to list models that is missing
+MAX_TOKENS = 16  # that the trial of a model may cost
+QUESTION = Conversation((Message("user", "Say OK"),), Options(max_tokens=MAX_TOKENS))
+NO_PERMISSION = (403, 10000)  # status and code; perhaps only the permission to list models is missing
 
 
 class Status(StrEnum):
+    """How a step went."""
+
     OK = "ok"
-    WARN = "warn"  # works, but somebody should look at it
+    WARN = "warn"  # works, but needs attention
     FAIL = "fail"
     SKIP = "skip"
 
 
 class Result(NamedTuple):
-    """One step of the check: what it found, what to do about it (`next`), and about which model it is."""
+    """One step of the check: what it found, what to do `next`, how long it took, and for which model if for one."""
 
     name: str
     status: Status
@@ -57,24 +64,25 @@ class Result(NamedTuple):
 
     @property
     def ok(self) -> bool:
+        """Whether the step works."""
         return self.status in (Status.OK, Status.WARN)
 
 
 async def check(settings: Settings, context: ssl.SSLContext | None) -> AsyncGenerator[Result, None]:
-    """Try once, and in order, each step on the way to each model. What lies behind a failed step is skipped."""
-    yield Result("settings", Status.OK, _settings(settings))
+    """Try each step once, in order, and give its result. Steps behind a failed one are skipped."""
+    yield Result("settings", Status.OK, _describe(settings))
     broken = ""
-    for name, step in _way(settings, context):
-        result = _skipped(name, broken) if broken else await _tried(name, step, settings)
+    for name, step in _steps(settings, context):
+        result = _skipped(name, broken) if broken else await _try_step(name, step, settings)
         yield result
         if result.status is Status.FAIL:
             broken = name
     if broken:
         yield _skipped("token", broken)
     else:
-        token, listed, final = await _token(settings, context)
+        token, listed, final = await _try_token(settings, context)
         if not final:
-            async with aclosing(_models(settings, context, token, listed)) as results:
+            async with aclosing(_try_models(settings, context, token, listed)) as results:
                 async for result in results:
                     yield result
             return
@@ -88,17 +96,17 @@ def _skipped(name: str, broken: str, model: str = "") -> Result:
     return Result(name, Status.SKIP, f"not tried: the step `{broken}` must work first", model=model)
 
 
-def _settings(settings: Settings) -> str:
+def _describe(settings: Settings) -> str:
     account, gateway = settings.account, settings.gateway
-    by = f", AI Gateway {gateway.id}" if gateway else ""
-    return f"account {account[:4]}...{account[-4:]}, {settings.origin.url}{by}"
+    through = f", AI Gateway {gateway.id}" if gateway else ""
+    return f"account {account[:4]}...{account[-4:]}, {settings.origin.url}{through}"
 
 
 Step = Callable[[], Awaitable[str]]
 
 
-def _way(settings: Settings, context: ssl.SSLContext | None) -> Iterator[tuple[str, Step]]:
-    """The steps up to a connection. A proxy resolves the names itself."""
+def _steps(settings: Settings, context: ssl.SSLContext | None) -> Iterator[tuple[str, Step]]:
+    """Give the steps up to a connection. A proxy resolves names itself."""
     origin, proxy, seconds = settings.origin, settings.proxy, settings.deadlines.connect
     if proxy is not None:
         yield "proxy", lambda: _reach_proxy(proxy, seconds)
@@ -107,13 +115,13 @@ def _way(settings: Settings, context: ssl.SSLContext | None) -> Iterator[tuple[s
     yield "connect", lambda: _connect(origin, context, seconds, proxy)
 
 
-async def _tried(name: str, step: Step, settings: Settings) -> Result:
+async def _try_step(name: str, step: Step, settings: Settings) -> Result:
     began = time.perf_counter()
     try:
         detail = await step()
     except UpstreamError as error:
-        what, following = explain(error, settings)
-        return Result(name, Status.FAIL, what, following, _ms(began))
+        what, next_step = explain(error, settings)
+        return Result(name, Status.FAIL, what, next_step, _ms(began))
     return Result(name, Status.OK, detail, ms=_ms(began))
 
 
@@ -123,10 +131,10 @@ def _ms(began: float) -> float:
 
 async def _resolve(origin: Origin) -> str:
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        infos = await asyncio.get_running_loop().getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise UpstreamConnectError(f"{origin.host} has no address", detail=error.strerror or str(error)) from error
-    return f"{origin.host} is " + ", ".join(dict.fromkeys(str(address[0]) for *_, address in found))
+    return f"{origin.host} is " + ", ".join(dict.fromkeys(str(address[0]) for *_, address in infos))
 
 
 async def _reach_proxy(proxy: Proxy, seconds: float) -> str:
@@ -151,56 +159,56 @@ async def _connect(origin: Origin, context: ssl.SSLContext | None, seconds: floa
         connection.close()
 
 
-async def _token(
+async def _try_token(
     settings: Settings, context: ssl.SSLContext | None
 ) -> tuple[Result, Mapping[str, Model] | None, bool]:
-    """What the list of models says of token and account, the list, and whether no model needs to be tried."""
+    """Ask for the list of models. Return the result, the list by name, and whether to try no model after this."""
     if Api(settings.origin, settings.account, settings.token, settings.gateway).on_gateway:
-        told = "AI Gateway's own URL lists no models: whether the token is good, the models tell"
-        return Result("token", Status.SKIP, told), None, False
+        detail = "AI Gateway's own URL lists no models: only the models show whether the token is good"
+        return Result("token", Status.SKIP, detail), None, False
     upstream = Upstream(settings, context)
     began = time.perf_counter()
     try:
         models = await upstream.catalogue()
     except UpstreamError as error:
-        what, following = explain(error, settings)
-        return Result("token", Status.FAIL, what, following, _ms(began)), None, _is_final(error)
+        what, next_step = explain(error, settings)
+        return Result("token", Status.FAIL, what, next_step, _ms(began)), None, _is_final(error)
     finally:
         await upstream.aclose()
-    told = f"token and account are good; {len(models)} text models"
-    return Result("token", Status.OK, told, ms=_ms(began)), {model.name: model for model in models}, False
+    detail = f"token and account are good; {len(models)} text models"
+    return Result("token", Status.OK, detail, ms=_ms(began)), {model.name: model for model in models}, False
 
 
 def _is_final(error: UpstreamError) -> bool:
-    """Whether a model, too, would only answer the same."""
+    """Return whether a model could only give the same answer."""
     if isinstance(error, UpstreamAuthError):
         return (error.origin_status, error.origin_code) != NO_PERMISSION
-    return _is_foreign(error) or isinstance(error, (UpstreamConnectError, UpstreamProtocolError))
+    return is_foreign(error) or isinstance(error, (UpstreamConnectError, UpstreamProtocolError))
 
 
-async def _models(
+async def _try_models(
     settings: Settings, context: ssl.SSLContext | None, token: Result, listed: Mapping[str, Model] | None
 ) -> AsyncGenerator[Result, None]:
-    """Each model. Where the list could not be read it is the models that tell how good the token is."""
+    """Try each model. Without a list only the models show whether the token is good: then its result waits for them."""
     if token.status is not Status.FAIL:
         yield token
         for name in settings.models:
-            yield await _model(name, settings, context, listed)
+            yield await _try_model(name, settings, context, listed)
         return
-    results = [await _model(name, settings, context, listed) for name in settings.models]
+    results = [await _try_model(name, settings, context, listed) for name in settings.models]
     if any(result.ok for result in results):
         # A model that answers is the better proof.
-        said = f"the models answer, but not the list of models: {token.detail}"
-        token = token._replace(status=Status.WARN, detail=said)
+        detail = f"models answer, but the list of models does not: {token.detail}"
+        token = token._replace(status=Status.WARN, detail=detail)
     yield token
     for result in results:
         yield result
 
 
-async def _model(
+async def _try_model(
     name: str, settings: Settings, context: ssl.SSLContext | None, listed: Mapping[str, Model] | None
 ) -> Result:
-    """One short streamed reply, asked for once and of nobody else."""
+    """Ask one model for one short streamed reply, without retry or fallback."""
     alone = settings._replace(models=(name,), policy=settings.policy._replace(attempts=1))
     upstream = Upstream(alone, context)
     began = time.perf_counter()
@@ -210,36 +218,34 @@ async def _model(
             async with aclosing(answer.batches()) as batches:
                 async for _ in batches:
                     pass
-        told = "answers; the time is that of its first words"
+        detail = "answers; the time is that of its first words"
     except UpstreamEmpty:
-        ms, told = _ms(began), f"answers, if not in words: {WORDS} tokens were too few for it"
+        ms, detail = _ms(began), f"answers, but without words: {MAX_TOKENS} tokens are too few for it"
     except UpstreamError as error:
-        what, following = explain(error, settings)
-        return Result("model", Status.FAIL, what, following, _ms(began), name)
+        what, next_step = explain(error, settings)
+        return Result("model", Status.FAIL, what, next_step, _ms(began), name)
     finally:
         await upstream.aclose()
     if listed is not None and name not in listed:
-        return Result(
-            "model", Status.WARN, f"{told}; but it is not in the account's list of models", NOT_LISTED, ms, name
-        )
+        detail = f"{detail}; but it is not in the account's list of models"
+        return Result("model", Status.WARN, detail, NOT_LISTED, ms, name)
     if listed is not None and listed[name].deprecation:
-        planned = f"{told}; but Cloudflare removes it on {listed[name].deprecation}"
-        return Result("model", Status.WARN, planned, GOING, ms, name)
-    return Result("model", Status.OK, told, ms=ms, model=name)
+        detail = f"{detail}; but Cloudflare removes it on {listed[name].deprecation}"
+        return Result("model", Status.WARN, detail, GOING, ms, name)
+    return Result("model", Status.OK, detail, ms=ms, model=name)
 
 
 async def run_check(config: Config, as_json: bool) -> int:
-    """Try each step on the way to each model, and print how it went."""
-
+    """Try each step and print its result. Return the exit code."""
     assert config.upstream is not None
     results = []
-    async with aclosing(check(config.upstream, api.make_context(config.upstream.origin))) as found:
-        async for result in found:
+    async with aclosing(check(config.upstream, api.make_context(config.upstream.origin))) as steps:
+        async for result in steps:
             results.append(result)
             if not as_json:
                 _print_result(result)
     if as_json:
-        print_json_of(results)
+        print_json(results)
     return FAILED if any(result.status == "fail" for result in results) else OK
 
 
@@ -252,6 +258,7 @@ def _print_result(result: Result) -> None:
     sys.stdout.flush()
 
 
-def print_json_of(results: Sequence[Result]) -> None:
-    well = not any(result.status == "fail" for result in results)
-    print(json.dumps({"ok": well, "checks": [{**result._asdict(), "ok": result.ok} for result in results]}, indent=2))
+def print_json(results: Sequence[Result]) -> None:
+    """Print all results as one JSON object."""
+    ok = not any(result.status == "fail" for result in results)
+    print(json.dumps({"ok": ok, "checks": [{**result._asdict(), "ok": result.ok} for result in results]}, indent=2))

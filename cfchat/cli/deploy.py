@@ -1,41 +1,39 @@
-"""`cfchat deploy NAME`: a file for the place where cfchat shall run, this installation's settings filled in.
+"""Print a file for the place where cfchat shall run, with the settings of this installation (`cfchat deploy NAME`).
 
-What only this command needs is imported where it is needed: the names of the kinds are part of every start.
+A template in cfchat/deploy/ and a function of the Installation make each file. The function knows how its format quotes
+a text, and refuses what the format cannot express. No secret is printed and none is needed: only the paths of files
+that hold secrets. `pyz` is the whole program as one zip file, the same bytes wherever and whenever it is made.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cfchat import __version__
 from cfchat.cli.terminal import OK, say
 from cfchat.errors import ConfigError
 from cfchat.net.listen import Where
+from cfchat.settings.load import export, load
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
-import argparse
-import os
-import sys
-from typing import TYPE_CHECKING, Any
-
-from cfchat import __version__
-from cfchat.settings.load import given, load
 
 PYZ = "pyz"
-TOKEN = "CLOUDFLARE_API_TOKEN_FILE"
-ACCOUNT = "CLOUDFLARE_ACCOUNT_ID"
 FOLDER = "/etc/cfchat"
 
 
 class Installation(NamedTuple):
-    """What runs here: `command` line, `settings` by environment variable, `files` that variables name by path.
+    """What runs here: the `command` line, `settings` by environment variable, `files` that variables name by path.
 
-    `wait` is the longest silence of a reply and `drain` that of a stop, in seconds; the rest are limits of one process.
+    `wait` is the longest silence within a reply and `drain` the longest stop, both in seconds. `body` is in bytes.
+    `streams` and `connections` are limits of one process.
     """
 
     command: Sequence[str]
@@ -53,18 +51,22 @@ class Installation(NamedTuple):
 
     @property
     def places(self) -> dict[str, str]:
-        """Of the files, by name, where their own paths are not kept."""
+        """File names by variable, for places that do not keep the paths of `files`."""
         return {variable: _place(variable) for variable in self.files}
 
 
 def _place(variable: str) -> str:
-    """A file's name: `api-keys-file` for CFCHAT_API_KEYS_FILE."""
+    """Return the name of a variable's file: `api-keys-file` for CFCHAT_API_KEYS_FILE."""
     name = variable.removeprefix("CFCHAT_").lower().replace("_", "-")
     return name if name.startswith("api-keys") else name.removesuffix("-file")
 
 
 def render(name: str, here: Installation) -> str:
-    """The file, text. Raises ConfigError where the settings cannot be told in it."""
+    """Return the text of a file.
+
+    Raises:
+        ConfigError: its format cannot express a setting.
+    """
     template, fill = KINDS[name]
     from importlib.resources import files
     from string import Template
@@ -76,12 +78,12 @@ def render(name: str, here: Installation) -> str:
 def _unit(here: Installation) -> dict[str, object]:
     places = {variable: f"%d/{name}" for variable, name in here.places.items()}
     settings = [f"Environment={_word(f'{name}={value}')}" for name, value in here.settings.items()]
-    # The credentials' folder is known to systemd alone: its %d must stay as it is.
+    # %d is the folder of credentials, which systemd alone knows.
     settings += [f"Environment={variable}={place}" for variable, place in places.items()]
     loaded = [f"LoadCredential={here.places[name]}:{_plain(path)}" for name, path in here.files.items()]
     low = here.where.uds is None and 0 < here.where.port < 1024
     bind = "CAP_NET_BIND_SERVICE" if low else ""
-    # In a user namespace of its own a capability would not reach the machine's ports.
+    # A capability within a user namespace does not open the machine's ports.
     apart = "no" if low else "yes"
     return {
         "command": " ".join(_word(word).replace("$", "$$") for word in here.command),
@@ -97,20 +99,20 @@ def _unit(here: Installation) -> dict[str, object]:
 def _runtime(where: Where) -> str:
     if where.uds is None:
         return ""
-    found = re.fullmatch(r"/run/([A-Za-z0-9_-]+)/[^/]+", where.uds)
-    if found is None:
-        raise ConfigError("--uds must be such as /run/cfchat/cfchat.sock: nothing else may be written to in this unit")
-    return f"RuntimeDirectory={found[1]}\n"
+    match = re.fullmatch(r"/run/([A-Za-z0-9_-]+)/[^/]+", where.uds)
+    if match is None:
+        raise ConfigError("--uds must be such as /run/cfchat/cfchat.sock: this unit may write to no other folder")
+    return f"RuntimeDirectory={match[1]}\n"
 
 
 def _plain(path: str) -> str:
     if re.search(r"[\s:\"'\\]", path):
-        raise ConfigError(f"{path} has a blank, colon or quote in it, which LoadCredential= cannot tell")
+        raise ConfigError(f"{path} has a blank, colon or quote in it, which LoadCredential= cannot express")
     return path.replace("%", "%%")
 
 
 def _word(text: str) -> str:
-    """One word of a unit file, systemd.syntax(7); `%` would name a specifier."""
+    """Return a text as one word of a unit file, systemd.syntax(7). A plain `%` would begin a specifier."""
     if re.fullmatch(r"[A-Za-z0-9_./:=,@+-]+", text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("%", "%%")
@@ -118,7 +120,7 @@ def _word(text: str) -> str:
 
 
 def _inside(here: Installation) -> dict[str, str]:
-    """The settings within a container, whose only address is its own."""
+    """Return the settings within a container: it listens on its own address, and finds files in FOLDER."""
     own = {name: value for name, value in here.settings.items() if name not in ("CFCHAT_UDS", "CFCHAT_UDS_MODE")}
     places = {variable: f"{FOLDER}/{name}" for variable, name in here.places.items()}
     return {**own, "CFCHAT_HOST": "0.0.0.0", "CFCHAT_PORT": str(here.where.port or 8787), **places}
@@ -128,7 +130,7 @@ def _containerfile(here: Installation) -> dict[str, object]:
     settings = _inside(here)
     for name, value in settings.items():
         if "\n" in value:
-            raise ConfigError(f"{name} has a line break, which ENV cannot tell: name a file by {name}_FILE")
+            raise ConfigError(f"{name} has a line break, which ENV cannot express: name a file by {name}_FILE")
     mounts = [f"--volume {path}:{settings[name]}:ro" for name, path in here.files.items()]
     return {
         "version": here.version,
@@ -148,7 +150,7 @@ def _manifests(here: Installation) -> dict[str, object]:
     processes = max(1, here.workers)
     secret = [f"--from-file={here.places[name]}={path}" for name, path in here.files.items()]
     lines = [
-        # $(NAME) would stand for another variable.
+        # A plain $(NAME) would stand for another variable.
         f"            - {{ name: {name}, value: {json.dumps(value.replace('$', '$$'))} }}"
         for name, value in settings.items()
     ]
@@ -159,7 +161,7 @@ def _manifests(here: Installation) -> dict[str, object]:
         "secret": " ".join(secret),
         "settings": "\n".join(lines),
         "grace": ceil(here.drain) + 15,
-        # README, Limits: what a process and a running reply cost.
+        # MiB of a process and of a running reply, as README.md has them under Limits.
         "memory": f"{processes * (64 + ceil(here.streams * 0.35))}Mi",
         "streams": max(1, processes * here.streams * 6 // 10),
     }
@@ -170,15 +172,15 @@ def _scheme(where: Where) -> str:
 
 
 def _proxy(unix: str) -> Callable[[Installation], dict[str, object]]:
-    """`unix` is how the proxy writes the address of a unix socket."""
+    """Return the function for a proxy. `unix` is its prefix of a unix socket's address."""
 
     def fill(here: Installation) -> dict[str, object]:
         where = here.where
         if where.cert:
-            raise ConfigError("leave --tls-cert out: the proxy speaks HTTPS, and to cfchat plain HTTP on this machine")
+            raise ConfigError("leave out --tls-cert: the proxy speaks HTTPS to clients, and plain HTTP to cfchat here")
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.host, where.host)
         tcp = f"[{host}]:{where.port}" if ":" in host else f"{host}:{where.port}"
-        trust = "nothing more: the peers of its unix socket are believed" if where.uds else f"--trusted-proxies {host}"
+        trust = "nothing more: every peer on its unix socket is believed" if where.uds else f"--trusted-proxies {host}"
         return {
             "address": unix + where.uds if where.uds else tcp,
             "domain": here.domain,
@@ -204,7 +206,7 @@ _MAIN = b"import sys\n\nfrom cfchat.cli.main import main\n\nsys.exit(main())\n"
 
 
 def archive() -> bytes:
-    """The whole of cfchat as one file that Python runs: the same bytes whoever makes it, wherever and whenever."""
+    """Return all of cfchat as one file that Python runs. The bytes depend on the files of the package alone."""
     import zipfile
     from importlib.resources import files
 
@@ -228,18 +230,24 @@ def _contents(folder: Traversable, name: str) -> Iterator[tuple[str, bytes]]:
 
 
 def print_deployment(flags: Mapping[str, Any]) -> int:
-    """Print the file that was asked for. No secret is in it, and none is needed to make it."""
+    """Print the file that the flags name. Return the exit code.
+
+    Raises:
+        ConfigError: a setting is wrong, or the format of the file cannot express it.
+    """
     if flags["kind"] == PYZ:
         if sys.stdout.isatty():
-            raise ConfigError("this is a program, not a text: cfchat deploy pyz > cfchat.pyz")
+            raise ConfigError("this is a program and not a text: cfchat deploy pyz > cfchat.pyz")
         sys.stdout.buffer.write(archive())
         return OK
-    # Neither is written down: whoever makes the file need not have them.
+    # No secret is printed, so none need be known here.
     unneeded = {"CLOUDFLARE_ACCOUNT_ID": "0" * 32, "CLOUDFLARE_API_TOKEN": "unneeded", "CF_AIG_TOKEN": "unneeded"}
     config = load(flags, {**os.environ, **unneeded})
     assert config.upstream is not None
-    waits = config.upstream.deadlines
-    settings, paths = given(flags, os.environ)
+    waits, domain = config.upstream.deadlines, flags["domain"]
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?", domain):
+        raise ConfigError("--domain must be a host's name such as chat.example.com")
+    settings, paths = export(flags, os.environ)
     here = Installation(
         command=_own_command(),
         version=__version__,
@@ -252,26 +260,20 @@ def print_deployment(flags: Mapping[str, Any]) -> int:
         body=config.app.max_body,
         streams=config.app.max_streams,
         connections=config.server.connections,
-        domain=flags["domain"],
+        domain=domain,
     )
     print(render(flags["kind"], here), end="")
     home = [word for word in here.command if word.startswith(("/home/", "/root/", "/run/user/"))]
     if flags["kind"] == "systemd" and home:
-        say(f"the unit will not see {home[0]}, in somebody's home: install cfchat elsewhere, in /opt for one")
+        say(f"the unit cannot see {home[0]}, in a home folder: install cfchat elsewhere, for example in /opt")
     return OK
 
 
 def _own_command() -> list[str]:
-    """How this program was started, by absolute paths."""
+    """Return how this program was started, by absolute paths."""
     script = os.path.abspath(sys.argv[0])
     if os.path.basename(script) != "__main__.py":
         return [sys.executable, script]
-    # By `python3 -m cfchat`, which finds it where it is installed, or else in the current folder.
+    # Started by `python3 -m cfchat`, from where it is installed or from the current folder.
     start = os.path.join(os.path.dirname(os.path.dirname(script)), "cfchat_server.py")
     return [sys.executable, start] if os.path.exists(start) else [sys.executable, "-m", "cfchat"]
-
-
-def domain(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?", text):
-        raise argparse.ArgumentTypeError("must be a host's name such as chat.example.com")
-    return text

@@ -1,4 +1,9 @@
-"""The command line: serve, check, ask, models, deploy."""
+"""Read the command line and run one command.
+
+Every start pays for what is imported here, so the module of a command is imported when that command runs. All commands
+take the flags of the settings: these are made once, in a parser that is a parent of all others. They have no defaults,
+so that a flag before the command is not overwritten by its absence behind it; load.py knows the defaults.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +11,11 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cfchat import __version__
-from cfchat.cli.ask import ask, question_of
-from cfchat.cli.check import print_json_of, run_check
-from cfchat.cli.deploy import KINDS, PYZ, domain, print_deployment
-from cfchat.cli.models import list_models
-from cfchat.cli.serve import serve
-from cfchat.cli.terminal import INTERRUPTED, NOBODY_READS, WRONG_USE, say
+from cfchat.cli.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, say
 from cfchat.errors import ConfigError
 from cfchat.ops.logs import set_up_logging
 from cfchat.settings.config import Config
@@ -37,25 +36,27 @@ EPILOG = """\
 Secrets are never flags: CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN (or CLOUDFLARE_API_TOKEN_FILE,
 the path of a file that holds it) come from the environment, as does CF_AIG_TOKEN for an authenticated AI Gateway.
 SSL_CERT_FILE names the authorities to trust; HTTPS_PROXY and NO_PROXY are as everywhere.
-Every flag can be set by the environment variable in [brackets]; the flag wins. All commands take these flags.
-Exit codes: 0 all is well, 1 it failed, 2 wrong settings or usage, 130 ended by Ctrl-C.
+Every flag can be set by the environment variable in [brackets]; the flag wins.
+Exit codes: 0 success, 1 failure, 2 wrong settings or usage, 130 ended by Ctrl-C.
 """
+# What `deploy` prints. A test holds the names to those in deploy.py, whose import would delay each start.
+DEPLOYMENTS = ("systemd", "container", "kubernetes", "nginx", "caddy", "haproxy", "pyz")
 COMMANDS = {
-    "serve": "answer POST /api/chatbot; this is what is done where no command is named",
+    "serve": "answer POST /api/chatbot; this is the command if none is named",
     "check": "try each step on the way to the models; say which one fails and what to do",
     "ask": "put one question to the model and print its answer as it comes",
     "models": "list the account's text models with their windows and prices",
-    "deploy": "print a file that runs this installation, its settings filled in: " + ", ".join((*KINDS, PYZ)),
+    "deploy": "print a file that runs this installation, its settings filled in: " + ", ".join(DEPLOYMENTS),
 }
 TWO_WAYS_ON = """\
 To talk to Workers AI: set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN (dashboard: AI > Workers AI > Use REST API).
 To try it without an account: add --demo."""
-NO_DEMO = "--demo has no account to look into or to run for; `cfchat --demo` and `cfchat ask --demo` need none"
+NO_DEMO = "--demo has no account, which this command needs; `cfchat --demo` and `cfchat ask --demo` need none"
 
 
-class _Shape(argparse.RawDescriptionHelpFormatter):
+class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
-        # argparse makes one for each flag that is added, and imports shutil and three compressors to ask for a width.
+        # By default argparse imports shutil, and with it three compressors, to learn the width of the terminal.
         width = os.environ.get("COLUMNS", "")
         columns = int(width) if width.isdecimal() else 0
         if not columns and sys.stdout.isatty():
@@ -64,76 +65,62 @@ class _Shape(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Given its flags when it is used: a command line has one command, and all flags of all take a while."""
-
-    complete: Callable[[], None] | None = None
-
-    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
-        self._complete()
-        return super().parse_known_args(*args, **kwargs)
-
-    def _complete(self) -> None:
-        complete, self.complete = self.complete, None
-        if complete is not None:
-            complete()
-
     def error(self, message: str) -> None:  # type: ignore[override]
-        """One line, no usage text: the reason should not be the last of twenty lines."""
+        """Print one line and no usage text: the reason should not be the last of twenty lines."""
         self.exit(WRONG_USE, f"cfchat: {message} (see {self.prog} --help)\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    commands = "".join(f"  {name:<8} {told}\n" for name, told in COMMANDS.items())
+    """Return the parser of the command line."""
+    shared = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    settings = shared.add_argument_group("settings, for all commands")
+    settings.add_argument("--demo", action="store_true", help="answer from a stand-in model here (ELIZA, 1966)")
+    add_flags(settings)
+    commands = "".join(f"  {name:<8} {text}\n" for name, text in COMMANDS.items())
     prog = "cfchat" if not sys.argv[0].endswith(".py") else "python3 cfchat_server.py"
     parser = _Parser(
         prog="cfchat",
         usage="cfchat [COMMAND] [OPTION ...]",
         description=DESCRIPTION.format(prog=prog, commands=commands),
         epilog=EPILOG,
-        formatter_class=_Shape,
+        formatter_class=_Formatter,
         allow_abbrev=False,
+        parents=[shared],
     )
     parser.add_argument("--version", action="version", version=f"cfchat {__version__}")
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", help=argparse.SUPPRESS, prog="cfchat")
-    for name, told in COMMANDS.items():
+    for name, text in COMMANDS.items():
         words = {"ask": " [QUESTION]", "deploy": " NAME"}.get(name, "")
         command = parsers.add_parser(
             name,
             usage=f"cfchat {name}{words} [OPTION ...]",
-            description=told,
+            description=text,
             epilog=EPILOG,
-            formatter_class=_Shape,
+            formatter_class=_Formatter,
             allow_abbrev=False,
-            # So that a flag before the command is not undone by its absence behind it.
-            argument_default=argparse.SUPPRESS,
+            parents=[shared],
         )
-        command.complete = partial(_add_flags, name, command)
-    _add_shared_flags(parser)
+        _add_own_flags(name, command)
     return parser
 
 
-def _add_flags(command: str, parser: argparse.ArgumentParser) -> None:
+def _add_own_flags(command: str, parser: argparse.ArgumentParser) -> None:
     if command == "ask":
-        told = "what to ask; - or nothing reads it from standard input"
-        parser.add_argument("question", metavar="QUESTION", nargs="*", default=[], help=told)
-        parser.add_argument("--system", dest="system_prompt", metavar="TEXT", help="a shorter --system-prompt")
+        text = "what to ask; - or nothing reads it from standard input"
+        parser.add_argument("question", metavar="QUESTION", nargs="*", default=[], help=text)
+        text = "a shorter --system-prompt"
+        parser.add_argument("--system", dest="system_prompt", metavar="TEXT", default=argparse.SUPPRESS, help=text)
     elif command == "deploy":
-        parser.add_argument("kind", metavar="NAME", choices=(*KINDS, PYZ), help=", ".join((*KINDS, PYZ)))
-        told = "the host's name, for nginx, caddy and haproxy (default: chat.example.com)"
-        parser.add_argument("--domain", metavar="NAME", type=domain, default="chat.example.com", help=told)
+        parser.add_argument("kind", metavar="NAME", choices=DEPLOYMENTS, help=", ".join(DEPLOYMENTS))
+        text = "the host's name, for nginx, caddy and haproxy (default: chat.example.com)"
+        parser.add_argument("--domain", metavar="NAME", default="chat.example.com", help=text)
     elif command != "serve":
-        parser.add_argument("--json", action="store_true", default=False, help="print JSON")
-    _add_shared_flags(parser)
-
-
-def _add_shared_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--demo", action="store_true", help="answer from a stand-in model here (ELIZA, 1966)")
-    add_flags(parser)
+        parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command, `serve` where none is named, to its end or to Ctrl-C. Returns the exit code."""
-    flags = vars(make_parser().parse_args(argv))
+    """Run a command, `serve` if none is named, to its end or to Ctrl-C. Return the exit code."""
+    flags = {"demo": False, **vars(make_parser().parse_args(argv))}
     try:
         return _run(flags)
     except ConfigError as error:
@@ -141,9 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever reads our output left, as `head` does. What is still buffered must not fail again at exit.
+        # The reader of our output has left, as `head` does. What is still buffered must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOBODY_READS
+        return BROKEN_PIPE
 
 
 def _run(flags: Mapping[str, Any]) -> int:
@@ -151,21 +138,31 @@ def _run(flags: Mapping[str, Any]) -> int:
     if demo and command in ("check", "models", "deploy"):
         raise ConfigError(NO_DEMO)
     if command == "deploy":
+        from cfchat.cli.deploy import print_deployment
+
         return print_deployment(flags)
     config = load(flags, os.environ, demo=demo)
     set_up_logging(_log_level(command, config, flags), config.log_format)
     if command == "ask":
-        return asyncio.run(ask(config, question_of(flags["question"])))
+        from cfchat.cli.ask import ask, read_question
+
+        return asyncio.run(ask(config, read_question(flags["question"])))
     if command == "check":
+        from cfchat.cli.check import run_check
+
         return asyncio.run(run_check(config, flags["json"]))
     if command == "models":
+        from cfchat.cli.models import list_models
+
         return asyncio.run(list_models(config, flags["json"]))
+    from cfchat.cli.serve import serve
+
     return asyncio.run(serve(config, demo))
 
 
 def _log_level(command: str, config: Config, flags: Mapping[str, Any]) -> str:
-    """What a command prints says it all; only `ask` is silent for long while it tries again."""
-    if command == "serve" or flags["log_level"] or os.environ.get("CFCHAT_LOG_LEVEL"):
+    """Return the level to log from. The other commands print all that matters, but `ask` shows each retry, too."""
+    if command == "serve" or flags.get("log_level") or os.environ.get("CFCHAT_LOG_LEVEL"):
         return config.log_level
     return "warning" if command == "ask" else "error"
 
@@ -177,9 +174,7 @@ def _fail(error: ConfigError, flags: Mapping[str, Any]) -> int:
     if not flags["demo"] and "CLOUDFLARE_" in error.message:
         print(TWO_WAYS_ON, file=sys.stderr)
     if flags["command"] == "check" and flags["json"]:
-        from cfchat.cli.check import Result, Status
+        from cfchat.cli.check import Result, Status, print_json
 
-        print_json_of([Result("settings", Status.FAIL, "; ".join(lines), "set them as the text says")])
+        print_json([Result("settings", Status.FAIL, "; ".join(lines), "set them as the text says")])
     return WRONG_USE
-
-

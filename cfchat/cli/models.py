@@ -1,4 +1,4 @@
-"""The command line: serve, check, ask, models, deploy."""
+"""List the account's text models with their windows and prices (`cfchat models`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cfchat.upstream.cloudflare.catalogue import Model
 
 
 async def list_models(config: Config, as_json: bool) -> int:
-    """Print the account's text models."""
+    """Print the account's text models, by name. Return the exit code."""
     settings = config.upstream
     assert settings is not None
     async with api.open_upstream(config) as upstream:
@@ -29,26 +29,26 @@ async def list_models(config: Config, as_json: bool) -> int:
     return OK
 
 
-def _print_table(models: Sequence[Model], asked: Sequence[str]) -> None:
-    """One line a model; prices are US$ for a million tokens in and out, `-` is what the list does not say."""
+def _print_table(models: Sequence[Model], configured: Sequence[str]) -> None:
+    """Print a line for each model. Prices are US$ for a million tokens in and out; `-` is a number that is missing."""
     rows = [("MODEL", "WINDOW", "$/M IN", "$/M OUT", "NOTES")]
     for model in models:
         window = "-" if model.window is None else f"{model.window:,}"
-        rows.append((model.name, window, _price(model.price_in), _price(model.price_out), _notes(model, asked)))
-    wide = [max(len(row[column]) for row in rows) for column in range(4)]
+        rows.append((model.name, window, _price(model.price_in), _price(model.price_out), _notes(model, configured)))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for name, *numbers, notes in rows:
-        columns = [f"{number:>{width}}" for number, width in zip(numbers, wide[1:], strict=True)]
-        print("  ".join([f"{name:<{wide[0]}}", *columns, notes]).rstrip())
+        columns = [f"{number:>{width}}" for number, width in zip(numbers, widths[1:], strict=True)]
+        print("  ".join([f"{name:<{widths[0]}}", *columns, notes]).rstrip())
 
 
 def _price(price: float | None) -> str:
     return "-" if price is None else f"{price:.3f}"
 
 
-def _notes(model: Model, asked: Sequence[str]) -> str:
+def _notes(model: Model, configured: Sequence[str]) -> str:
     notes = []
-    if model.name in asked:
-        notes.append("your default" if model.name == asked[0] else "your fallback")
+    if model.name in configured:
+        notes.append("your default" if model.name == configured[0] else "your fallback")
     if model.deprecation:
         notes.append(f"removed on {model.deprecation}")
     if model.paid:

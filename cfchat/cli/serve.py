@@ -1,4 +1,9 @@
-"""The command line: serve, check, ask, models, deploy."""
+"""Serve until a signal comes (`cfchat serve`, or no command at all).
+
+One process is one of three: it serves alone, it is the parent of workers and serves nothing itself, or it is a worker.
+Its sockets come from a parent, from systemd, or from the settings. The first signal to stop lets replies finish, the
+second ends them. SIGHUP reads keys and certificate again; in a parent it replaces the workers.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +25,25 @@ from cfchat.cli.terminal import OK
 from cfchat.errors import ConfigError
 from cfchat.guard.guard import Guard
 from cfchat.net.listen import Certificate, adopted, listening, url_of
-from cfchat.ops.loop_lag import stalls_told
+from cfchat.ops.loop_lag import log_stalls
 from cfchat.ops.systemd import Notifier, take_files, take_notifier
-from cfchat.ops.workers import Parent, ended_children, orders, take_worker
+from cfchat.ops.workers import Parent, reap_children, take_orders, take_worker
 from cfchat.server.server import Server
 from cfchat.settings.config import Config
 from cfchat.settings.values import LOOPBACK, read_keys
 
 log = logging.getLogger("cfchat")
-OPEN_MAX = 10240  # files that macOS allows where it says that there is no limit
+OPEN_MAX = 10240  # files that macOS allows although it names no limit
 
 
 async def serve(config: Config, demo: bool) -> int:
-    """Serve until a signal comes, here or in workers; returns the exit code.
+    """Serve until a signal comes, here or in workers. Return the exit code.
 
-    Raises ConfigError where the address cannot be listened on, or the certificate is none.
+    Raises:
+        ConfigError: the address cannot be listened on, or the certificate is wrong.
     """
     worker = take_worker(os.environ)
-    notifier, tally, files = worker or (take_notifier(os.environ), None, take_files(os.environ))
+    notifier, metrics, files = worker or (take_notifier(os.environ), None, take_files(os.environ))
     with contextlib.ExitStack() as stack:
         stack.callback(notifier.close)
         where = config.where
@@ -45,17 +51,17 @@ async def serve(config: Config, demo: bool) -> int:
         sockets = stack.enter_context(adopted(files) if files else listening(where))
         welcome = partial(_welcome, sockets[0].getsockname(), demo, config)
         if worker is not None:
-            house = _serve_here(_share(config), sockets, certificate, notifier, orders, tally=tally)
+            serving = _serve_here(_share(config), sockets, certificate, notifier, take_orders, metrics=metrics)
         elif config.workers:
             return await _keep_workers(config, sockets, notifier, welcome)
         else:
-            house = _serve_here(config, sockets, certificate, notifier, _signals, welcome)
-        await house
+            serving = _serve_here(config, sockets, certificate, notifier, _take_signals, welcome)
+        await serving
         if worker is not None:
-            # All is said: a signal that found the loop half closed would be told of on stderr, or kill.
+            # A signal that meets a half closed loop would print a traceback, or kill.
             signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT))
         else:
-            # A thread that asks for a name cannot be ended, and is waited for: a further signal need not.
+            # Python waits for a thread that resolves a name, and cannot end it. A further signal ends the process.
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().remove_signal_handler(number)
                 signal.signal(number, signal.SIG_DFL)
@@ -67,28 +73,28 @@ async def _serve_here(
     sockets: Sequence[socket.socket],
     certificate: Certificate | None,
     notifier: Notifier,
-    orders: Callable[[Notifier], asyncio.Queue[str]],
+    take: Callable[[Notifier], asyncio.Queue[str]],
     welcome: Callable[[], None] = lambda: None,
-    tally: socket.socket | None = None,
+    metrics: socket.socket | None = None,
 ) -> None:
-    """Serve in this process until an order to stop comes."""
-    given = orders(notifier)
-    async with api.serve_on(sockets, config, tls=certificate, line=tally) as serving:
-        with stalls_told(serving.service.loop_lag):
+    """Serve in this process until an order to stop comes. `take` returns the queue of these orders."""
+    orders = take(notifier)
+    async with api.serve_on(sockets, config, tls=certificate, line=metrics) as serving:
+        with log_stalls(serving.service.loop_lag):
             _allow_files(config.server.connections)
             _reload_on_hangup(serving.service.guard, config.keys_file, certificate, notifier)
             welcome()
-            gc.freeze()  # what is here by now stays, so no collection need look at it
+            gc.freeze()  # all that is loaded stays, so no collection need look at it
             notifier.ready()
-            await _until_told(serving.server, given, notifier)
+            await _stop_on_order(serving.server, orders, notifier)
 
 
 async def _keep_workers(
     config: Config, sockets: Sequence[socket.socket], notifier: Notifier, welcome: Callable[[], None]
 ) -> int:
-    """Be the parent until an order to stop comes; returns the exit code."""
+    """Be the parent of workers until a signal comes. Return the exit code."""
     parent = Parent(sockets, config.workers, config.server.drain, notifier)
-    admin = await start_admin(config.admin, parent.fault, parent.tally.total) if config.admin else None
+    admin = await start_admin(config.admin, parent.fault, parent.metrics.total) if config.admin else None
     code = await parent.run(welcome)
     if admin is not None:
         await admin.drain(1.0)
@@ -96,30 +102,30 @@ async def _keep_workers(
 
 
 def _share(config: Config) -> Config:
-    """One worker's part of what all together may spend."""
+    """Return the settings of one worker, with its part of the daily tokens of all."""
     tokens = config.guard.daily_tokens
     shared = tokens and max(1, tokens // config.workers)
     return replace(config, guard=config.guard._replace(daily_tokens=shared))
 
 
 def _welcome(address: Any, demo: bool, config: Config) -> None:
-    _say_hello(address, demo, config)
+    _print_banner(address, demo, config)
     _warn_if_open(address, config)
 
 
-def _say_hello(address: Any, demo: bool, config: Config) -> None:
+def _print_banner(address: Any, demo: bool, config: Config) -> None:
     base, way, behind = url_of(address, config.where.cert is not None), "", ""
     if not isinstance(address, tuple):
-        import shlex  # rarely needed
+        import shlex  # here, because it is rarely needed
 
         path = os.fsdecode(address)
         way, behind = f"--unix-socket {shlex.quote(path)} ", f" behind {path}"
     key = "-H 'Authorization: Bearer YOUR-KEY' " if config.guard.keys else ""
     page = f"page: {base}/\n" if config.page else ""
-    says = "DEMO: a stand-in model (ELIZA, 1966), not Cloudflare" if demo else config.app.model
+    model = "DEMO: a stand-in model (ELIZA, 1966), not Cloudflare" if demo else config.app.model
     print(
         f"cfchat {__version__} listens on {base}/api/chatbot{behind}\n"
-        f"model: {says}\n{page}"
+        f"model: {model}\n{page}"
         f"try: curl -N {way}{base}/api/chatbot -H 'Content-Type: application/json' {key}"
         """-d '[{"role":"user","content":"I am unhappy"}]'\n"""
         "Ctrl-C stops it.",
@@ -128,7 +134,7 @@ def _say_hello(address: Any, demo: bool, config: Config) -> None:
 
 
 def _warn_if_open(address: Any, config: Config) -> None:
-    """Whoever finds an open chat endpoint spends its owner's money."""
+    """Warn of an open chat endpoint: every client that finds it spends the owner's money."""
     guarded = config.guard.keys or config.guard.rate or config.guard.daily_tokens
     if isinstance(address, tuple) and address[0] not in LOOPBACK and not guarded:
         log.warning(
@@ -138,8 +144,8 @@ def _warn_if_open(address: Any, config: Config) -> None:
 
 
 def _allow_files(connections: int) -> None:
-    """Take all the file descriptors that this process may have; each reply needs two."""
-    import resource  # which Windows lacks, where `ask` and `check` work
+    """Allow this process as many open files as the system permits, and warn if they are few: each reply needs two."""
+    import resource  # here, because Windows lacks it, where `ask` and `check` work
 
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed != most:
@@ -149,15 +155,15 @@ def _allow_files(connections: int) -> None:
                 allowed = wanted
                 break
     if allowed != resource.RLIM_INFINITY and allowed < 2 * connections:
-        told = "only %d files may be open, enough for about %d replies at once: raise `ulimit -n`, or lower %s"
-        log.warning(told, allowed, max(0, allowed - 20) // 2, "--max-streams and --max-connections")
+        text = "only %d files may be open, enough for about %d replies at once: raise `ulimit -n`, or lower %s"
+        log.warning(text, allowed, max(0, allowed - 20) // 2, "--max-streams and --max-connections")
 
 
-def _reload_on_hangup(guard: Guard, keys_file: str | None, certificate: Certificate | None, told: Notifier) -> None:
-    """SIGHUP reads the keys and the certificate anew; a file that is wrong changes nothing."""
+def _reload_on_hangup(guard: Guard, keys_file: str | None, certificate: Certificate | None, notifier: Notifier) -> None:
+    """Read keys and certificate again on SIGHUP. A file that is wrong changes nothing."""
 
     def reload() -> None:
-        told.reloading()
+        notifier.reloading()
         if keys_file is None and certificate is None:
             log.info("SIGHUP: there is no --api-keys-file or --tls-cert to read")
         if keys_file is not None:
@@ -169,7 +175,7 @@ def _reload_on_hangup(guard: Guard, keys_file: str | None, certificate: Certific
                 log.error("SIGHUP: %s; the certificate stays as it was", error)
             else:
                 log.info("SIGHUP: certificate read")
-        told.ready()
+        notifier.ready()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
@@ -183,20 +189,21 @@ def _reload_keys(guard: Guard, path: str) -> None:
         log.info("SIGHUP: %d keys read", len(guard.keys))
 
 
-def _signals(notifier: Notifier) -> asyncio.Queue[str]:
-    """Why to stop: the first SIGINT or SIGTERM lets replies finish, the second ends them."""
+def _take_signals(notifier: Notifier) -> asyncio.Queue[str]:
+    """Return a queue of orders to stop, a name for each SIGINT or SIGTERM."""
     loop = asyncio.get_running_loop()
-    given: asyncio.Queue[str] = asyncio.Queue()
+    orders: asyncio.Queue[str] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, given.put_nowait, number.name)
+        loop.add_signal_handler(number, orders.put_nowait, number.name)
     if os.getpid() == 1:
         # In a container every orphan is a child of the first process.
-        loop.add_signal_handler(signal.SIGCHLD, lambda: [*ended_children()])
-        list(ended_children())
-    return given
+        loop.add_signal_handler(signal.SIGCHLD, lambda: [*reap_children()])
+        list(reap_children())
+    return orders
 
 
-async def _until_told(server: Server, orders: asyncio.Queue[str], notifier: Notifier) -> None:
+async def _stop_on_order(server: Server, orders: asyncio.Queue[str], notifier: Notifier) -> None:
+    """Wait for an order, then drain the server. A second order cuts the replies that are still under way."""
     loop = asyncio.get_running_loop()
     why = await orders.get()
     notifier.stopping()

@@ -1,9 +1,8 @@
-"""The stand-in model of `--demo`: ELIZA (J. Weizenbaum, CACM 9:1, 1966), speaking Cloudflare's wire.
+"""Stand in for api.cloudflare.com in the demo.
 
-The conversation is in `SCRIPT`, in the form of Weizenbaum's own: a rule is a line of keywords and a rank;
-under it stand decomposition patterns, tried in order (`*` is any words, `+` at least one, `a|b` either, and
-`(a|b)` counts as a part too), and under each the reassembly templates, taken in turn (`{2}` is what the second
-part met, its pronouns turned round). No randomness: the same conversation always gets the same answer.
+The upstream code calls this over a socket on loopback as it calls Cloudflare: with a token, a model in the path, and
+the event stream of Cloudflare's classic dialect as the reply. So the demo shows the real way of a request, and only
+the words come from ELIZA. Refusals have Cloudflare's status, code and envelope.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ from cfchat.wire.sse import encode_event
 ACCOUNT = "0" * 32
 TOKEN = "demo"
 MODEL = "@cf/demo/eliza-1966"
-PACE = 0.02  # seconds from token to token
+PACE = 0.02  # seconds between two tokens
 BODY_LIMIT = 4 << 20
 
 
 def pieces(text: str) -> list[str]:
-    """Cut as a tokenizer might: leading blanks stay on, long words come in parts. Joined they are `text`."""
+    """Cut a text as a tokenizer might: leading blanks stay on, long words are cut. Joined the pieces are the text."""
     return re.findall(r"\s*(?:\w{1,7}|[^\w\s])|\s+", text)
 
 
 def events(text: str, prompt_tokens: int) -> Iterator[bytes]:
-    """The event stream of Cloudflare's classic dialect."""
-    said = pieces(text)
-    for number, piece in enumerate(said):
+    """Give the event stream of a reply in Cloudflare's classic dialect, an event at a time."""
+    tokens = pieces(text)
+    for number, piece in enumerate(tokens):
         yield _event({"response": piece, "p": _padding(number)})
     usage = {
         "prompt_tokens": prompt_tokens,
-        "completion_tokens": len(said),
-        "total_tokens": prompt_tokens + len(said),
+        "completion_tokens": len(tokens),
+        "total_tokens": prompt_tokens + len(tokens),
     }
     yield _event({"response": "", "usage": usage})
     yield encode_event("[DONE]")
@@ -49,7 +48,7 @@ def _event(content: dict[str, object]) -> bytes:
 
 
 def _padding(number: int) -> str:
-    # Cloudflare hides the lengths of tokens from who sees only the sizes of packets.
+    # Cloudflare pads events, so that the sizes of packets do not show the lengths of tokens.
     return ("abdefghijklmnoprstuvxyz1234567890" * 2)[: 4 + number * 23 % 37]
 
 
@@ -58,23 +57,30 @@ _JSON = ("Content-Type", "application/json")
 
 
 class Demo:
-    """The stand-in as a handler of cfchat.server; `pace` is in seconds from token to token."""
+    """The stand-in, a handler of cfchat.server. `pace` is in seconds between two tokens."""
 
     def __init__(self, pace: float = PACE) -> None:
         self.pace = pace
 
     async def handle(self, request: Request, reply: Reply) -> None:
-        """Answer one request as api.cloudflare.com would. Raises what reading the body raises."""
+        """Answer a request as api.cloudflare.com would.
+
+        Raises:
+            CfchatError: the body cannot be read.
+        """
         if request.method != "POST" or not _RUN.fullmatch(request.path):
-            return _refuse(reply, 404, 7003, "Could not route to that path, perhaps your object identifier is invalid?")
+            _refuse(reply, 404, 7003, "Could not route to that path, perhaps your object identifier is invalid?")
+            return
         if not (request.fields.get("authorization") or "").startswith("Bearer "):
-            return _refuse(reply, 401, 10000, "Authentication error")
+            _refuse(reply, 401, 10000, "Authentication error")
+            return
         body = await request.read_body(BODY_LIMIT)
         try:
-            messages, budget = _asked(body)
+            messages, max_tokens = _parse(body)
         except ValueError:
-            return _refuse(reply, 400, 5006, "AiError: Bad input: Error: required properties at '/' are 'messages'")
-        text = "".join(pieces(answer(messages))[:budget])
+            _refuse(reply, 400, 5006, "AiError: Bad input: Error: required properties at '/' are 'messages'")
+            return
+        text = "".join(pieces(answer(messages))[:max_tokens])
         prompt = sum(len(pieces(message["content"])) for message in messages)
         reply.start(200, [("Content-Type", "text/event-stream")])
         for event in events(text, prompt):
@@ -84,15 +90,19 @@ class Demo:
         reply.end()
 
 
-def _asked(body: bytes) -> tuple[list[dict[str, str]], int | None]:
-    """The messages and max_tokens. Raises ValueError."""
+def _parse(body: bytes) -> tuple[list[dict[str, str]], int | None]:
+    """Return the messages and max_tokens.
+
+    Raises:
+        ValueError: the body is no conversation.
+    """
     try:
         content = json.loads(body)
         messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in content["messages"]]
-        budget = content.get("max_tokens", 256)  # the default of Cloudflare's classic models
+        max_tokens = content.get("max_tokens", 256)  # the default of Cloudflare's classic models
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not a conversation") from error
-    return messages, budget if isinstance(budget, int) and budget > 0 else None
+    return messages, max_tokens if isinstance(max_tokens, int) and max_tokens > 0 else None
 
 
 def _refuse(reply: Reply, status: int, code: int, message: str) -> None:

@@ -13,11 +13,9 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
+from cfchat.net.listen import UNIX
 from cfchat.wire.fields import Fields, members
 
-# The name that the server gives to the peer of every connection on a unix socket, instead of an address. The same
-# constant is in server/server.py: rooms of one floor know nothing of each other.
-UNIX = "unix"
 Network = IPv4Network | IPv6Network
 
 

@@ -1,4 +1,9 @@
-"""Where the server is reached: the sockets that it listens on, and the certificate that it shows."""
+"""Open the sockets that a server listens on, and read the certificate that it shows.
+
+Both are context for a server and not part of it: the sockets may come from systemd or from a parent process, and a
+certificate is replaced while connections use it. A socket file is removed at the end, but only if it is still the file
+that was made here. Everything that can go wrong is a ConfigError that names the address or the file.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +18,23 @@ from typing import Any, NamedTuple
 
 from cfchat.errors import ConfigError
 
-BACKLOG = 1024
-# The address of every peer on a unix socket: whatever its permissions let in.
-UNIX = "unix"
+BACKLOG = 1024  # connections that the kernel completes before the server accepts them
+UNIX = "unix"  # stands for the address of each peer on a unix socket
 
 
 class Where(NamedTuple):
-    """A TCP address, or the path of a unix socket and its permissions; `cert` and `key` are PEM files, for HTTPS."""
+    """A TCP address, or the path of a unix socket and its permissions. For HTTPS `cert` and `key` are PEM files."""
 
     host: str = "127.0.0.1"
     port: int = 8787
     uds: str | None = None
     uds_mode: int = 0o660
     cert: str | None = None
-    key: str | None = None  # None where it is in the same file
+    key: str | None = None  # None if the key is in the same file
 
 
 def url_of(address: Any, secure: bool) -> str:
-    """How to call who listens at this address, as a socket tells it; nothing at the end."""
+    """Return the URL of a server at this address, in the form of `getsockname`, without a slash at the end."""
     scheme = "https" if secure else "http"
     if not isinstance(address, tuple):  # the path of a unix socket
         return f"{scheme}://localhost"
@@ -43,7 +47,11 @@ def url_of(address: Any, secure: bool) -> str:
 
 @contextmanager
 def listening(where: Where) -> Iterator[list[socket.socket]]:
-    """Sockets that listen there, until the end. Raises ConfigError where that cannot be."""
+    """Listen within the block. Gives the sockets: one for each address of the host, or one unix socket.
+
+    Raises:
+        ConfigError: the address or path cannot be listened on.
+    """
     if where.uds is None:
         with _closing(_listen_tcp(where.host, where.port)) as sockets:
             yield sockets
@@ -53,22 +61,26 @@ def listening(where: Where) -> Iterator[list[socket.socket]]:
         try:
             yield sockets
         finally:
-            if _identity(where.uds) == own:  # and not that of a successor
+            if _identity(where.uds) == own:  # else it is a successor's
                 os.unlink(where.uds)
 
 
 @contextmanager
 def adopted(files: Sequence[int]) -> Iterator[list[socket.socket]]:
-    """Sockets that another process opened and handed down, by file number. Raises ConfigError where one is none."""
+    """Use sockets that another process opened and handed down, by file number, and close them at the end.
+
+    Raises:
+        ConfigError: a file is no socket, or does not listen.
+    """
     with _closing([]) as sockets:
         for number in files:
             try:
-                plug = socket.socket(fileno=number)
+                sock = socket.socket(fileno=number)
             except OSError as error:
                 raise ConfigError(f"file {number} that was handed down is no socket: {reason_of(error)}") from error
-            sockets.append(plug)
-            plug.set_inheritable(False)
-            if plug.type != socket.SOCK_STREAM or not plug.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sockets.append(sock)
+            sock.set_inheritable(False)
+            if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 raise ConfigError(f"socket {number} that was handed down does not listen for streams")
         yield sockets
 
@@ -78,17 +90,17 @@ def _closing(sockets: list[socket.socket]) -> Iterator[list[socket.socket]]:
     try:
         yield sockets
     finally:
-        for plug in sockets:
-            plug.close()
+        for sock in sockets:
+            sock.close()
 
 
 def _listen_tcp(host: str, port: int) -> list[socket.socket]:
-    """One socket for each address of the host that this machine has."""
+    """Return a socket for each address of the host that this machine has."""
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in infos):
             try:
                 sockets.append(socket.create_server(address, family=family, backlog=BACKLOG))
             except OSError as error:
@@ -98,78 +110,91 @@ def _listen_tcp(host: str, port: int) -> list[socket.socket]:
         if missing is not None and not sockets:
             raise missing
     except (OSError, UnicodeError) as error:
-        for plug in sockets:
-            plug.close()
-        reason = reason_of(error) if isinstance(error, OSError) else "this cannot be a host's name"
-        raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from error
+        for sock in sockets:
+            sock.close()
+        reason = error if isinstance(error, OSError) else "this cannot be a host's name"
+        raise cannot_listen(f"{host} port {port}", reason) from error
     return sockets
 
 
-# `localhost` may have an IPv6 address where the machine has no IPv6.
+# `localhost` may have an IPv6 address on a machine without IPv6.
 _NOT_HERE = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def _listen_unix(path: str, mode: int) -> socket.socket:
-    plug = socket.socket(socket.AF_UNIX)
+    sock = socket.socket(socket.AF_UNIX)
     try:
         _remove_stale(path)
-        plug.bind(path)
-        os.chmod(path, mode)  # nobody can connect before listen()
-        plug.listen(BACKLOG)
+        sock.bind(path)
+        os.chmod(path, mode)  # before listen(), because until then no client can connect
+        sock.listen(BACKLOG)
     except OSError as error:
-        plug.close()
-        raise ConfigError(f"cannot listen on {path}: {reason_of(error)}") from error
+        sock.close()
+        raise cannot_listen(path, error) from error
     except ConfigError:
-        plug.close()
+        sock.close()
         raise
-    return plug
+    return sock
 
 
 def _remove_stale(path: str) -> None:
-    """A socket on which nobody listens is what a killed process left behind."""
+    """Remove a socket file on which no process listens: a killed process left it behind."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise ConfigError(f"cannot listen on {path}: there is a file that is no socket")
+            raise cannot_listen(path, "there is a file that is no socket")
     except FileNotFoundError:
         return
-    with socket.socket(socket.AF_UNIX) as plug:
-        plug.setblocking(False)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
         try:
-            with suppress(BlockingIOError):  # somebody whose backlog is full
-                plug.connect(path)
+            with suppress(BlockingIOError):  # the backlog of a process that listens is full
+                sock.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
         else:
-            raise ConfigError(f"cannot listen on {path}: another process does")
+            raise cannot_listen(path, "another process does")
 
 
 def _identity(path: str) -> tuple[int, ...] | None:
     with suppress(OSError):
-        found = os.stat(path)
-        return found.st_dev, found.st_ino, found.st_mtime_ns
+        status = os.stat(path)
+        return status.st_dev, status.st_ino, status.st_mtime_ns
     return None
 
 
 def reason_of(error: OSError) -> str:
-    """Why it failed, in the system's words where it has some."""
-    # The numbers of getaddrinfo are below nought, and none of errno's.
+    """Return why a call of the system failed, in the system's words if it has any."""
+    # getaddrinfo has error numbers of its own; they are negative.
     return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+
+
+def cannot_listen(place: str, reason: OSError | str) -> ConfigError:
+    """Return the error of an address or path that cannot be listened on."""
+    return ConfigError(f"cannot listen on {place}: {reason_of(reason) if isinstance(reason, OSError) else reason}")
 
 
 # --- certificate ----------------------------------------------------------------------------------
 
 
 class Certificate:
-    """What HTTPS is served with; `context` is for every connection, and stays the same when the files are read anew."""
+    """A certificate chain and its key, for HTTPS. `context` serves every connection and outlives a reload."""
 
     def __init__(self, cert: str, key: str | None) -> None:
-        """Raises ConfigError where the files are no certificate and its key."""
+        """Read the files.
+
+        Raises:
+            ConfigError: they cannot be read, or are not a certificate and its key.
+        """
         self._cert, self._key = cert, key
         self.context = self._read()
 
     def reload(self) -> None:
-        """Connections from now on show what the files hold. Raises ConfigError, and nothing has changed."""
-        self._read()
+        """Read the files again, for all further connections.
+
+        Raises:
+            ConfigError: they are wrong; the certificate stays as it was.
+        """
+        self._read()  # a trial: a load that fails halfway would leave the old context with a wrong key
         self._load(self.context)
 
     def _read(self) -> ssl.SSLContext:
@@ -198,5 +223,5 @@ class _Encrypted(Exception):
 
 
 def _no_password() -> str:
-    """OpenSSL would ask for one on the terminal."""
+    """Refuse to give a password: without this, OpenSSL would ask for it on the terminal."""
     raise _Encrypted

@@ -1,4 +1,9 @@
-"""The pulse of the event loop: how late its timer is, and where the loop is when it does not beat."""
+"""Measure how late the event loop is, and say which code holds it up.
+
+A timer in the loop fires every 50 ms and reports how late it was. Nothing in a blocked loop can look at itself, so a
+thread watches the timer from outside. When the timer is overdue the thread logs the stack of the loop's thread: files,
+lines and functions, and no values, because a value may be what a user wrote.
+"""
 
 from __future__ import annotations
 
@@ -13,43 +18,45 @@ from contextlib import contextmanager
 
 log = logging.getLogger("cfchat.pulse")
 
-EVERY = 0.05  # seconds from one beat to the next
-LATE = 0.1  # later than this the loop has stalled
-FRAMES = 6  # of the stack that are told, from the innermost
+INTERVAL = 0.05  # seconds between two ticks
+STALL = 0.1  # seconds; a tick that is later than this is a stall
+FRAMES = 6  # of the stack, from the innermost, that a log line names
 
 
-class Pulse:
-    """A timer in the loop; `late` gets the seconds by which each beat was late."""
+class LoopLag:
+    """A timer in the running loop. `report` gets the seconds by which each tick was late."""
 
-    def __init__(self, late: Callable[[float], None]) -> None:
-        self._late = late
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self._report = report
         self._timer: asyncio.TimerHandle | None = None
-        self.due = 0.0  # of time.monotonic, as the loop's own clock is
-        self.thread = 0
+        self.due = 0.0  # of time.monotonic, which is the loop's own clock
+        self.thread = 0  # the loop's, by its ident
 
     def start(self) -> None:
+        """Start to measure the loop that runs in this thread."""
         self.thread = threading.get_ident()
-        self._wait()
+        self._schedule()
 
     def stop(self) -> None:
+        """Stop to measure; does nothing if it was never started."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _wait(self) -> None:
-        self.due = time.monotonic() + EVERY
-        self._timer = asyncio.get_running_loop().call_later(EVERY, self._beat)
+    def _schedule(self) -> None:
+        self.due = time.monotonic() + INTERVAL
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._tick)
 
-    def _beat(self) -> None:
-        self._late(max(0.0, time.monotonic() - self.due))
-        self._wait()
+    def _tick(self) -> None:
+        self._report(max(0.0, time.monotonic() - self.due))
+        self._schedule()
 
 
 @contextmanager
-def stalls_told(pulse: Pulse) -> Iterator[None]:
-    """Within the block a thread looks after a running pulse, and logs where the loop is when it stalls."""
+def log_stalls(lag: LoopLag) -> Iterator[None]:
+    """Watch a started LoopLag from a thread, within the block, and log each stall with the code that causes it."""
     stop = threading.Event()
-    thread = threading.Thread(target=_look, args=(pulse, stop), name="cfchat-pulse", daemon=True)
+    thread = threading.Thread(target=_watch, args=(lag, stop), name="cfchat-loop-lag", daemon=True)
     thread.start()
     try:
         yield
@@ -58,22 +65,22 @@ def stalls_told(pulse: Pulse) -> Iterator[None]:
         thread.join()
 
 
-def _look(pulse: Pulse, stop: threading.Event) -> None:
-    told = 0.0
-    while not stop.wait(EVERY):
-        due = pulse.due
+def _watch(lag: LoopLag, stop: threading.Event) -> None:
+    logged = 0.0
+    while not stop.wait(INTERVAL):
+        due = lag.due
         late = time.monotonic() - due
-        if late < LATE or due == told:
+        if late < STALL or due == logged:
             continue
-        told = due  # once for each stall
-        if where := place(pulse.thread):
-            log.warning("the event loop has been busy for %.0f ms at %s", (late + EVERY) * 1000, where)
+        logged = due  # one line for each stall
+        if where := locate(lag.thread):
+            log.warning("the event loop has been busy for %.0f ms at %s", (late + INTERVAL) * 1000, where)
 
 
-def place(thread: int) -> str:
-    """Files, lines and functions, the innermost first; nothing where the thread waits for something to read.
+def locate(thread: int) -> str:
+    """Return where a thread is: file, line and function of each frame, the innermost first.
 
-    Then it is the machine that is late. No values are told: they may be what a user said.
+    Empty if the thread has ended or waits in a selector: then not its code is slow, but the machine.
     """
     frame = sys._current_frames().get(thread)
     if frame is None or frame.f_code.co_filename == selectors.__file__:

@@ -1,6 +1,8 @@
-"""What is counted, and how Prometheus reads it (text format 0.0.4). Pure.
+"""Count, and write the numbers for Prometheus (text format 0.0.4). Pure.
 
-Names of labels are ours, their values may be a stranger's: they are escaped, and only so many are told apart.
+A family is one name with a number for each set of label values. Names of labels are ours; values may come from a
+client or from Cloudflare, so they are escaped, and a family keeps at most LIMIT sets of them. Samples are the plain
+form of the numbers: JSON can carry them from one process to another, and `total` adds them up.
 """
 
 from __future__ import annotations
@@ -10,57 +12,64 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# Sets of label values in one family; what comes beyond them is counted as "other".
-MOST = 200
-SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-MOMENTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+# Sets of label values in one family; all further ones are counted together, as "other".
+LIMIT = 200
+# Bounds of histograms, in seconds: for a wait that a user notices, and for one between two tokens.
+LONG = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 READY = "cfchat_ready"
 
-# By the head of each family, its numbers by name and labels: what is written, told to another process and added up.
+# For each family, by its HELP and TYPE lines: its numbers, by name and labels as Prometheus writes them.
 Samples = Mapping[str, Mapping[str, float]]
 
 
 class Family:
-    """Numbers under one name, one for each set of label values. A counter is only added to, a gauge is set."""
+    """Numbers under one name, one for each set of label values. A counter only grows; a gauge is set."""
 
-    def __init__(self, name: str, told: str, labels: Sequence[str] = (), kind: str = "counter") -> None:
+    def __init__(self, name: str, text: str, labels: Sequence[str] = (), kind: str = "counter") -> None:
         self._name = name
-        self.head = _head(name, told, kind)
+        self.head = _head(name, text, kind)
         self._labels = labels
         self._numbers: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
 
     def add(self, number: float, *values: str) -> None:
-        values = self._known(values)
+        """Add to the number of these label values."""
+        values = self._kept(values)
         self._numbers[values] = self._numbers.get(values, 0.0) + number
 
     def set(self, number: float, *values: str) -> None:
-        self._numbers[self._known(values)] = number
+        """Set the number of these label values."""
+        self._numbers[self._kept(values)] = number
 
     def samples(self) -> dict[str, float]:
+        """Return the numbers by name and labels."""
         return {self._name + _labelled(self._labels, values): number for values, number in self._numbers.items()}
 
-    def _known(self, values: tuple[str, ...]) -> tuple[str, ...]:
-        if values in self._numbers or len(self._numbers) < MOST:
+    def _kept(self, values: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the label values to count under: these, or "other" if the family is full."""
+        if values in self._numbers or len(self._numbers) < LIMIT:
             return values
         return ("other",) * len(self._labels)
 
 
 class Histogram:
-    """How many of what was observed were at most so much, for each bound."""
+    """A count of observed values: for each bound, how many were at most that large."""
 
-    def __init__(self, name: str, told: str, bounds: Sequence[float]) -> None:
+    def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
         self._name = name
-        self.head = _head(name, told, "histogram")
+        self.head = _head(name, text, "histogram")
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
+        """Count one value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
     def samples(self) -> dict[str, float]:
+        """Return the buckets, the sum and the count, by name and labels."""
         bounds = (*map("{:g}".format, self._bounds), "+Inf")
         counts = accumulate(self._counts)
         buckets = {f'{self._name}_bucket{{le="{bound}"}}': n for bound, n in zip(bounds, counts, strict=True)}
@@ -68,17 +77,17 @@ class Histogram:
 
 
 class Metrics:
-    """All that cfchat counts of one server."""
+    """Everything that one server counts."""
 
     def __init__(self) -> None:
         self.requests = Family("cfchat_requests_total", "Requests, by route and status.", ("route", "status"))
         self.rejected = Family("cfchat_rejected_total", "Requests refused by this server, by code.", ("reason",))
         self.replies = Family("cfchat_replies_total", "Replies that began, by how they ended.", ("end",))
-        self.tokens = Family("cfchat_tokens_total", "Tokens, told by Cloudflare or else estimated.", ("kind",))
+        self.tokens = Family("cfchat_tokens_total", "Tokens, as Cloudflare reports them or else estimated.", ("kind",))
         self.first_token = Histogram(
-            "cfchat_first_token_seconds", "From the whole question to the first words.", SECONDS
+            "cfchat_first_token_seconds", "From the whole question to the first words.", LONG
         )
-        self.per_token = Histogram("cfchat_per_token_seconds", "Between tokens, a mean for each reply.", MOMENTS)
+        self.per_token = Histogram("cfchat_per_token_seconds", "Between tokens, a mean for each reply.", SHORT)
         self.tries = Family("cfchat_tries_total", "Requests to Cloudflare for a reply.")
         self.upstream_errors = Family(
             "cfchat_upstream_errors_total", "Tries and replies that failed, by code.", ("code",)
@@ -87,14 +96,15 @@ class Metrics:
         self.clients = Family("cfchat_client_connections", "Connections of clients.", (), "gauge")
         self.pool = Family("cfchat_upstream_connections", "Connections to Cloudflare.", ("state",), "gauge")
         self.ready = Family(READY, "How many processes say yes to /readyz.", (), "gauge")
-        self.lag = Histogram("cfchat_loop_lag_seconds", "How late a timer of the event loop was.", MOMENTS)
+        self.lag = Histogram("cfchat_loop_lag_seconds", "How late a timer of the event loop was.", SHORT)
 
     def samples(self) -> Samples:
+        """Return the numbers of all families."""
         return {family.head: family.samples() for family in vars(self).values()}
 
 
-def text_of(samples: Samples) -> str:
-    """As Prometheus reads them."""
+def encode(samples: Samples) -> str:
+    """Return the text that Prometheus reads."""
     return "".join(
         head + "".join(f"{name} {number:.15g}\n" for name, number in numbers.items())
         for head, numbers in samples.items()
@@ -102,23 +112,23 @@ def text_of(samples: Samples) -> str:
 
 
 def total(parts: Iterable[Samples]) -> Samples:
-    """The sum of each number, whoever has it."""
-    summed: dict[str, dict[str, float]] = {}
+    """Return the sum of each number over all parts."""
+    sums: dict[str, dict[str, float]] = {}
     for part in parts:
         for head, numbers in part.items():
-            family = summed.setdefault(head, {})
+            family = sums.setdefault(head, {})
             for name, number in numbers.items():
                 family[name] = family.get(name, 0.0) + number
-    return summed
+    return sums
 
 
 def lasting(samples: Samples) -> Samples:
-    """What is still true when its process has ended: all but the gauges."""
+    """Return the samples that stay true when their process has ended: all but the gauges."""
     return {head: numbers for head, numbers in samples.items() if not head.endswith(" gauge\n")}
 
 
-def _head(name: str, told: str, kind: str) -> str:
-    return f"# HELP {name} {told}\n# TYPE {name} {kind}\n"
+def _head(name: str, text: str, kind: str) -> str:
+    return f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
 
 
 def _labelled(names: Sequence[str], values: Sequence[str]) -> str:

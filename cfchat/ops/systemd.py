@@ -1,6 +1,8 @@
-"""What systemd says to a service and wants to hear: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
+"""Take sockets from systemd, and report to it: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
 
-Whoever else speaks these few words may use them: the parent of workers does.
+The environment variables are removed as they are read, so that no child process takes them for its own. A Notifier
+without a socket does nothing: callers need not ask whether a service manager is there. Workers report to their parent
+with the same messages, over a socket pair.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ from collections.abc import MutableMapping
 
 log = logging.getLogger("cfchat.systemd")
 
-FIRST_FILE = 3
+FIRST_FILE = 3  # SD_LISTEN_FDS_START
 
 
 def take_files(environ: MutableMapping[str, str]) -> list[int]:
-    """The numbers of the sockets that were opened for us, none where that was not so. Their variables are removed.
+    """Return the file numbers of the sockets that systemd opened for us, and remove their variables from `environ`.
 
-    Only those that LISTEN_PID says are this process's own: the variables may be a parent's, inherited.
+    Empty if LISTEN_PID names another process: the variables may be inherited from a parent.
     """
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)
@@ -30,61 +32,63 @@ def take_files(environ: MutableMapping[str, str]) -> list[int]:
 
 
 class Notifier:
-    """Tells a service manager how we do; without one, nobody. `pause` is the seconds between two signs of life."""
+    """The way to a service manager. `sock` is None if there is none; `interval` is seconds between signs of life."""
 
-    def __init__(self, plug: socket.socket | None = None, pause: float | None = None) -> None:
-        self.plug = plug
-        self._pause = pause
+    def __init__(self, sock: socket.socket | None = None, interval: float | None = None) -> None:
+        self.sock = sock
+        self._interval = interval
         self._timer: asyncio.TimerHandle | None = None
 
     def ready(self) -> None:
-        """Connections are accepted, by the settings of now. From here on the loop shows that it turns."""
-        self._tell("READY=1")
+        """Report that connections are accepted with the current settings, and begin to send signs of life."""
+        self._send("READY=1")
         if self._timer is None:
-            self._beat()
+            self._send_watchdog()
 
     def reloading(self) -> None:
-        """Settings are read anew, until the next `ready`."""
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        """Report that settings are being read again, until the next `ready`."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        self._tell("STOPPING=1")
+        """Report that the service stops."""
+        self._send("STOPPING=1")
 
     def close(self) -> None:
+        """Stop the signs of life and close the socket."""
         if self._timer is not None:
             self._timer.cancel()
-        if self.plug is not None:
-            self.plug.close()
+        if self.sock is not None:
+            self.sock.close()
 
-    def _beat(self) -> None:
-        if self._pause is not None:
-            self._tell("WATCHDOG=1")
-            self._timer = asyncio.get_running_loop().call_later(self._pause, self._beat)
+    def _send_watchdog(self) -> None:
+        if self._interval is not None:
+            self._send("WATCHDOG=1")
+            self._timer = asyncio.get_running_loop().call_later(self._interval, self._send_watchdog)
 
-    def _tell(self, *lines: str) -> None:
-        if self.plug is None:
+    def _send(self, *lines: str) -> None:
+        if self.sock is None:
             return
         try:
-            self.plug.send("".join(f"{line}\n" for line in lines).encode(), socket.MSG_DONTWAIT)
+            self.sock.send("".join(f"{line}\n" for line in lines).encode(), socket.MSG_DONTWAIT)
         except OSError as error:
-            log.warning("the service manager does not hear us: %s", error.strerror)
+            log.warning("the service manager cannot be notified: %s", error.strerror)
 
 
 def take_notifier(environ: MutableMapping[str, str]) -> Notifier:
-    """The one of NOTIFY_SOCKET and WATCHDOG_USEC. Their variables are removed, so that no child speaks for us."""
+    """Return a Notifier for NOTIFY_SOCKET and WATCHDOG_USEC, and remove these variables from `environ`."""
     address = environ.pop("NOTIFY_SOCKET", "")
     pid, usec = environ.pop("WATCHDOG_PID", ""), environ.pop("WATCHDOG_USEC", "")
     if not address:
         return Notifier()
     # `@` stands for the zero byte of an abstract name.
     name = "\0" + address[1:] if address.startswith("@") else address
-    plug = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        plug.connect(name)
+        sock.connect(name)
     except OSError as error:
-        plug.close()
+        sock.close()
         log.warning("there is no service manager at NOTIFY_SOCKET: %s", error.strerror)
         return Notifier()
-    watched = usec.isdecimal() and int(usec) > 0 and pid in ("", str(os.getpid()))
-    # Half the time, as sd_watchdog_enabled(3) asks for.
-    return Notifier(plug, int(usec) / 2e6 if watched else None)
+    has_watchdog = usec.isdecimal() and int(usec) > 0 and pid in ("", str(os.getpid()))
+    # Half the time that the watchdog allows, as sd_watchdog_enabled(3) asks for.
+    return Notifier(sock, int(usec) / 2e6 if has_watchdog else None)

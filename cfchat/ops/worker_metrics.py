@@ -1,8 +1,8 @@
-"""What the workers of one parent have counted, added up.
+"""Add up the metrics of all workers of one parent.
 
-Between each worker and the parent there is a line, a pair of sockets: JSON tells the samples of who writes it, a
-worker its own, the parent those of all; an empty line asks the other for them. A worker tells them unasked, too, so
-that one that is killed has told all but its last second.
+A socket pair links each worker with the parent. A line of JSON is a report: a worker reports its own samples, the
+parent reports the sum over all workers. An empty line asks the other end for a report. A worker also reports once a
+second without being asked, so that a worker that is killed loses at most its last second.
 """
 
 from __future__ import annotations
@@ -15,120 +15,125 @@ from contextlib import asynccontextmanager, suppress
 
 from cfchat.ops.metrics import READY, Samples, lasting, total
 
-EVERY = 1.0  # seconds from one telling to the next
-PATIENCE = 0.5  # seconds for an answer; who has none in time counts as it last told
+INTERVAL = 1.0  # seconds between two reports of a worker
+PATIENCE = 0.5  # seconds to wait for a report; without one the last report counts
 LONGEST = 1 << 22  # bytes of a line
 
-Counted = Callable[[], Awaitable[Samples]]
+Collect = Callable[[], Awaitable[Samples]]
 
 
-class Line:
-    """One end. `last` is what the other told last, as it came: most of it is never read."""
+class Link:
+    """One end of a socket pair. `last` is the last report as it came: most reports are never parsed."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counted: Counted) -> None:
-        self._reader, self._writer, self._counted = reader, writer, counted
-        self._heard = asyncio.Event()
-        self._gone = False
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, collect: Collect) -> None:
+        self._reader, self._writer, self._collect = reader, writer, collect
+        self._reported = asyncio.Event()
+        self._closed = False
         self.last = b"{}"
 
     async def listen(self) -> None:
-        """Hear and answer, until the other end is closed."""
+        """Take reports and answer requests for one, until the other end is closed."""
         async with asyncio.TaskGroup() as answers:
-            # Who is killed leaves half a line, or an error where it had not read all.
+            # A killed process leaves half a line, or a reset if it had not read everything.
             with suppress(ConnectionError):
                 while (line := await self._reader.readline()).endswith(b"\n"):
                     if line == b"\n":
-                        # Not here: an answer may need what is yet to come by this line.
-                        answers.create_task(self.tell())
+                        # As a task, because what is collected may have to come by this very link.
+                        answers.create_task(self.report())
                     else:
                         self.last = line
-                        self._heard.set()
-            self._gone = True
-            self._heard.set()
+                        self._reported.set()
+            self._closed = True
+            self._reported.set()
 
-    async def tell(self) -> None:
-        samples = await self._counted()
+    async def report(self) -> None:
+        """Send our samples."""
+        samples = await self._collect()
         with suppress(ConnectionError):
             self._writer.write(json.dumps(samples).encode() + b"\n")
             await self._writer.drain()
 
     async def ask(self, patience: float) -> bool:
-        """Whether it has told anew, within so many seconds."""
-        if self._gone:
+        """Ask the other end for a report. Return whether one came within `patience` seconds."""
+        if self._closed:
             return False
-        self._heard.clear()
+        self._reported.clear()
         self._writer.write(b"\n")
         try:
             async with asyncio.timeout(patience):
-                await self._heard.wait()
+                await self._reported.wait()
         except TimeoutError:
             return False
-        return not self._gone
+        return not self._closed
 
     async def close(self) -> None:
+        """Close our end."""
         self._writer.close()
         with suppress(ConnectionError):
             await self._writer.wait_closed()
 
 
-class Tally:
-    """The parent's: what all have counted who live, and who have lived."""
+class WorkerMetrics:
+    """The parent's side: the samples of all workers, and what the ended ones have left."""
 
     def __init__(self) -> None:
-        self._lines: set[Line] = set()
-        self._gone: Samples = {}
+        self._links: set[Link] = set()
+        self._ended: Samples = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def join(self, plug: socket.socket) -> None:
-        """One worker more, at the other end of this socket, until it closes that."""
-        task = asyncio.get_running_loop().create_task(self._follow(plug))
+    def add(self, sock: socket.socket) -> None:
+        """Count a further worker, which has the other end of this socket pair, until it closes it."""
+        task = asyncio.get_running_loop().create_task(self._follow(sock))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def total(self) -> Samples:
-        """By now. Who does not answer in time counts as it told last."""
-        await asyncio.gather(*(line.ask(PATIENCE) for line in self._lines))
+        """Return the current sum. A worker that does not answer in time counts with its last report."""
+        await asyncio.gather(*(link.ask(PATIENCE) for link in self._links))
         return self.known()
 
     def known(self) -> Samples:
-        """As they told last."""
-        return total([self._gone, *(json.loads(line.last) for line in self._lines)])
+        """Return the sum of the last reports."""
+        return total([self._ended, *(json.loads(link.last) for link in self._links)])
 
     def ready(self) -> bool:
-        """Whether any one says yes to /readyz."""
+        """Return whether at least one worker answers yes to /readyz."""
         return any(numbers.get(READY) for numbers in self.known().values())
 
-    async def _follow(self, plug: socket.socket) -> None:
-        line = Line(*await asyncio.open_connection(sock=plug, limit=LONGEST), self.total)
-        self._lines.add(line)
-        await line.listen()
-        self._lines.remove(line)
-        self._gone = total([self._gone, lasting(json.loads(line.last))])
-        await line.close()
+    async def _follow(self, sock: socket.socket) -> None:
+        link = Link(*await asyncio.open_connection(sock=sock, limit=LONGEST), self.total)
+        self._links.add(link)
+        await link.listen()
+        self._links.remove(link)
+        self._ended = total([self._ended, lasting(json.loads(link.last))])
+        await link.close()
 
 
 @asynccontextmanager
-async def member(plug: socket.socket, counted: Callable[[], Samples]) -> AsyncIterator[Counted]:
-    """A worker's end, for as long as the block: tells what it has `counted`, and gives what all have, when called."""
+async def share_metrics(sock: socket.socket, collect: Callable[[], Samples]) -> AsyncIterator[Collect]:
+    """Report a worker's samples to its parent within the block. Gives a function that returns the sum over all workers.
 
-    async def own() -> Samples:
-        return counted()
+    That function falls back to the worker's own samples if the parent does not answer.
+    """
 
-    async def of_all() -> Samples:
-        return json.loads(line.last) if await line.ask(2 * PATIENCE) else counted()
+    async def collect_own() -> Samples:
+        return collect()
 
-    async def keep_telling() -> None:
+    async def collect_all() -> Samples:
+        return json.loads(link.last) if await link.ask(2 * PATIENCE) else collect()
+
+    async def keep_reporting() -> None:
         while True:
-            await line.tell()
-            await asyncio.sleep(EVERY)
+            await link.report()
+            await asyncio.sleep(INTERVAL)
 
-    line = Line(*await asyncio.open_connection(sock=plug, limit=LONGEST), own)
-    tasks = [asyncio.create_task(line.listen()), asyncio.create_task(keep_telling())]
+    link = Link(*await asyncio.open_connection(sock=sock, limit=LONGEST), collect_own)
+    tasks = [asyncio.create_task(link.listen()), asyncio.create_task(keep_reporting())]
     try:
-        yield of_all
+        yield collect_all
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await line.tell()
-        await line.close()
+        await link.report()
+        await link.close()

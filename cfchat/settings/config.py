@@ -1,4 +1,8 @@
-"""Config: from flags, environment and secret files; says all that is wrong at once."""
+"""Hold all settings, checked.
+
+Each room declares its own small settings. A Config is their sum; it is built once, by load.py, and no room sees the
+settings of another. Secrets in it are `Secret`s, whose repr shows nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,16 @@ from cfchat.app import routes as app
 from cfchat.guard import guard
 from cfchat.guard.addresses import Network
 from cfchat.net.listen import Where
-from cfchat.ops import logs as observe
+from cfchat.ops import logs
 from cfchat.server.request import Limits
 from cfchat.upstream import client
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All settings, checked, each room's own part apart. `upstream` is None for the demo, which has its own.
+    """All settings, checked, a part for each room. `load_config` makes one.
 
-    `load_config` makes one.
+    `upstream` is None for the demo, which has its own.
 
     >>> import cfchat
     >>> cfchat.load_config(demo=True, port=0, max_messages=20).app.max_messages
@@ -35,4 +39,4 @@ class Config:
     page: bool = True
     admin: tuple[str, int] | None = None
     log_level: str = "info"
-    log_format: str = observe.TEXT
+    log_format: str = logs.TEXT

@@ -1,4 +1,8 @@
-"""Config: from flags, environment and secret files; says all that is wrong at once."""
+"""Make a Config of flags, environment variables and secret files.
+
+A flag wins over its variable, a variable over its file, a file over the default. Nothing stops at the first fault: all
+faults are collected, and one ConfigError has a line for each, so that an operator can mend them in one go.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from cfchat.net.listen import Where
 from cfchat.secret import Secret
 from cfchat.server.request import Limits
 from cfchat.settings.config import Config
-from cfchat.settings.table import _APP, SETTINGS, Setting
+from cfchat.settings.table import SETTINGS, Setting
 from cfchat.settings.values import OPTIONS, read_text
 from cfchat.upstream import client
 from cfchat.upstream.answer import Deadlines
@@ -38,12 +42,14 @@ def load_config(
     environ: Mapping[str, str] = os.environ,
     **settings: object,
 ) -> Config:
-    """The Config of a program that embeds cfchat: settings by keyword, and the environment for all the others.
+    """Return the Config of a program that embeds cfchat: settings by keyword, all others from the environment.
 
-    The keywords are the names of the flags, with underscores: text, numbers and truth values, lists for flags that
-    take several, mappings for those of `NAME=VALUE`; None is as if it were not there. Account and token may be given
-    too. With `environ={}` the environment counts for nothing. With `demo` a stand-in model on this machine answers.
-    Raises ConfigError, a line for every setting that is missing, wrong or unknown.
+    The keywords are the names of the flags, with underscores. Values are texts, numbers or truth values, lists for
+    flags that take several, mappings for flags of `NAME=VALUE`. None is the same as leaving the keyword out.
+    `environ={}` ignores the environment. With `demo` a stand-in model on this machine answers.
+
+    Raises:
+        ConfigError: a line for each setting that is missing, wrong or unknown.
 
     >>> import cfchat
     >>> config = cfchat.load_config(account_id="0123456789abcdef" * 2, api_token="...", port=0,
@@ -55,8 +61,8 @@ def load_config(
     cfchat.errors.ConfigError: there is no setting tempo
     port must be a whole number from 0 to 65535
     """
-    given = {"CLOUDFLARE_ACCOUNT_ID": account_id, "CLOUDFLARE_API_TOKEN": api_token}
-    environ = {**environ, **{name: value for name, value in given.items() if value}}
+    credentials = {"CLOUDFLARE_ACCOUNT_ID": account_id, "CLOUDFLARE_API_TOKEN": api_token}
+    environ = {**environ, **{name: value for name, value in credentials.items() if value}}
     flags = {name: _as_text(value) for name, value in settings.items() if value is not None}
     known = {setting.name for setting in SETTINGS}
     unknown = [f"there is no setting {name}" for name in flags if name not in known]
@@ -81,18 +87,20 @@ def load(
     spell: Callable[[Setting], str] = lambda setting: "--" + setting.flag,
     faults: Sequence[str] = (),
 ) -> Config:
-    """The Config of flags (by name with underscores; None: not given) and environment; flags win.
+    """Return the Config of flags and environment. Flags go by name with underscores; None is a flag that is not given.
 
-    Raises ConfigError, a line for every setting that is missing or wrong, which `spell` names, behind the `faults`
-    that are known already.
+    `spell` gives the name of a setting in a fault; `faults` are those that the caller has found already.
+
+    Raises:
+        ConfigError: a line for each setting that is missing or wrong.
     """
     faults = list(faults)
     values = {setting.name: _value(setting, spell, flags.get(setting.name), environ, faults) for setting in SETTINGS}
     if demo:
         account, token, gateway_token, proxy = "", "", "", None
     else:
-        account, token = _credentials(environ, faults)
-        gateway_token = _gateway_token(environ, faults)
+        account, token = _account(environ, faults), _api_token(environ, faults)
+        gateway_token = _token("CF_AIG_TOKEN", environ, faults)
         proxy = _proxy(values["base_url"], environ, faults)
         faults += _check_ca(environ)
         faults += _check_gateway(values)
@@ -105,12 +113,12 @@ def load(
     return _build(values, None if demo else (account, Secret(token)))
 
 
-def given(
+def export(
     flags: Mapping[str, str | list[str] | None], environ: Mapping[str, str]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """What was set, by environment variable, for another process to be told: the settings, and the paths of files.
+    """Return what is set, by environment variable, for a process elsewhere: settings, and paths of files.
 
-    No secret is among them, but the file of each that is needed, of a usual name where it has none.
+    No secret is among them. For each secret that is needed there is the path of its file, or else a usual path.
     """
     settings, paths = {"CLOUDFLARE_ACCOUNT_ID": environ.get("CLOUDFLARE_ACCOUNT_ID", "YOUR-ACCOUNT-ID")}, {}
     paths["CLOUDFLARE_API_TOKEN_FILE"] = environ.get("CLOUDFLARE_API_TOKEN_FILE", "/etc/cfchat/cloudflare-api-token")
@@ -119,10 +127,9 @@ def given(
     if environ.get("SSL_CERT_FILE"):
         paths["SSL_CERT_FILE"] = environ["SSL_CERT_FILE"]
     for setting in SETTINGS:
-        flag = flags.get(setting.name)
-        text = ",".join(flag) if isinstance(flag, list) else flag
-        found = (environ[name] for name in (setting.variable, setting.also) if environ.get(name))
-        text = next(found, None) if text is None else text
+        text = _joined(flags.get(setting.name))
+        if text is None:
+            text = next((environ[name] for name in (setting.variable, setting.also) if environ.get(name)), None)
         if text is not None:
             (paths if setting.path else settings)[setting.variable] = text
         elif setting.file and environ.get(setting.variable + "_FILE"):
@@ -137,7 +144,7 @@ def _value(
     environ: Mapping[str, str],
     faults: list[str],
 ) -> object:
-    source, text = spell(setting), ",".join(flag) if isinstance(flag, list) else flag
+    source, text = spell(setting), _joined(flag)
     if text is None:
         source, text = _from_environment(setting, environ, faults)
     if text is None:
@@ -149,6 +156,10 @@ def _value(
     except ValueError as error:
         faults.append(f"{source} {error}")
         return None
+
+
+def _joined(flag: str | list[str] | None) -> str | None:
+    return ",".join(flag) if isinstance(flag, list) else flag
 
 
 def _from_environment(
@@ -168,36 +179,34 @@ def _from_file(variable: str, environ: Mapping[str, str], faults: list[str]) -> 
         return None
     try:
         return read_text(path).rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        faults.append(f"{variable}: cannot read {path}: {reason}")
+    except ValueError as error:
+        faults.append(f"{variable}: {error}")
         return None
 
 
-def _credentials(environ: Mapping[str, str], faults: list[str]) -> tuple[str, str]:
+def _account(environ: Mapping[str, str], faults: list[str]) -> str:
     account = environ.get("CLOUDFLARE_ACCOUNT_ID", "").strip()
-    token = environ.get("CLOUDFLARE_API_TOKEN", "").rstrip("\r\n")
-    before = len(faults)
-    token = token or _from_file("CLOUDFLARE_API_TOKEN_FILE", environ, faults) or ""
     if not account:
         faults.append("CLOUDFLARE_ACCOUNT_ID is not set (the 32 hex digits in your dashboard's address)")
     elif not is_account_id(account):
         faults.append("CLOUDFLARE_ACCOUNT_ID must be 32 hex digits; Cloudflare would answer 7003")
-    if not token:
-        if len(faults) == before or not faults[-1].startswith("CLOUDFLARE_API_TOKEN_FILE"):
-            faults.append("CLOUDFLARE_API_TOKEN is not set (nor CLOUDFLARE_API_TOKEN_FILE)")
-    elif not is_token(token):
-        faults.append(
-            "CLOUDFLARE_API_TOKEN holds a blank, a quote, a line break or another character that no token has; "
-            "Cloudflare would answer 6003"
-        )
-    return account, token
+    return account
 
 
-def _gateway_token(environ: Mapping[str, str], faults: list[str]) -> str:
-    token = environ.get("CF_AIG_TOKEN", "").rstrip("\r\n") or _from_file("CF_AIG_TOKEN_FILE", environ, faults) or ""
+def _api_token(environ: Mapping[str, str], faults: list[str]) -> str:
+    before = len(faults)
+    token = _token("CLOUDFLARE_API_TOKEN", environ, faults, "; Cloudflare would answer 6003")
+    if not token and len(faults) == before:
+        faults.append("CLOUDFLARE_API_TOKEN is not set (nor CLOUDFLARE_API_TOKEN_FILE)")
+    return token
+
+
+def _token(name: str, environ: Mapping[str, str], faults: list[str], consequence: str = "") -> str:
+    """Return a token from its variable or file, or an empty text if there is none."""
+    token = environ.get(name, "").rstrip("\r\n") or _from_file(f"{name}_FILE", environ, faults) or ""
     if token and not is_token(token):
-        faults.append("CF_AIG_TOKEN holds a blank, a quote, a line break or another character that no token has")
+        character = "a blank, a quote, a line break or another character that no token has"
+        faults.append(f"{name} holds {character}{consequence}")
     return token
 
 
@@ -213,18 +222,18 @@ def _proxy(origin: object, environ: Mapping[str, str], faults: list[str]) -> Pro
 
 
 def _check_gateway(values: Mapping[str, Any]) -> list[str]:
-    """AI Gateway's own host wants to be told which gateway, and by --gateway, not in the URL."""
+    """Return what is wrong for AI Gateway's own host: --gateway names the gateway there, not the URL."""
     origin = values["base_url"]
     if not isinstance(origin, Origin) or origin.host != GATEWAY_HOST:
         return []
     faults = [] if origin.base_path == "/v1" else [f"--base-url must be https://{GATEWAY_HOST}/v1 for AI Gateway"]
     if not values["gateway"]:
-        faults.append(f"--gateway must name the gateway where --base-url is {GATEWAY_HOST}")
+        faults.append(f"--gateway must name the gateway if --base-url is {GATEWAY_HOST}")
     return faults
 
 
 def _check_ca(environ: Mapping[str, str]) -> list[str]:
-    # OpenSSL passes over a file that is not there, and then trusts nobody: say so here.
+    # OpenSSL ignores a file that is missing, and then trusts no authority.
     path = environ.get("SSL_CERT_FILE")
     return [f"SSL_CERT_FILE: there is no file {path}"] if path and not os.path.isfile(path) else []
 
@@ -234,7 +243,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
     models = _chain(v.model, v.fallback_models)
     aliases = v.alias or {}
     offered = models if v.models is None else v.models
-    caps = {"max_tokens": max(_APP.caps["max_tokens"], v.max_tokens), **(v.caps or {})}
+    caps = {"max_tokens": max(app.Settings().caps["max_tokens"], v.max_tokens), **(v.caps or {})}
     upstream = None
     if credentials:
         upstream = client.Settings(
@@ -291,13 +300,12 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
 
 
 def _chain(model: str, fallbacks: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The model, then its fallbacks: by default only where the model itself is ours."""
+    """Return the model and its fallbacks. By default only the default model has fallbacks."""
     if fallbacks is None:
         fallbacks = FALLBACK_MODELS if model == DEFAULT_MODEL else ()
     return tuple(dict.fromkeys((model, *fallbacks)))
 
 
 def _merged(own: Mapping[str, Mapping[str, object]]) -> dict[str, Mapping[str, object]]:
-    """The built-in body fields of each model, and the operator's over them."""
-    known = MODEL_FIELDS
-    return {model: {**known.get(model, {}), **own.get(model, {})} for model in (*known, *own)}
+    """Return the body fields of each model: the built-in ones, and the operator's over them."""
+    return {model: {**MODEL_FIELDS.get(model, {}), **own.get(model, {})} for model in (*MODEL_FIELDS, *own)}

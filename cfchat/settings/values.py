@@ -1,4 +1,9 @@
-"""Config: from flags, environment and secret files; says all that is wrong at once."""
+"""Turn the text of a setting into its value.
+
+Each function `to_...` takes the text, returns the value, and raises ValueError with the reason if the text is wrong.
+The reason follows the name of the setting, which the caller knows: "must be a whole number from 1 to 1000000000". Text
+is matched as a whole before it is converted, because `int` and `float` accept more than a setting may hold.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from cfchat.conversation.prepare import DROP, MERGE, REJECT
 from cfchat.guard.addresses import Network
 from cfchat.guard.keys import Keys, parse_keys
 from cfchat.guard.limits import Rate
-from cfchat.ops import logs as observe
+from cfchat.ops import logs
 from cfchat.upstream import pool
 from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS, is_model_name, ranges
 from cfchat.upstream.origin import Origin
@@ -77,7 +82,7 @@ def to_origin(text: str) -> Origin:
 
 
 def to_models(text: str) -> tuple[str, ...]:
-    """`none` is a list, too."""
+    """Return the names in a list with commas. `none` is the empty list."""
     if text == "none":
         return ()
     return tuple(dict.fromkeys(to_model(name.strip()) for name in text.split(",")))
@@ -108,7 +113,7 @@ def to_switch(text: str) -> bool:
 
 
 def to_number(name: str) -> Callable[[str], float]:
-    """A reader of one option of a reply, within the range that Cloudflare documents."""
+    """Return the parser of one option of a reply, within the range that Cloudflare documents."""
 
     def parse(text: str) -> float:
         low, high = ranges(None)[name]
@@ -140,30 +145,36 @@ def to_gateway(text: str) -> str:
 
 
 def read_text(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.read()
+    """Return the text of a UTF-8 file.
 
-
-def to_model_fields(path: str) -> dict[str, dict[str, object]]:
-    """A TOML file: a table for each model, its keys further fields of the request body."""
-    import tomllib  # rarely needed
-
+    Raises:
+        ValueError: it cannot be read, with the reason.
+    """
     try:
-        tables = tomllib.loads(read_text(path))
+        with open(path, encoding="utf-8") as file:
+            return file.read()
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8") from None
+        raise ValueError(f"cannot read {path}: it is not UTF-8") from None
+
+
+def to_model_fields(path: str) -> dict[str, dict[str, object]]:
+    """Return the contents of a TOML file: for each model a table of further fields of the request body."""
+    import tomllib  # here, because it is rarely needed
+
+    try:
+        tables = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
     for model, fields in tables.items():
-        _model_name_in_file(model, fields)
+        _check_table(model, fields)
     return tables
 
 
-def _model_name_in_file(model: str, fields: object) -> None:
+def _check_table(model: str, fields: object) -> None:
     if not is_model_name(model) or not isinstance(fields, dict):
-        raise ValueError(f'takes a table for each model, such as ["{DEFAULT_MODEL}"]; not so: {model}')
+        raise ValueError(f'takes a table for each model, such as ["{DEFAULT_MODEL}"]; {model} is none')
     for name, value in fields.items():
         if name in ("messages", "stream", "model", "prompt"):
             raise ValueError(f"cannot set {name} of {model}: it is cfchat's own")
@@ -185,23 +196,25 @@ _ORIGIN = r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
 def to_origins(text: str) -> tuple[str, ...]:
     origins = tuple(dict.fromkeys(origin.strip() for origin in text.split(",")))
     if not all(origin == "*" or re.fullmatch(_ORIGIN, origin) for origin in origins):
-        raise ValueError("must be * or origins such as https://example.com: lower case, and nothing behind the host")
+        raise ValueError("must be * or origins such as https://example.com, in lower case, without a path")
     return origins
 
 
 def read_keys(path: str) -> Keys:
-    """The keys in a file. Raises ValueError with the reason."""
+    """Return the keys in a file.
+
+    Raises:
+        ValueError: it cannot be read or holds something else, with the reason.
+    """
+    text = read_text(path)
     try:
-        return parse_keys(read_text(path))
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8") from None
+        return parse_keys(text)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
 def to_keys_file(path: str) -> tuple[str, Keys]:
+    """Return the path, for a later reload, and the keys."""
     return path, read_keys(path)
 
 
@@ -211,7 +224,7 @@ _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 def to_rate(text: str) -> Rate:
     match = re.fullmatch(r"([0-9]{1,6})/(second|minute|hour|day)", text)
     if match is None or not int(match[1]):
-        raise ValueError("must be such as 20/minute; the words are second, minute, hour, day")
+        raise ValueError("must be such as 20/minute; the periods are second, minute, hour, day")
     return Rate(int(match[1]), _PERIODS[match[2]])
 
 
@@ -235,7 +248,7 @@ def to_level(text: str) -> str:
 
 
 def to_log_format(text: str) -> str:
-    if text not in (observe.TEXT, observe.JSON):
+    if text not in (logs.TEXT, logs.JSON):
         raise ValueError("must be text or json")
     return text
 

@@ -1,56 +1,22 @@
-"""What operators see, through real sockets: probes, metrics, logs, traces."""
+"""Probes and metrics, through real sockets."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
-from client import FROM_HERE, Reply, get, request, scrape, send, until
-from standin import STREAM_TYPE, Exchange, Script, StandIn, head_of, json_error, partial, reply
+from client import FROM_HERE, get, request, scrape, until
+from serving import BODY, WORDS, post, served
+from standin import STREAM_TYPE, Exchange, StandIn, head_of, json_error, partial
 
 import cfchat
-from cfchat.ops.logs import JSONLines, traced
 from cfchat.upstream.client import FAILURES
 
-WORDS = reply(
-    b'data: {"response":"Hel"}\n\ndata: {"response":"lo"}\n\n'
-    b'data: {"response":"","usage":{"prompt_tokens":51,"completion_tokens":9,"total_tokens":60}}\n\n'
-    b"data: [DONE]\n\n"
-)
 HALF = b'data: {"response":"Hel"}\n\n'
-BODY = b'[{"role": "user", "content": "Hello"}]'
-TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
-def besides(script: Script) -> Script:
-    async def answer(exchange: Exchange) -> None:
-        await (json_error(403, 10000, "Authentication error") if exchange.method == "GET" else script)(exchange)
-
-    return answer
-
-
-@asynccontextmanager
-async def served(script: Script, **settings: Any) -> AsyncIterator[cfchat.Serving]:
-    async with StandIn([besides(script)], repeat=True, certificate=None) as standin:
-        config = cfchat.load_config(
-            account_id="0" * 32, api_token="t", base_url=standin.base_url, warm=0, port=0, environ={}, **settings
-        )
-        async with cfchat.serve(config) as serving:
-            await standin.wait_requests()
-            yield serving
-
-
-async def post(port: int, body: bytes = BODY, path: str = "/api/chatbot", fields: str = "") -> Reply:
-    return await send(port, request(body, path, fields))
-
-
-# --- numbers --------------------------------------------------------------------------------------
+# --- metrics --------------------------------------------------------------------------------------
 
 
 async def test_the_numbers_are_right_after_known_traffic() -> None:
@@ -60,41 +26,41 @@ async def test_the_numbers_are_right_after_known_traffic() -> None:
         await post(serving.port, b"no json")
         await post(serving.port, path="/nowhere/at/all")
         await get(serving.port, "/api/chat/42/stream")
-        found = await scrape(serving.port)
-    assert found['cfchat_requests_total{route="/api/chatbot",status="200"}'] == 3
-    assert found['cfchat_requests_total{route="/api/chatbot",status="400"}'] == 1
-    assert found['cfchat_requests_total{route="other",status="404"}'] == 1
-    assert found['cfchat_requests_total{route="/api/chat/*/stream",status="204"}'] == 1
-    assert found['cfchat_rejected_total{reason="invalid_json"}'] == 1
-    assert found['cfchat_rejected_total{reason="not_found"}'] == 1
-    assert found['cfchat_replies_total{end="whole"}'] == 3
-    assert found['cfchat_tokens_total{kind="prompt"}'] == 3 * 51
-    assert found['cfchat_tokens_total{kind="completion"}'] == 3 * 9
-    assert found["cfchat_tries_total"] == 3
-    assert found["cfchat_first_token_seconds_count"] == 3
-    assert found["cfchat_per_token_seconds_count"] == 3
-    assert found['cfchat_streams{state="running"}'] == 0
-    assert found['cfchat_upstream_connections{state="idle"}'] >= 1
-    assert found["cfchat_client_connections"] == 1
-    assert found["cfchat_ready"] == 1
+        numbers = await scrape(serving.port)
+    assert numbers['cfchat_requests_total{route="/api/chatbot",status="200"}'] == 3
+    assert numbers['cfchat_requests_total{route="/api/chatbot",status="400"}'] == 1
+    assert numbers['cfchat_requests_total{route="other",status="404"}'] == 1
+    assert numbers['cfchat_requests_total{route="/api/chat/*/stream",status="204"}'] == 1
+    assert numbers['cfchat_rejected_total{reason="invalid_json"}'] == 1
+    assert numbers['cfchat_rejected_total{reason="not_found"}'] == 1
+    assert numbers['cfchat_replies_total{end="whole"}'] == 3
+    assert numbers['cfchat_tokens_total{kind="prompt"}'] == 3 * 51
+    assert numbers['cfchat_tokens_total{kind="completion"}'] == 3 * 9
+    assert numbers["cfchat_tries_total"] == 3
+    assert numbers["cfchat_first_token_seconds_count"] == 3
+    assert numbers["cfchat_per_token_seconds_count"] == 3
+    assert numbers['cfchat_streams{state="running"}'] == 0
+    assert numbers['cfchat_upstream_connections{state="idle"}'] >= 1
+    assert numbers["cfchat_client_connections"] == 1
+    assert numbers["cfchat_ready"] == 1
 
 
-async def test_what_fails_is_counted_by_its_code() -> None:
+async def test_a_failure_is_counted_by_its_code() -> None:
     async with served(json_error(401, 10000, "Authentication error")) as serving:
         await post(serving.port)
-        found = await scrape(serving.port)
-    assert found['cfchat_upstream_errors_total{code="upstream_auth"}'] == 1
-    assert found['cfchat_requests_total{route="/api/chatbot",status="502"}'] == 1
-    assert "cfchat_rejected_total" not in "".join(found)
+        numbers = await scrape(serving.port)
+    assert numbers['cfchat_upstream_errors_total{code="upstream_auth"}'] == 1
+    assert numbers['cfchat_requests_total{route="/api/chatbot",status="502"}'] == 1
+    assert "cfchat_rejected_total" not in "".join(numbers)
 
 
 async def test_a_broken_reply_is_counted_as_one() -> None:
     async with served(partial(HALF, then="close")) as serving:
         await post(serving.port)
-        found = await scrape(serving.port)
-    assert found['cfchat_replies_total{end="broken"}'] == 1
-    assert found['cfchat_upstream_errors_total{code="upstream_interrupted"}'] == 1
-    assert found["cfchat_per_token_seconds_count"] == 0
+        numbers = await scrape(serving.port)
+    assert numbers['cfchat_replies_total{end="broken"}'] == 1
+    assert numbers['cfchat_upstream_errors_total{code="upstream_interrupted"}'] == 1
+    assert numbers["cfchat_per_token_seconds_count"] == 0
 
 
 async def test_a_reply_that_runs_and_one_that_the_client_left() -> None:
@@ -109,10 +75,10 @@ async def test_a_reply_that_runs_and_one_that_the_client_left() -> None:
         running = await scrape(serving.port)
         writer.transport.abort()
         await until(lambda: serving.service.app.streams == (0, 0))
-        found = await scrape(serving.port)
+        numbers = await scrape(serving.port)
     assert running['cfchat_streams{state="running"}'] == 1
     assert running['cfchat_upstream_connections{state="lent"}'] == 1
-    assert found['cfchat_requests_total{route="/api/chatbot",status="499"}'] == 1
+    assert numbers['cfchat_requests_total{route="/api/chatbot",status="499"}'] == 1
 
 
 async def test_the_loop_is_timed() -> None:
@@ -121,7 +87,7 @@ async def test_the_loop_is_timed() -> None:
             pass
 
 
-# --- who may see them -----------------------------------------------------------------------------
+# --- access -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -150,7 +116,7 @@ async def test_metrics_are_not_for_a_trusted_proxys_clients() -> None:
     assert answer.status == 404
 
 
-async def test_an_address_of_their_own() -> None:
+async def test_the_admin_address() -> None:
     async with served(WORDS, admin="127.0.0.1:0") as serving:
         admin = serving.service.admin
         assert admin is not None
@@ -186,11 +152,11 @@ async def test_ready_until_it_drains() -> None:
     assert (answer.status, answer.body) == (503, b"draining\n")
 
 
-async def test_not_ready_while_nobody_is_there_upstream() -> None:
+async def test_not_ready_while_the_upstream_cannot_be_reached() -> None:
     async with served(WORDS) as serving:
         upstream = serving.service.upstream
-        async with StandIn([], certificate=None) as nobody:
-            port = nobody.port
+        async with StandIn([], certificate=None) as closed:
+            port = closed.port
         upstream._settings = upstream.settings._replace(origin=upstream.settings.origin._replace(port=port))
         for _ in range(FAILURES):
             assert (await get(serving.port, "/readyz")).status == 200
@@ -199,15 +165,15 @@ async def test_not_ready_while_nobody_is_there_upstream() -> None:
         lost = await get(serving.port, "/readyz")
         upstream._settings = upstream.settings
         assert (await post(serving.port)).whole
-        found = await get(serving.port, "/readyz")
+        again = await get(serving.port, "/readyz")
     assert (lost.status, lost.body) == (503, b"the model's server cannot be reached\n")
-    assert found.status == 200
+    assert again.status == 200
 
 
 # --- logs -----------------------------------------------------------------------------------------
 
 
-async def test_probes_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
+async def test_probes_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "cfchat")
     async with served(WORDS) as serving:
         for path in ("/healthz", "/readyz", "/metrics"):
@@ -216,60 +182,3 @@ async def test_probes_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
     assert [line for line in caplog.messages if " GET " in line] == [
         line for line in caplog.messages if "GET /metrics 404" in line
     ]
-
-
-@pytest.mark.parametrize(
-    ("field", "notes"),
-    [
-        (f"00-{TRACE}-{SPAN}-01", {"trace": TRACE, "parent": SPAN}),
-        (f"cc-{TRACE}-{SPAN}-01-what-will-be", {"trace": TRACE, "parent": SPAN}),
-        (f"00-{TRACE}-{SPAN}-01-more", {}),
-        (f"ff-{TRACE}-{SPAN}-01", {}),
-        (f"00-{'0' * 32}-{SPAN}-01", {}),
-        (f"00-{TRACE}-{'0' * 16}-01", {}),
-        (f"00-{TRACE.upper()}-{SPAN}-01", {}),
-        (f"00-{TRACE}-{SPAN}-01, 00-{TRACE}-{SPAN}-01", {}),
-        ("", {}),
-        (None, {}),
-    ],
-)
-def test_a_trace_is_known_by_a_field_that_is_right(field: str | None, notes: dict[str, str]) -> None:
-    assert traced(field) == notes
-
-
-@pytest.mark.parametrize(("field", "seen"), [(f"00-{TRACE}-{SPAN}-01", True), ("00-evil-evil-01", False)])
-async def test_a_trace_goes_on_in_the_log(field: str, seen: bool, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "cfchat")
-    async with served(WORDS) as serving:
-        await post(serving.port, fields=f"traceparent: {field}\r\n")
-    line = next(line for line in caplog.messages if "POST /api/chatbot" in line)
-    assert (f" trace={TRACE} parent={SPAN} " in line) == seen
-    assert "evil" not in caplog.text
-
-
-async def test_json_lines(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "cfchat")
-    async with served(WORDS) as serving:
-        await post(serving.port, fields=f"traceparent: 00-{TRACE}-{SPAN}-01\r\n")
-        answer = await post(serving.port, b"[]")
-    lines = [json.loads(JSONLines().format(record)) for record in caplog.records]
-    told = [line for line in lines if line.get("method") == "POST"]
-    assert [line["status"] for line in told] == [200, 400]
-    assert told[0].items() >= {
-        "level": "info", "logger": "cfchat.access", "path": "/api/chatbot", "client": "127.0.0.1",
-        "trace": TRACE, "parent": SPAN, "tries": 1, "bytes": 5,
-    }.items()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told[0]["time"])
-    assert told[1]["id"] == answer.fields["x-request-id"]
-    assert any("list of models" in line.get("message", "") for line in lines)
-
-
-def test_a_traceback_is_part_of_its_line() -> None:
-    try:
-        raise ZeroDivisionError
-    except ZeroDivisionError as error:
-        info = (ZeroDivisionError, error, error.__traceback__)
-    record = logging.LogRecord("cfchat", logging.ERROR, "x.py", 1, "it\nfailed", (), info)
-    text = JSONLines().format(record)
-    assert "\n" not in text
-    assert json.loads(text)["message"] == "it\nfailed" and "ZeroDivisionError" in json.loads(text)["traceback"]

@@ -1,4 +1,4 @@
-"""The three places where a host may have its say, through the real socket."""
+"""The three hooks, through a real socket."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def named(request: Request) -> str:
     return user
 
 
-async def test_names_that_look_alike_in_the_log_are_counted_apart() -> None:
+async def test_names_that_look_alike_in_the_log_are_counted_separately() -> None:
     async def foreign(request: Request) -> str:
         return {"1": "张三", "2": "李四\n"}[request.fields.get("x-user", "")]
 
@@ -48,7 +48,7 @@ async def test_names_that_look_alike_in_the_log_are_counted_apart() -> None:
         assert replies == ["张三", "李四\n"]
 
 
-async def test_who_is_named_is_logged_and_counted() -> None:
+async def test_a_named_client_is_logged_and_counted() -> None:
     guard = Guard(Settings(rate=Rate(1, 60)))
     async with (
         StandIn([WORDS, WORDS]) as standin,
@@ -62,7 +62,7 @@ async def test_who_is_named_is_logged_and_counted() -> None:
     assert any("key=b??b?and?more" in line for line in cfchat.log)
 
 
-async def test_nobody_is_refused_before_the_body_is_read() -> None:
+async def test_a_client_without_a_name_is_refused_before_the_body_is_read() -> None:
     async with StandIn([]) as standin, house(standin, hooks=Hooks(authenticate=named)) as cfchat:
         answer = await cfchat.post(b"no json")
         models = await cfchat.send(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -92,7 +92,7 @@ class Teapot(package.CfchatError):
         (ConnectionError("database"), 500, "internal_error"),
     ],
 )
-async def test_what_a_hook_raises(error: Exception, status: int, code: str) -> None:
+async def test_an_error_of_a_hook(error: Exception, status: int, code: str) -> None:
     async def before_call(conversation: Conversation, request: Request) -> Conversation:
         raise error
 
@@ -120,11 +120,11 @@ async def test_a_hook_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def settled(standin: StandIn, fields: str = "") -> tuple[Answered, Reply]:
-    """A post, and what it cost."""
+    """Post a question. Return the answer and the Reply that `after_reply` got."""
     costs: asyncio.Queue[Reply] = asyncio.Queue()
 
     async def after_reply(reply: Reply) -> None:
-        await asyncio.sleep(0)  # a client that has left meanwhile must not end it
+        await asyncio.sleep(0)  # so that a client that has left could cancel it here
         await costs.put(reply)
 
     async with house(standin, hooks=Hooks(authenticate=named, after_reply=after_reply)) as cfchat:
@@ -133,14 +133,14 @@ async def settled(standin: StandIn, fields: str = "") -> tuple[Answered, Reply]:
 
 
 @pytest.mark.parametrize("fields", ["", "Accept: application/json\r\n"])
-async def test_what_a_reply_cost(fields: str) -> None:
+async def test_the_cost_of_a_reply(fields: str) -> None:
     async with StandIn([WORDS]) as standin:
         answer, cost = await settled(standin, fields)
     model = "@cf/google/gemma-4-26b-a4b-it"
     assert cost == Reply(answer.fields["x-request-id"], "ann", "127.0.0.1", model, 51, 9, False, True)
 
 
-async def test_what_a_broken_reply_cost() -> None:
+async def test_the_cost_of_a_broken_reply() -> None:
     async with StandIn([partial(b'data: {"response":"Hello there"}\n\n', then="close")]) as standin:
         answer, cost = await settled(standin)
     assert (answer.whole, cost.whole, cost.estimated, cost.completion_tokens) == (False, False, True, 3)
@@ -157,7 +157,7 @@ async def test_a_fault_after_the_reply_is_only_logged() -> None:
     assert (answer.status, answer.whole) == (200, True)
 
 
-async def test_it_is_waited_for_at_the_end() -> None:
+async def test_after_reply_is_awaited_at_the_end() -> None:
     done = []
 
     async def after_reply(reply: Reply) -> None:

@@ -1,4 +1,4 @@
-"""The page and its files, as bytes through a real socket."""
+"""The page and its files, through a real socket."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from house import House, house
 from places import ROOT
 from standin import StandIn
 
-from cfchat.app.page import FILES, is_known, pages
+from cfchat.app.page import FILES, matches, pages
 from cfchat.guard.cors import Origins
 from cfchat.guard.guard import Guard, Settings
 from cfchat.server.server import Server
@@ -52,7 +52,7 @@ async def test_each_file(path: str, content_type: str, begin: bytes) -> None:
     assert re.fullmatch(r'"[0-9a-f]{32}"', answer.fields["etag"])
 
 
-async def test_the_page_lets_nothing_in_but_its_own() -> None:
+async def test_the_page_loads_only_its_own_files() -> None:
     async with StandIn([]) as standin, house(standin) as cfchat:
         page = await get(cfchat, "/")
     policy = page.fields["content-security-policy"]
@@ -80,14 +80,14 @@ async def test_the_module_for_the_origins_that_are_allowed() -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_what_is_known_is_not_sent_again(path: str) -> None:
+async def test_a_file_that_the_browser_has_is_not_sent_again(path: str) -> None:
     async with StandIn([]) as standin, house(standin) as cfchat:
         whole = await get(cfchat, path)
         tag = whole.fields["etag"]
         known = await get(cfchat, path, f"If-None-Match: {tag}\r\n")
         other = await get(cfchat, path, 'If-None-Match: "0"\r\n')
     assert (known.status, known.raw, other.status) == (304, b"", 200)
-    # RFC 9110 §15.4.5: what the 200 would have said of caching; no length but that of the 200.
+    # RFC 9110 §15.4.5: a 304 has the caching fields of the 200, and no length but the 200's.
     assert (known.fields["etag"], known.fields["cache-control"]) == (tag, "no-cache")
     assert known.fields["access-control-allow-origin"] == "*"
     assert "content-length" not in known.fields and "content-type" not in known.fields
@@ -111,7 +111,7 @@ async def test_what_is_known_is_not_sent_again(path: str) -> None:
     ],
 )
 def test_if_none_match(known: str | None, expected: bool) -> None:
-    assert is_known('"a"', known) is expected
+    assert matches('"a"', known) is expected
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -1,4 +1,4 @@
-"""What `deploy` prints: each file taken at its word. The tools that read these files are in tests/real."""
+"""The files that `deploy` prints, by their text. tests/real tries them with the tools that read them."""
 
 from __future__ import annotations
 
@@ -22,24 +22,22 @@ from process import ask, is_whole, standin, started
 PROMPT = "Say \"100%\" of $x, \\ and 'so'"
 
 
-
-
 @pytest.mark.parametrize("name", ["systemd", "container", "kubernetes", "nginx", "caddy", "haproxy"])
 def test_no_secret_is_printed(name: str) -> None:
-    told = deploy(name, CLOUDFLARE_API_TOKEN="very-secret", CF_AIG_TOKEN="secret-too")
-    assert "very-secret" not in told and "secret-too" not in told
-    assert "$" not in re.sub(r"\$(MAINPID|host|remote_addr)", "", told), "all is filled in"
+    text = deploy(name, CLOUDFLARE_API_TOKEN="very-secret", CF_AIG_TOKEN="secret-too")
+    assert "very-secret" not in text and "secret-too" not in text
+    assert "$" not in re.sub(r"\$(MAINPID|host|remote_addr)", "", text), "all is filled in"
 
 
 def test_the_unit_starts_this_installation_with_its_settings(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("laptop a-key-that-is-long\n")
-    told = deploy(
+    text = deploy(
         "systemd",
         *("--port", "443", "--drain-timeout", "60", "--api-keys-file", str(keys)),
         CFCHAT_SYSTEM_PROMPT=PROMPT, CF_AIG_TOKEN_FILE="/etc/a%b",
     )
-    lines = told.splitlines()
+    lines = text.splitlines()
     assert f"ExecStart={sys.executable} {ROOT / 'cfchat_server.py'}" in lines
     for line in (
         f"Environment=CLOUDFLARE_ACCOUNT_ID={ACCOUNT}",
@@ -59,7 +57,7 @@ def test_the_unit_starts_this_installation_with_its_settings(tmp_path: Path) -> 
     assert refused.returncode == 2 and "--uds" in refused.stderr
 
 
-def test_what_cannot_be_told_is_refused() -> None:
+def test_a_setting_that_the_format_cannot_express_is_refused() -> None:
     for flags, word in (
         (["deploy", "container", "--system-prompt", "two\nlines"], "CFCHAT_SYSTEM_PROMPT_FILE"),
         (["deploy", "nginx", "--tls-cert", "x.pem"], "--tls-cert"),
@@ -75,11 +73,11 @@ def test_what_cannot_be_told_is_refused() -> None:
 
 
 async def test_the_container_by_its_lines(tmp_path: Path) -> None:
-    """What COPY brings is enough for ENTRYPOINT, with the environment of ENV."""
+    """The files of COPY are enough for ENTRYPOINT, with the environment of ENV."""
     async with standin() as upstream:
         base = {"CFCHAT_BASE_URL": upstream.base_url, "SSL_CERT_FILE": surroundings("")["SSL_CERT_FILE"]}
-        told = await asyncio.to_thread(deploy, "container", "--system-prompt", PROMPT, **base)
-        lines = [line for line in told.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+        text = await asyncio.to_thread(deploy, "container", "--system-prompt", PROMPT, **base)
+        lines = [line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
         words = {verb: rest for verb, _, rest in (line.partition(" ") for line in lines)}
         assert words["FROM"] == "python:3.13-slim" and words["USER"] == "65532:65532"
         for line in lines:
@@ -92,7 +90,7 @@ async def test_the_container_by_its_lines(tmp_path: Path) -> None:
                     place.mkdir()
                     shutil.copy(ROOT / source, place)
         (tmp_path / "token").write_text("token-in-a-file\n")
-        # ENV's quotes are those of a shell.
+        # ENV quotes as a shell does.
         listed = await asyncio.to_thread(subprocess.check_output, ["sh", "-c", f"env -i {words['ENV']} env -0"])
         settings = dict(word.partition("=")[::2] for word in listed.decode().split("\0")[:-1])
         assert settings["CFCHAT_HOST"] == "0.0.0.0" and settings["CFCHAT_SYSTEM_PROMPT"] == PROMPT
@@ -147,7 +145,7 @@ def test_the_one_file_runs_from_a_folder_that_cannot_be_written_to(tmp_path: Pat
     assert os.listdir(tmp_path) == ["cfchat.pyz"]
 
 
-def test_the_one_file_is_the_same_whoever_makes_it(tmp_path: Path) -> None:
+def test_the_one_file_is_the_same_wherever_it_is_made(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "cfchat", copy / "cfchat", copy_function=shutil.copyfile)  # other times, other rights
     shutil.copy(ROOT / "cfchat_server.py", copy)

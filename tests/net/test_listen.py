@@ -1,4 +1,4 @@
-"""Where the command listens: a unix socket, HTTPS; TCP is in every other test."""
+"""Listening: TCP, a unix socket, HTTPS."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ LEAF, OTHER = CERTS / "localhost.pem", CERTS / "wrong_host.pem"
 
 def test_every_address_of_a_name() -> None:
     with listening(Where("localhost", 0)) as sockets:
-        assert "127.0.0.1" in {plug.getsockname()[0] for plug in sockets}
-    assert all(plug.fileno() == -1 for plug in sockets)
+        assert "127.0.0.1" in {sock.getsockname()[0] for sock in sockets}
+    assert all(sock.fileno() == -1 for sock in sockets)
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", "300.0.0.1", "a..b", "a" * 64])
-def test_an_address_that_is_not_ours(host: str) -> None:
+def test_an_address_that_this_machine_has_not(host: str) -> None:
     with pytest.raises(ConfigError, match="cannot listen on"), listening(Where(host, 0)):
         pass
 
@@ -40,18 +40,18 @@ def test_an_address_that_is_not_ours(host: str) -> None:
 # --- unix socket ----------------------------------------------------------------------------------
 
 
-def test_a_socket_whose_owner_takes_no_more_is_taken_still(tmp_path: Path) -> None:
-    """To connect would take for ever."""
+def test_a_socket_whose_owner_has_a_full_backlog_is_in_use(tmp_path: Path) -> None:
+    """To connect would block for ever."""
     path = tmp_path / "s"
-    with ExitStack() as plugs:
-        owner = plugs.enter_context(socket.socket(socket.AF_UNIX))
+    with ExitStack() as socks:
+        owner = socks.enter_context(socket.socket(socket.AF_UNIX))
         owner.bind(str(path))
         owner.listen(0)
         with suppress(BlockingIOError):
             while True:
-                plug = plugs.enter_context(socket.socket(socket.AF_UNIX))
-                plug.setblocking(False)
-                plug.connect(str(path))
+                sock = socks.enter_context(socket.socket(socket.AF_UNIX))
+                sock.setblocking(False)
+                sock.connect(str(path))
         with pytest.raises(ConfigError, match="another process does"), listening(Where(uds=str(path))):
             pass
 
@@ -59,14 +59,14 @@ def test_a_socket_whose_owner_takes_no_more_is_taken_still(tmp_path: Path) -> No
 async def test_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "chat.sock"
     with socket.socket(socket.AF_UNIX) as stale:
-        stale.bind(str(path))  # a file on which nobody listens, as a killed process leaves it
+        stale.bind(str(path))  # no process listens on the file, as after a kill
     async with standin() as upstream, started(upstream.base_url, "--uds", str(path)) as process:
         assert path.stat().st_mode & 0o777 == 0o660
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(request(HELLO, fields="X-Forwarded-For: 203.0.113.9\r\n"))
         assert parse(await reader.read()).body == b"Hello"
         writer.close()
-        # Whom its permissions let in is believed; without that field it has no address.
+        # Its permissions are the trust: the field is believed. Without the field the client has no address.
         await process.logged(" 203.0.113.9 POST /api/chatbot 200 ")
         line = process.banner.partition("try: ")[2].partition("\n")[0]
         done = await asyncio.create_subprocess_exec("sh", "-c", f"{line} -s", stdout=asyncio.subprocess.PIPE)
@@ -109,8 +109,8 @@ def context(**attributes: object) -> ssl.SSLContext:
     return made
 
 
-async def shown(process: Process, tls: ssl.SSLContext) -> str:
-    """The name in the certificate."""
+async def read_name(process: Process, tls: ssl.SSLContext) -> str:
+    """Return the name in the certificate."""
     _, writer = await asyncio.open_connection("127.0.0.1", process.port, ssl=tls, server_hostname="localhost")
     name = writer.get_extra_info("peercert")["subjectAltName"][0][1]
     writer.close()
@@ -136,12 +136,12 @@ async def test_https_and_a_certificate_that_is_renewed(tmp_path: Path, workers: 
         process.send(signal.SIGHUP)
         await process.logged("--tls-cert: cannot use .*(stays as it was|chat.pem)")
         await process.logged("stays as it was|the old ones stay")
-        assert await shown(process, tls) == "localhost"
+        assert await read_name(process, tls) == "localhost"
         shutil.copy(OTHER, pem)
         process.send(signal.SIGHUP)
         await process.logged("certificate read|SIGTERM: stopping")
-        while await shown(process, tls) != "elsewhere.invalid":
-            assert workers == "1"  # the old one may take some still, for a moment
+        while await read_name(process, tls) != "elsewhere.invalid":
+            assert workers == "1"  # the old worker may still accept for a moment
 
         process.send(signal.SIGTERM)
         gate.open.set()

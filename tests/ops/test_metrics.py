@@ -1,4 +1,4 @@
-"""Numbers, and the text that Prometheus reads."""
+"""Counting, and the text that Prometheus reads."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfchat.ops.metrics import MOST, Family, Histogram, Samples, lasting, text_of, total
+from cfchat.ops.metrics import LIMIT, Family, Histogram, Samples, encode, lasting, total
 
 
 def text(family: Family | Histogram) -> str:
-    return text_of({family.head: family.samples()})
+    return encode({family.head: family.samples()})
 
 
-def test_a_family_tells_each_set_of_labels() -> None:
+def test_a_family_has_a_number_for_each_set_of_labels() -> None:
     family = Family("x_total", "Things.", ("route", "status"))
     family.add(1, "/a", "200")
     family.add(2, "/a", "200")
@@ -24,7 +24,7 @@ def test_a_family_tells_each_set_of_labels() -> None:
     )
 
 
-def test_one_number_without_labels_is_there_from_the_start() -> None:
+def test_a_family_without_labels_starts_at_zero() -> None:
     gauge = Family("x", "Things.", (), "gauge")
     assert text(gauge).endswith("x 0\n")
     gauge.set(2.5)
@@ -37,17 +37,17 @@ def test_a_value_of_a_label_cannot_forge_a_line() -> None:
     assert text(family).splitlines()[2:] == [r'x{code="a\"} 9\n\\"} 1']
 
 
-def test_labels_do_not_grow_for_ever() -> None:
+def test_a_family_that_is_full_counts_under_other() -> None:
     family = Family("x", "Things.", ("code",))
-    for number in range(MOST + 100):
+    for number in range(LIMIT + 100):
         family.add(1, str(number))
     lines = text(family).splitlines()[2:]
-    assert len(lines) == MOST + 1
+    assert len(lines) == LIMIT + 1
     assert lines[-1] == 'x{code="other"} 100'
 
 
 @given(st.lists(st.floats(0, 100)))
-def test_a_histogram_counts_what_is_at_most_each_bound(values: list[float]) -> None:
+def test_a_histogram_counts_the_values_up_to_each_bound(values: list[float]) -> None:
     histogram = Histogram("x", "Seconds.", (0.5, 1.0, 10.0))
     for value in values:
         histogram.observe(value)
@@ -66,12 +66,12 @@ PARTS = st.lists(st.dictionaries(st.sampled_from(["# TYPE x counter\n", "# TYPE 
 
 
 @given(PARTS)
-def test_a_total_has_every_number_once_and_each_family_under_one_head(parts: list[Samples]) -> None:
-    summed = total(parts)
+def test_a_total_sums_each_number_and_has_each_family_once(parts: list[Samples]) -> None:
+    sums = total(parts)
     for head in {head for part in parts for head in part}:
         names = {name for part in parts for name in part.get(head, {})}
-        assert summed[head] == {name: sum(part.get(head, {}).get(name, 0) for part in parts) for name in names}
-    assert len(summed) == text_of(summed).count("# TYPE")
+        assert sums[head] == {name: sum(part.get(head, {}).get(name, 0) for part in parts) for name in names}
+    assert len(sums) == encode(sums).count("# TYPE")
 
 
 def test_a_gauge_does_not_outlive_its_process() -> None:

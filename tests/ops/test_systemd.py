@@ -1,4 +1,4 @@
-"""What the service manager hears, and the sockets that it hands down: by its own tool."""
+"""Messages to a service manager, and sockets that systemd's own tool hands down."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ACTIVATE = shutil.which("systemd-socket-activate")
 
 
 @pytest.mark.parametrize(("workers", "abstract"), [("0", False), ("2", True)])
-async def test_what_the_service_manager_hears(tmp_path: Path, workers: str, abstract: bool) -> None:
+async def test_the_messages_to_the_service_manager(tmp_path: Path, workers: str, abstract: bool) -> None:
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(f"\0cfchat-{os.getpid()}" if abstract else str(tmp_path / "notify"))
@@ -27,25 +27,25 @@ async def test_what_the_service_manager_hears(tmp_path: Path, workers: str, abst
         name = manager.getsockname()
         address = "@" + name[1:].decode() if abstract else name
 
-        async def heard(passing: str = "WATCHDOG=1\n") -> str:
-            while (told := (await loop.sock_recv(manager, 4096)).decode()) == passing:
+        async def received(skip: str = "WATCHDOG=1\n") -> str:
+            while (message := (await loop.sock_recv(manager, 4096)).decode()) == skip:
                 pass
-            return told
+            return message
 
         watched = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"}
         async with standin() as upstream, started(upstream.base_url, "--workers", workers, **watched) as process:
-            assert await heard() == "READY=1\n"
-            assert [await heard(passing="") for _ in range(3)] == ["WATCHDOG=1\n"] * 3
+            assert await received() == "READY=1\n"
+            assert [await received(skip="") for _ in range(3)] == ["WATCHDOG=1\n"] * 3
             process.send(signal.SIGHUP)
-            words = (await heard()).split("\n")
-            assert words[0] == "RELOADING=1" and words[1].startswith("MONOTONIC_USEC=")
-            assert await heard() == "READY=1\n"
+            lines = (await received()).split("\n")
+            assert lines[0] == "RELOADING=1" and lines[1].startswith("MONOTONIC_USEC=")
+            assert await received() == "READY=1\n"
             process.send(signal.SIGTERM)
-            assert await heard() == "STOPPING=1\n"
+            assert await received() == "STOPPING=1\n"
             assert await process.process.wait() == 0
 
 
-def test_the_variables_are_taken_and_meant_for_us() -> None:
+def test_variables_are_removed_and_count_only_for_this_process() -> None:
     own = str(os.getpid())
     environ = {"LISTEN_FDS": "2", "LISTEN_PID": own, "LISTEN_FDNAMES": "a:b", "PATH": "/bin"}
     assert take_files(environ) == [3, 4] and environ == {"PATH": "/bin"}
@@ -54,12 +54,12 @@ def test_the_variables_are_taken_and_meant_for_us() -> None:
         assert take_files(environ) == [] and environ == {}
     environ = {"WATCHDOG_USEC": "1", "WATCHDOG_PID": own}
     notifier = take_notifier(environ)
-    notifier.ready()  # to nobody
-    assert notifier.plug is None and environ == {}
+    notifier.ready()  # does nothing
+    assert notifier.sock is None and environ == {}
 
 
 def test_a_service_manager_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
-    assert take_notifier({"NOTIFY_SOCKET": "/no/such/socket"}).plug is None
+    assert take_notifier({"NOTIFY_SOCKET": "/no/such/socket"}).sock is None
     assert "there is no service manager at NOTIFY_SOCKET" in caplog.text
 
 
@@ -69,11 +69,11 @@ async def test_sockets_from_systemd(workers: str) -> None:
     assert ACTIVATE is not None, "systemd is required on CI"
     gate, port = Gate(), free_port()
     async with standin(gate) as upstream:
-        # It hands no environment down that it is not told to, and starts the command at the first connection.
+        # The tool hands down only the environment that it is given, and starts the command at the first connection.
         kept = [f"--setenv={name}={value}" for name, value in surroundings(upstream.base_url).items()]
         activate = [ACTIVATE, f"--listen=127.0.0.1:{port}", *kept]
         starting = started(upstream.base_url, "--workers", workers, before=activate, argv=command())
-        asking = asyncio.create_task(when_open(port))
+        asking = asyncio.create_task(ask_when_open(port))
         async with starting as process:
             await asking
             assert process.port == port
@@ -85,8 +85,8 @@ async def test_sockets_from_systemd(workers: str) -> None:
             assert await process.process.wait() == 0
 
 
-async def when_open(port: int) -> None:
-    """Ask as soon as somebody listens; the answer is the command's that this starts."""
+async def ask_when_open(port: int) -> None:
+    """Ask as soon as the port is open. The connection makes the tool start the command, which answers."""
     while True:
         try:
             stream = await ask(port)

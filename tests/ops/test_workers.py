@@ -1,4 +1,4 @@
-"""Several processes on one socket: what each kind of end and of reload does to the streams under way."""
+"""Several processes on one socket: streams under way at each kind of end and of reload."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from process import Gate, Process, ask, begun, gone, is_whole, ports_of, standin
 
 from cfchat.cli.serve import _share
 from cfchat.ops.systemd import Notifier
-from cfchat.ops.workers import orders
+from cfchat.ops.workers import take_orders
 from cfchat.settings.load import load
 
 FLAGS = ("--workers", "2", "--fallback-models", "none", "--log-level", "info")
 
 
 async def spread(process: Process) -> dict[int, list]:  # type: ignore[type-arg]
-    """Streams that have begun, by worker: at least two of each."""
+    """Begin streams until each of two workers has at least two. Return them by worker."""
     streams = []
     while True:
         streams.append(await begun(process.port))
@@ -59,15 +59,15 @@ async def test_kill_9_of_a_worker_breaks_its_own_streams_alone() -> None:
 
 @contextmanager
 def no_more_files(pid: int) -> Iterator[None]:
-    """The process may open none until the end of the block; it keeps those that it has."""
+    """Let a process open no further files within the block; it keeps those that it has."""
     _, most = limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, most))
     yield
     resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
 
-async def test_a_parent_that_can_start_none_tries_again() -> None:
-    """As where the machine has no memory left: what killed a worker forbids the next one."""
+async def test_a_parent_that_cannot_start_a_worker_tries_again() -> None:
+    """As on a machine without memory: the reason that killed a worker prevents the next one."""
     failed = "a worker could not be started .Too many open files.; another one starts in "
     async with standin() as upstream, started(upstream.base_url, *FLAGS) as process:
         with no_more_files(process.pid):
@@ -87,7 +87,7 @@ async def test_a_parent_that_can_start_none_tries_again() -> None:
 
 
 async def test_a_rolling_restart_under_load_loses_nothing() -> None:
-    """Long streams from before each of two reloads and short ones all the while; then the stop."""
+    """Long streams from before each of two reloads, short ones during them; then the stop."""
     gate, done = Gate(), asyncio.Event()
     async with standin(gate) as upstream, started(upstream.base_url, *FLAGS) as process:
         answers = []
@@ -102,7 +102,7 @@ async def test_a_rolling_restart_under_load_loses_nothing() -> None:
         for number in range(2):
             process.send(signal.SIGHUP)
             await process.logged("SIGHUP: 2 new workers accept", number + 1)
-            fresh = await begun(process.port)  # by the new ones, while the old ones still have theirs
+            fresh = await begun(process.port)  # of a new worker, while the old ones still have theirs
             long.append(fresh)
         assert old <= set(process.workers()), "they wait for their streams"
         gate.open.set()
@@ -120,7 +120,7 @@ async def test_a_rolling_restart_under_load_loses_nothing() -> None:
         assert await process.process.wait() == 0
 
 
-async def test_keys_are_read_anew_and_broken_ones_keep_the_old_workers(tmp_path: Path) -> None:
+async def test_a_reload_reads_keys_and_broken_ones_keep_the_old_workers(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("laptop first-key-of-all\n")
     flags = (*FLAGS, "--api-keys-file", str(keys))
@@ -139,7 +139,7 @@ async def test_keys_are_read_anew_and_broken_ones_keep_the_old_workers(tmp_path:
         assert await process.stop() == 0
 
 
-def test_daily_tokens_are_shared_out() -> None:
+def test_daily_tokens_are_divided_among_workers() -> None:
     environ = {"CFCHAT_WORKERS": "4", "CFCHAT_DAILY_TOKENS": "1002"}
     for daily, each in (("1002", 250), ("3", 1)):
         config = load({}, {**environ, "CFCHAT_DAILY_TOKENS": daily}, demo=True)
@@ -158,7 +158,7 @@ async def test_a_second_signal_ends_all_at_once() -> None:
 
 
 async def test_one_signal_to_every_process_is_one_order() -> None:
-    """As `systemctl stop` sends it by default: the parent's own comes on top."""
+    """As `systemctl stop` does by default: the workers get the parent's signal, too."""
     gate = Gate()
     async with standin(gate) as upstream, started(upstream.base_url, *FLAGS) as process:
         stream = await begun(process.port)
@@ -184,18 +184,18 @@ async def test_workers_whose_parent_is_killed_finish_and_end() -> None:
 
 
 def with_silence(seconds: float) -> list[str]:
-    """The command, where so long a silence of a worker is too long."""
+    """Return the command with another SILENCE, in seconds."""
     code = f"import cfchat.ops.workers as w; w.BEAT, w.SILENCE = 0.1, {seconds}; from cfchat.cli.main import main"
     return [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}; sys.exit(main())"]
 
 
-async def test_a_parent_that_stood_still_kills_nobody() -> None:
-    """As after Ctrl-Z and fg: it has heard of no worker for as long."""
+async def test_a_parent_that_stood_still_kills_no_worker() -> None:
+    """As after Ctrl-Z and fg: the parent has read no sign of life for that long."""
     async with standin() as upstream, started(upstream.base_url, *FLAGS, argv=with_silence(1.0)) as process:
         before = process.workers()
         for _ in range(2):
             process.send(signal.SIGSTOP)
-            await asyncio.sleep(1.5)  # which is what is tried
+            await asyncio.sleep(1.5)  # the stop itself is under test
             process.send(signal.SIGCONT)
             for pid in before:
                 os.kill(pid, 0)
@@ -204,7 +204,7 @@ async def test_a_parent_that_stood_still_kills_nobody() -> None:
     assert not process.matching("no sign of life")
 
 
-async def test_one_that_dies_while_others_start_is_replaced() -> None:
+async def test_a_worker_that_dies_while_others_start_is_replaced() -> None:
     async with standin() as upstream, started(upstream.base_url, *FLAGS, "--workers", "3") as process:
         process.send(signal.SIGHUP)
         first = (await process.logged("worker [0-9]+ accepts", 4))[3].split()[-2]
@@ -224,7 +224,7 @@ async def test_a_worker_that_stands_still_is_killed() -> None:
         assert is_whole(await (await ask(process.port)).rest())
 
 
-# --- what all have counted ------------------------------------------------------------------------
+# --- metrics of all workers ------------------------------------------------------------------------
 
 WHOLE, RUNNING = 'cfchat_replies_total{end="whole"}', 'cfchat_streams{state="running"}'
 
@@ -236,25 +236,25 @@ async def status(port: int, path: str) -> tuple[int, bytes]:
 
 async def admin_of(process: Process) -> int:
     (line,) = await process.logged("admin: http://")
-    found = re.search(r"127\.0\.0\.1:(\d+)/metrics", line)
-    assert found, line
-    return int(found[1])
+    match = re.search(r"127\.0\.0\.1:(\d+)/metrics", line)
+    assert match, line
+    return int(match[1])
 
 
-async def test_whichever_worker_is_asked_tells_what_all_have_counted() -> None:
+async def test_each_worker_returns_the_metrics_of_all() -> None:
     gate = Gate()
     async with standin(gate) as upstream, started(upstream.base_url, *FLAGS) as process:
         streams = [stream for some in (await spread(process)).values() for stream in some]
         assert [(await scrape(process.port))[RUNNING] for _ in range(4)] == [len(streams)] * 4
         gate.open.set()
         assert all([is_whole(await stream.rest()) for stream in streams])
-        found = [await scrape(process.port) for _ in range(4)]
-    assert [numbers[WHOLE] for numbers in found] == [len(streams)] * 4
-    assert [numbers["cfchat_ready"] for numbers in found] == [2] * 4
-    assert [numbers['cfchat_requests_total{route="/metrics",status="200"}'] for numbers in found] == [4, 5, 6, 7]
+        scraped = [await scrape(process.port) for _ in range(4)]
+    assert [numbers[WHOLE] for numbers in scraped] == [len(streams)] * 4
+    assert [numbers["cfchat_ready"] for numbers in scraped] == [2] * 4
+    assert [numbers['cfchat_requests_total{route="/metrics",status="200"}'] for numbers in scraped] == [4, 5, 6, 7]
 
 
-async def test_the_parent_tells_them_at_an_address_of_their_own_and_forgets_none() -> None:
+async def test_the_parent_serves_them_at_an_own_address_and_keeps_those_of_dead_workers() -> None:
     gate = Gate()
     flags = (*FLAGS, "--admin", "127.0.0.1:0")
     async with standin(gate) as upstream, started(upstream.base_url, *flags) as process:
@@ -293,7 +293,7 @@ async def test_the_parent_tells_them_at_an_address_of_their_own_and_forgets_none
     assert last["cfchat_ready"] == 2 and last[RUNNING] == 0
 
 
-async def test_a_worker_that_stands_still_keeps_no_numbers_back() -> None:
+async def test_a_worker_that_stands_still_counts_with_its_last_report() -> None:
     gate = Gate()
     async with standin(gate) as upstream, started(upstream.base_url, *FLAGS, "--admin", "127.0.0.1:0") as process:
         admin = await admin_of(process)
@@ -317,7 +317,7 @@ async def test_an_admin_address_in_use_ends_the_start() -> None:
 
 
 async def test_a_worker_that_cannot_start_ends_the_start() -> None:
-    # The parent has no need of it: only what a worker alone reads can be wrong.
+    # The parent reads the settings too, so only a fault that a worker alone has can get this far.
     code = (
         "import sys; sys.path.insert(0, {!r}); import os, cfchat.ops.workers as workers\n"
         "if workers.VARIABLE in os.environ: sys.exit(7)\n"
@@ -330,12 +330,12 @@ async def test_a_worker_that_cannot_start_ends_the_start() -> None:
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-async def test_as_process_1_of_a_container_it_buries_orphans(workers: str) -> None:
+async def test_as_process_1_of_a_container_it_reaps_orphans(workers: str) -> None:
     unshare = shutil.which("unshare")
     if "CI" not in os.environ and (unshare is None or os.getuid() != 0):
         pytest.skip("needs root and unshare")
     assert unshare is not None
-    # The shell leaves an orphan to whom it becomes.
+    # The shell leaves an orphan behind and then becomes the command.
     shell = ["sh", "-c", '(sleep 0.1 & echo orphan >&2) & exec "$@"', "sh", *command()]
     before = [unshare, "--pid", "--fork", "--kill-child=SIGKILL"]
     async with (
@@ -351,18 +351,18 @@ async def test_as_process_1_of_a_container_it_buries_orphans(workers: str) -> No
 
 
 async def test_two_signals_at_once_are_one_order_too() -> None:
-    """They may be told to the loop in one turn: nothing has been done about the first when the second comes."""
+    """The loop may get both in one turn, before anything is done about the first."""
     ours, theirs = socket.socketpair()
     notifier = Notifier(theirs, 1.0)
-    given = orders(notifier)
+    orders = take_orders(notifier)
     try:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
             signal.raise_signal(number)
-        assert await given.get() == "SIGTERM"
+        assert await orders.get() == "SIGTERM"
         ours.close()
         for _ in range(10):
             await asyncio.sleep(0)
-        assert given.empty()
+        assert orders.empty()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             asyncio.get_running_loop().remove_signal_handler(number)

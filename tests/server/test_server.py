@@ -14,7 +14,7 @@ import pytest
 from client import parse, until
 
 from cfchat.errors import CfchatError, UpstreamInterrupted
-from cfchat.ops.logs import log_exchange
+from cfchat.ops.logs import log_request
 from cfchat.server.server import READ_AHEAD, READ_SIZE, Direct, Limits, Peers, Request, Response, Server
 from cfchat.wire.fields import Fields
 
@@ -35,7 +35,7 @@ async def echo(request: Request) -> Response:
 async def serving(
     handler: Handler = echo, limits: Limits = Limits(), peers: Peers = Direct()
 ) -> AsyncIterator[tuple[Server, int]]:
-    server = Server(handler, refuse, limits, peers, log_exchange)
+    server = Server(handler, refuse, limits, peers, log_request)
     _, port = await server.start("127.0.0.1", 0)
     try:
         yield server, port

@@ -1,7 +1,8 @@
-"""The command as a process of its own."""
+"""Run the command as a process of its own, and read what it prints."""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -9,31 +10,33 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 from house import ACCOUNT, TOKEN
 from places import CERTS, ROOT
 
-# -S: nothing outside the standard library can be imported; -W error: nothing is left open.
+# -S: only the standard library can be imported; -W error: the test fails if something is left open.
 COMMAND = [sys.executable, "-I", "-S", "-W", "error", str(ROOT / "cfchat_server.py")]
-
-
 MESSAGES = json.dumps([{"role": "user", "content": "I am unhappy"}])
 
 
 def command() -> list[str]:
-    # Under coverage the child needs site-packages to measure itself.
+    """Return the words that start the command."""
+    # Under coverage the process needs site-packages to measure itself.
     measured = any(name.startswith("COVERAGE_PROCESS") for name in os.environ)
     return [sys.executable, str(ROOT / "cfchat_server.py")] if measured else COMMAND
 
 
 def environ(**more: str) -> dict[str, str]:
+    """Return an environment without settings, and `more`."""
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "COVERAGE", "HOME"))}
     return kept | more
 
 
 def run(*flags: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end, without an account."""
     return subprocess.run(
         [*command(), *flags], env=environ(**more), capture_output=True, text=True, timeout=20, check=False
     )
@@ -41,7 +44,7 @@ def run(*flags: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def demo(*flags: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
-    """A running demo: the process, its port and its banner."""
+    """Run the demo within the block. Gives the process, its port and its banner."""
     process = subprocess.Popen(
         [*command(), "--demo", "--port", "0", *flags],
         env=environ(),
@@ -52,33 +55,79 @@ def demo(*flags: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
     try:
         assert process.stdout
         banner = "".join(process.stdout.readline() for _ in range(4))
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/api/chatbot", banner)
-        assert found, banner
-        yield process, int(found[1]), banner
+        match = re.search(r"http://127\.0\.0\.1:(\d+)/api/chatbot", banner)
+        assert match, banner
+        yield process, int(match[1]), banner
     finally:
         process.kill()
         process.communicate()
 
 
 def ask(port: int) -> http.client.HTTPResponse:
+    """Post a question and return the reply, unread."""
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     client.request("POST", "/api/chatbot", MESSAGES, {"Connection": "close"})
     return client.getresponse()
 
 
 def surroundings(base_url: str, **more: str) -> dict[str, str]:
+    """Return an environment with an account whose upstream is `base_url`."""
     own = {"CLOUDFLARE_ACCOUNT_ID": ACCOUNT, "CLOUDFLARE_API_TOKEN": TOKEN, "CFCHAT_BASE_URL": base_url}
     return environ(**{"SSL_CERT_FILE": str(CERTS / "ca.pem"), **own, **more})
 
 
 def free_port() -> int:
+    """Return a port on which no process listens."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 
 
-
-
 def deploy(name: str, *flags: str, **more: str) -> str:
+    """Return the file that `deploy` prints."""
     done = run("deploy", name, *flags, **{"CLOUDFLARE_ACCOUNT_ID": ACCOUNT, **more})
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@dataclass(frozen=True)
+class Done:
+    """The exit code of the command and its output."""
+
+    code: int | None
+    out: str
+    err: str
+
+    def line(self, name: str) -> str:
+        """Return the line of one step of `check`, and the line with what to do about it."""
+        match = re.search(rf"^(?:ok|warn|FAIL|skip) +{name} .*\n(?:      next: .*\n)?", self.out, re.MULTILINE)
+        assert match, self.out
+        return match[0]
+
+
+@asynccontextmanager
+async def running(base_url: str, *flags: str, **more: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the command within the block; it is killed at the end."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *command(), *flags, env=surroundings(base_url, **more), stdin=pipe, stdout=pipe, stderr=pipe
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def finish(process: asyncio.subprocess.Process, stdin: bytes = b"") -> Done:
+    """Wait for the end of the command, and check that it has printed no secret and no traceback."""
+    out, err = await process.communicate(stdin)
+    output = out.decode() + err.decode()
+    assert TOKEN not in output and "Traceback" not in output and "never awaited" not in output, output
+    return Done(process.returncode, out.decode(), err.decode())
+
+
+async def cfchat(base_url: str, *flags: str, stdin: bytes = b"", **more: str) -> Done:
+    """Run the command to its end."""
+    async with running(base_url, *flags, **more) as process:
+        return await finish(process, stdin)

@@ -1,4 +1,4 @@
-"""cfchat as a process of its own, its upstream the stand-in: what it prints, and streams through it."""
+"""Run cfchat as a process of its own, with the stand-in as its upstream, and hold streams through it open."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AT_ONCE = reply(FIRST + REST)
 
 
 class Gate:
-    """A model that answers at once; who asks it to wait gets the first word, and the rest when the gate is open."""
+    """A model that answers at once. A question with `Wait` gets the first word, and the rest when the gate is open."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
@@ -37,7 +37,7 @@ class Gate:
 
 @dataclass
 class Process:
-    """`log` is what it has said on stderr so far; `banner` what on stdout."""
+    """A running cfchat. `log` has the lines of its stderr so far, `banner` its stdout."""
 
     process: asyncio.subprocess.Process
     banner: str = ""
@@ -50,11 +50,12 @@ class Process:
 
     @property
     def port(self) -> int:
-        found = re.search(r"://[^/]+:(\d+)/api", self.banner)
-        assert found, self.banner + "".join(self.log)
-        return int(found[1])
+        match = re.search(r"://[^/]+:(\d+)/api", self.banner)
+        assert match, self.banner + "".join(self.log)
+        return int(match[1])
 
     async def read(self) -> None:
+        """Collect the log until the process ends."""
         assert self.process.stderr
         async for line in self.process.stderr:
             self.log.append(line.decode())
@@ -62,23 +63,26 @@ class Process:
                 self._more.notify_all()
 
     async def logged(self, pattern: str, times: int = 1) -> list[str]:
-        """The lines that match, once there are so many."""
+        """Wait until `times` lines of the log match. Return all that match."""
         async with self._more:
             await self._more.wait_for(lambda: len(self.matching(pattern)) >= times)
         return self.matching(pattern)
 
     def matching(self, pattern: str) -> list[str]:
+        """Return the lines of the log that match so far."""
         return [line for line in self.log if re.search(pattern, line)]
 
     def workers(self) -> list[int]:
-        """The numbers of the processes that it has started and that are not gone."""
-        told = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-        return [int(number) for number in told.split()]
+        """Return the pids of its children that are alive."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
 
     def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
         self.process.send_signal(number)
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send it a signal and wait for its end. Return the exit code."""
         self.send(number)
         return await self.process.wait()
 
@@ -87,7 +91,7 @@ class Process:
 async def started(
     base_url: str, *flags: str, before: Sequence[str] = (), argv: Sequence[str] = (), **more: str
 ) -> AsyncIterator[Process]:
-    """The command, up to its banner. `before` is what runs it, `argv` what is run instead of the usual."""
+    """Run `argv`, by default the command, within the block, from its banner on. `before` are words before it."""
     pipe = asyncio.subprocess.PIPE
     run, environ = (*before, *(argv or command()), "--port", "0", *flags), surroundings(base_url, **more)
     process = await asyncio.create_subprocess_exec(*run, env=environ, stdout=pipe, stderr=pipe)
@@ -109,12 +113,12 @@ async def started(
                     os.kill(pid, signal.SIGKILL)
         await process.wait()
         await reading
-        told = "".join(this.log)
-        assert "Traceback" not in told and "never" not in told and "Error:" not in told, told
+        log = "".join(this.log)
+        assert "Traceback" not in log and "never" not in log and "Error:" not in log, log
 
 
 class Stream:
-    """One conversation on a connection of its own, read as it comes."""
+    """One conversation on a connection of its own."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -125,10 +129,11 @@ class Stream:
         return int(self._writer.get_extra_info("sockname")[1])
 
     async def first_word(self) -> None:
+        """Wait for the first word."""
         self._received = await self._reader.readuntil(b"Hel\r\n")
 
     async def rest(self) -> Reply:
-        """The whole reply, or what came of it."""
+        """Return the whole reply, or as much of it as came."""
         with suppress(ConnectionResetError):
             self._received += await self._reader.read()
         self._writer.close()
@@ -136,29 +141,31 @@ class Stream:
 
 
 async def ask(port: int, body: bytes = HELLO) -> Stream:
+    """Post a question."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request(body))
     return Stream(reader, writer)
 
 
 async def begun(port: int) -> Stream:
-    """A stream whose first word has come, and that waits."""
+    """Return a stream whose first word has come, and whose rest waits for the gate."""
     stream = await ask(port, WAIT)
     await stream.first_word()
     return stream
 
 
 def is_whole(answer: Reply) -> bool:
+    """Return whether a reply has all its words and its end."""
     return (answer.status, answer.body, answer.whole) == (200, b"Hello", True)
 
 
 def ports_of(pid: int, port: int) -> set[int]:
-    """The ports of the clients that a process is connected to by its own `port`."""
+    """Return the ports of the clients whose connections to `port` a process has."""
     inodes = set()
     for file in Path(f"/proc/{pid}/fd").iterdir():
-        found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(file))
-        if found:
-            inodes.add(found[1])
+        match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(file))
+        if match:
+            inodes.add(match[1])
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return {
         int(line[2].partition(":")[2], 16)
@@ -168,7 +175,7 @@ def ports_of(pid: int, port: int) -> set[int]:
 
 
 async def gone(pid: int) -> None:
-    """Until a process has ended, whoever's child it is."""
+    """Wait until a process has ended, also if it is not our child."""
     try:
         file = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -183,4 +190,5 @@ async def gone(pid: int) -> None:
 
 
 def standin(gate: Gate | None = None) -> StandIn:
+    """Return an upstream that answers at once, or by a gate."""
     return StandIn([gate or AT_ONCE], repeat=True)

@@ -1,16 +1,14 @@
-"""Settings from flags, environment and files, and all that is wrong with them at once."""
+"""Settings from flags, environment and files, and all faults at once."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from places import ROOT
 
 from cfchat.conversation.model import Options
 from cfchat.errors import ConfigError
 from cfchat.settings.load import load
-from cfchat.settings.table import SETTINGS
 from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
@@ -59,7 +57,7 @@ def test_no_repr_shows_the_token() -> None:
     assert "abc-DEF_123" not in repr(load({}, ENVIRON))
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     said = faults(
         {"port": "99999", "model": "../../evil"},
         {"CLOUDFLARE_ACCOUNT_ID": "your-account-id", "CLOUDFLARE_API_TOKEN": 'a"b', "CFCHAT_MAX_TOKENS": "many"},
@@ -80,7 +78,7 @@ def test_token_of_impossible_form(token: str) -> None:
 
 
 @pytest.mark.parametrize("variable", ["CLOUDFLARE_API_TOKEN_FILE", "CFCHAT_SYSTEM_PROMPT_FILE", "SSL_CERT_FILE"])
-def test_file_that_is_not_there(variable: str) -> None:
+def test_a_file_that_is_missing(variable: str) -> None:
     environ = {**ENVIRON, variable: "/no/such/file"}
     if variable == "CLOUDFLARE_API_TOKEN_FILE":
         del environ["CLOUDFLARE_API_TOKEN"]
@@ -111,17 +109,11 @@ def test_base_url_that_is_taken(url: str, authority: str) -> None:
     assert config.upstream.origin.authority == authority
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
-def test_readme_names_each_setting(setting: object) -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert f"`--{setting.flag}` | `{setting.variable}`" in readme  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize(
     ("flag", "value"),
     [("log_level", "loud"), ("connect_timeout", "soon"), ("host", " "), ("max_streams", "0"), ("max_body", "1e6")],
 )
-def test_values_that_make_no_sense(flag: str, value: str) -> None:
+def test_values_that_are_wrong(flag: str, value: str) -> None:
     (line,) = faults({flag: value}, ENVIRON)
     assert line.startswith("--" + flag.replace("_", "-"))
 
@@ -144,7 +136,7 @@ MODEL, OTHER = "@cf/meta/llama-3.2-3b-instruct", "@cf/zai-org/glm-4.7-flash"
         ({"model": MODEL, "models": "none"}, (MODEL,), ()),
     ],
 )
-def test_who_is_asked_and_who_may_be_named(
+def test_models_to_ask_and_models_to_offer(
     flags: dict[str, str | None], chain: tuple[str, ...], offered: tuple[str, ...]
 ) -> None:
     config = load(flags, ENVIRON)
@@ -192,12 +184,12 @@ def test_the_options_of_a_reply() -> None:
         ("model_options", "/no/such/file", "cannot read /no/such/file"),
     ],
 )
-def test_options_that_make_no_sense(flag: str, value: str, words: str) -> None:
+def test_options_that_are_wrong(flag: str, value: str, words: str) -> None:
     (line,) = faults({flag: value}, ENVIRON)
     assert line.startswith("--" + flag.replace("_", "-")) and words in line
 
 
-def test_model_options_are_laid_over_those_built_in(tmp_path: Path) -> None:
+def test_model_options_override_the_built_in_ones(tmp_path: Path) -> None:
     (tmp_path / "o.toml").write_text(f'["{DEFAULT_MODEL}"]\nlora = "x"\n["{MODEL}"]\nstop = ["a"]\n')
     config = load({"model_options": str(tmp_path / "o.toml")}, ENVIRON)
     assert config.upstream is not None
@@ -256,7 +248,7 @@ def test_the_gateways_own_url(url: str, gateway: str | None, flags: list[str]) -
     assert said == flags
 
 
-def test_the_proxy_is_for_what_goes_out_and_keeps_its_secret() -> None:
+def test_the_proxy_is_for_the_way_out_and_its_password_stays_secret() -> None:
     environ = {**ENVIRON, "HTTPS_PROXY": "http://me:s3cret@proxy.example:3128"}
     config = load({}, environ)
     assert config.upstream is not None and config.upstream.proxy is not None
@@ -269,7 +261,7 @@ def test_the_proxy_is_for_what_goes_out_and_keeps_its_secret() -> None:
     assert line.startswith("HTTPS_PROXY") and "s3cret" not in line
 
 
-def test_who_may_ask(tmp_path: Path) -> None:
+def test_settings_of_the_guard(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("laptop 0123456789abcdef\n")
     flags: dict[str, str | list[str] | None] = {
         "allow_origin": ["https://a.example", "https://b.example,http://localhost:3000"],
@@ -301,7 +293,7 @@ def test_who_may_ask(tmp_path: Path) -> None:
         ("api_keys_file", "/no/such/file", "cannot read /no/such/file"),
     ],
 )
-def test_who_may_ask_said_wrongly(flag: str, value: str, words: str) -> None:
+def test_settings_of_the_guard_that_are_wrong(flag: str, value: str, words: str) -> None:
     (line,) = faults({flag: value}, ENVIRON)
     assert line.startswith("--" + flag.replace("_", "-")) and words in line
 
@@ -313,6 +305,6 @@ def test_aliases_are_offered_with_their_models() -> None:
 
 
 @pytest.mark.parametrize("alias", ["gpt-4o", "=@cf/a/b", "gpt-4o=gpt-4", "a b=@cf/a/b"])
-def test_an_alias_that_makes_no_sense(alias: str) -> None:
+def test_an_alias_that_is_wrong(alias: str) -> None:
     (line,) = faults({"alias": alias}, ENVIRON)
     assert line.startswith("--alias must be")

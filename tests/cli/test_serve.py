@@ -1,0 +1,214 @@
+"""`serve` as a user starts it, in a process of its own."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from command import MESSAGES, ask, demo, environ, run
+from places import ROOT
+
+from cfchat.cli.serve import _allow_files
+
+
+def test_demo_answers_and_says_that_it_is_one() -> None:
+    with demo() as (process, port, banner):
+        answer = ask(port)
+        pieces = iter(lambda: answer.read1(65536), b"")
+        texts = list(pieces)
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=20)
+    assert answer.status == 200
+    assert len(texts) > 3, "the text comes in several pieces"
+    assert b"unhappy" in b"".join(texts)
+    assert f"page: http://127.0.0.1:{port}/\n" in banner
+    assert "DEMO" in banner and "curl -N http://127.0.0.1:" in banner
+    assert "demo" in log and "POST /api/chatbot 200" in log
+    assert "unhappy" not in log
+    assert process.returncode == 0
+    assert "Traceback" not in log and "destroyed" not in log
+
+
+def test_the_banners_curl_line_works() -> None:
+    with demo() as (_, _, banner):
+        line = next(line for line in banner.splitlines() if "curl" in line).partition("try: ")[2]
+        done = subprocess.run(["sh", "-c", line], env=environ(), capture_output=True, timeout=20, check=False)
+    assert done.returncode == 0 and done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_lets_a_reply_finish(number: signal.Signals) -> None:
+    with demo() as (process, port, _):
+        answer = ask(port)
+        process.send_signal(number)
+        assert answer.read()  # http.client raises IncompleteRead for a reply without its end
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_second_signal_ends_at_once() -> None:
+    with demo() as (process, port, _):
+        answer = ask(port)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr
+        for line in process.stderr:
+            if "stopping" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            answer.read()
+        _, log = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "Traceback" not in log
+
+
+def test_text_streams_to_many_at_once() -> None:
+    with demo() as (_, port, _):
+        answers: list[bytes] = []
+        threads = [threading.Thread(target=lambda: answers.append(ask(port).read())) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(set(answers)) == 1 and len(answers) == 8
+
+
+def test_address_in_use_is_one_line_and_exit_2() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run("--demo", "--port", str(taken.getsockname()[1]), "--log-level", "error")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and "in use" in done.stderr
+
+
+def test_without_a_ca_file_that_exists() -> None:
+    account = {"CLOUDFLARE_ACCOUNT_ID": "0" * 32, "CLOUDFLARE_API_TOKEN": "x"}
+    done = run("--port", "0", SSL_CERT_FILE="/no/such/file", **account)
+    assert done.returncode == 2 and "SSL_CERT_FILE" in done.stderr
+
+
+def status(port: int, key: str) -> int:
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    client.request("POST", "/api/chatbot", MESSAGES, {"Connection": "close", "Authorization": f"Bearer {key}"})
+    return client.getresponse().status
+
+
+def test_keys_are_read_again_on_hangup(tmp_path: Path) -> None:
+    old, new, path = "old-" * 4, "new-" * 4, tmp_path / "keys"
+    path.write_text(f"laptop {old}\n")
+    with demo("--api-keys-file", str(path)) as (process, port, banner):
+        assert "Authorization: Bearer" in banner
+        assert process.stderr
+        assert (status(port, old), status(port, new)) == (200, 401)
+        for text, said, statuses in (
+            (f"laptop {new}\n", "1 keys read", (401, 200)),
+            ("nonsense", "the keys stay as they were", (401, 200)),
+        ):
+            path.write_text(text)
+            process.send_signal(signal.SIGHUP)
+            lines = iter(process.stderr.readline, "")
+            line = next(line for line in lines if "SIGHUP" in line)
+            assert said in line and new not in line
+            assert (status(port, old), status(port, new)) == statuses
+
+
+@pytest.mark.parametrize(
+    ("flags", "warned"),
+    [
+        (["--host", "0.0.0.0"], True),
+        (["--host", "0.0.0.0", "--rate-limit", "20/minute"], False),
+        (["--host", "0.0.0.0", "--daily-tokens", "1000"], False),
+        ([], False),
+    ],
+)
+def test_the_log_warns_of_an_open_server(flags: list[str], warned: bool) -> None:
+    with demo(*flags) as (process, port, _):
+        assert ask(port).status == 200
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=20)
+    assert ("everybody who can reach 0.0.0.0 may ask, and you pay" in log) is warned
+    assert ("--rate-limit" in log) is warned
+
+
+def test_it_survives_without_free_files() -> None:
+    """A process of 40 files gets 60 clients. It says so, only a few times, and serves again when they are gone."""
+    argv = [str(ROOT / "cfchat_server.py"), "--demo", "--port", "0"]
+    code = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); "
+        f"sys.argv = {argv}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout and process.stderr
+        port = int(re.search(r":(\d+)/api", process.stdout.readline())[1])  # type: ignore[index]
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+        lines = iter(process.stderr.readline, "")
+        assert "no connection can be accepted" in next(line for line in lines if "accept" in line)
+        for client in clients:
+            client.close()
+        assert ask(port).status == 200
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert "Traceback" not in log and log.count("no connection can be accepted") <= 3
+
+
+def test_a_resolver_that_hangs_does_not_delay_a_further_signal() -> None:
+    """At its end Python waits for the thread that resolves a name."""
+    code = (
+        "import socket, sys, time; sys.path.insert(0, {!r}); real = socket.getaddrinfo\n"
+        "hangs = lambda host, *more, **so: time.sleep(60) if 'cloudflare' in str(host) else real(host, *more, **so)\n"
+        "socket.getaddrinfo = hangs\n"
+        "from cfchat.cli.main import main; sys.exit(main(['--port', '0']))"
+    )
+    settings = environ(CLOUDFLARE_ACCOUNT_ID="0" * 32, CLOUDFLARE_API_TOKEN="t")
+    argv = [sys.executable, "-c", code.format(str(ROOT))]
+    with subprocess.Popen(argv, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        while "stops it" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        while not process.stderr.readline().endswith("INFO stopped\n"):
+            pass
+        until = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < until:
+            process.send_signal(signal.SIGTERM)  # an early one only closes connections
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        left = process.poll()
+        process.kill()
+    assert left == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(("soft", "taken"), [(256, 10240), (20_000, 20_000)])
+def test_an_unlimited_number_of_files_that_the_system_refuses(
+    soft: int, taken: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As macOS does: it reports "unlimited", and refuses it as a limit to set."""
+    now = (soft, resource.RLIM_INFINITY)
+
+    def setrlimit(_: int, wanted: tuple[int, int]) -> None:
+        nonlocal now
+        if wanted[0] == resource.RLIM_INFINITY:
+            raise ValueError("current limit exceeds maximum limit")
+        now = wanted
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: now)
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    _allow_files(5000)
+    assert now == (taken, resource.RLIM_INFINITY) and not caplog.records
+    _allow_files(50_000)
+    assert f"only {taken} files may be open" in caplog.text

@@ -1,0 +1,99 @@
+"""The stand-in for Cloudflare: events and refusals."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cfchat.demo.server import ACCOUNT, MODEL, TOKEN, Demo, events, pieces
+from cfchat.server.record import Record
+from cfchat.server.reply import Head, Reply
+from cfchat.server.request import Request
+
+PATH = f"/client/v4/accounts/{ACCOUNT}/ai/run/{MODEL}"
+
+
+@given(st.text())
+def test_pieces_joined_are_the_text(text: str) -> None:
+    assert "".join(pieces(text)) == text
+
+
+def test_pieces_keep_their_leading_blank() -> None:
+    assert pieces("New York, extraordinary\n") == ["New", " York", ",", " extraor", "dinary", "\n"]
+
+
+@given(st.text(), st.integers(0, 10**6))
+def test_events_are_the_classic_dialect(text: str, prompt_tokens: int) -> None:
+    *words, usage, done = list(events(text, prompt_tokens))
+    assert done == b"data: [DONE]\n\n"
+    contents = [json.loads(event.removeprefix(b"data: ")) for event in (*words, usage)]
+    assert all(event.startswith(b'data: {"response":') and event.endswith(b"}\n\n") for event in words)
+    assert "".join(content["response"] for content in contents) == text
+    assert all(content["p"].startswith("abde") for content in contents[:-1])
+    assert contents[-1]["usage"]["total_tokens"] == prompt_tokens + len(words)
+
+
+def posted(body: object, path: str = PATH, method: str = "POST", authorization: str = f"Bearer {TOKEN}") -> Request:
+    async def read_body(limit: int) -> bytes:
+        return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    fields = {"authorization": authorization}
+    return cast(Request, SimpleNamespace(method=method, path=path, fields=fields, read_body=read_body))
+
+
+class Received:
+    """The place where a reply goes: collects its head and its pieces."""
+
+    def __init__(self) -> None:
+        self.head: Head | None = None
+        self.pieces: list[bytes] = []
+        self.ended = False
+
+    def put(self, head: Head | None, piece: bytes, last: bool) -> None:
+        self.head = self.head or head
+        self.pieces += [piece] if piece else []
+        self.ended = last
+
+    def cut(self) -> None:
+        raise AssertionError("a reply of the demo is never cut")
+
+
+async def answered(request: Request) -> tuple[Head, list[bytes]]:
+    """Return the head and the pieces of the demo's reply."""
+    received = Received()
+    await Demo(pace=0).handle(request, Reply(received, Record("1", "", "POST", PATH, {}), 15.0))
+    assert received.head is not None and received.ended
+    return received.head, received.pieces
+
+
+async def test_it_streams_one_event_at_a_time() -> None:
+    messages = [{"role": "user", "content": "because"}]
+    head, pieces = await answered(posted({"messages": messages, "stream": True, "max_tokens": 2048}))
+    assert head == Head(200, [("Content-Type", "text/event-stream")], None)
+    assert pieces == list(events("Is that the real reason?", 1))
+
+
+async def test_it_stops_at_max_tokens() -> None:
+    _, pieces = await answered(posted({"messages": [{"role": "user", "content": "because"}], "max_tokens": 3}))
+    assert pieces == list(events("Is that the", 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"path": "/client/v4/accounts/notanaccount/ai/run/@cf/x"}, 404, 7003),
+        ({"method": "GET"}, 404, 7003),
+        ({"authorization": ""}, 401, 10000),
+        ({"body": b"{"}, 400, 5006),
+        ({"body": {"prompt": "x"}}, 400, 5006),
+    ],
+)
+async def test_it_refuses_as_cloudflare_does(change: dict[str, Any], status: int, code: int) -> None:
+    head, (body,) = await answered(posted(**{"body": {"messages": []}, **change}))
+    assert head.status == status and head.length == len(body)
+    assert json.loads(body)["errors"][0]["code"] == code
