@@ -324,7 +324,7 @@ async def test_a_client_that_reads_again_has_all() -> None:
         reply.end()
 
     async with serving(handler) as (server, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(LAST)
         await until(lambda: paced.pauses > 0 and not paced.may.is_set())
         body = parse(await reader.read()).body
@@ -348,7 +348,7 @@ async def test_a_source_that_comes_to_a_client_who_is_slow_already_waits_at_once
         reply.end()
 
     async with serving(handler) as (server, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(LAST)
         await slow.wait()
         assert parse(await reader.read()).whole
