@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from cfchat.demo.eliza import GREETING, RULES, answer, reflect
 from cfchat.demo.server import ACCOUNT, MODEL, TOKEN, Demo, events, pieces
-from cfchat.server.server import Request, Response
+from cfchat.server.record import Record
+from cfchat.server.reply import Head, Reply
+from cfchat.server.request import Request
 
 PATH = f"/client/v4/accounts/{ACCOUNT}/ai/run/{MODEL}"
 # Words of the script itself reach more rules than letters at random do.
@@ -137,22 +139,42 @@ def posted(body: object, path: str = PATH, method: str = "POST", authorization: 
     return cast(Request, SimpleNamespace(method=method, path=path, fields=fields, read_body=read_body))
 
 
-async def streamed(response: Response) -> list[bytes]:
-    assert not isinstance(response.body, bytes)
-    return [event async for event in response.body]
+class Sent:
+    """The Out of a Reply that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.heads: list[Head] = []
+        self.pieces: list[bytes] = []
+        self.whole = False
+
+    def put(self, head: Head | None, piece: bytes, last: bool) -> None:
+        assert (head is None) == bool(self.heads) and not self.whole
+        self.heads += [head] if head is not None else []
+        self.pieces += [piece] if piece else []
+        self.whole = last
+
+    def cut(self) -> None:
+        raise AssertionError
+
+
+async def asked(request: Request, demo: Demo) -> Sent:
+    """What is answered."""
+    sent = Sent()
+    await demo.handle(request, Reply(sent, Record("1", "", request.method, request.path, {}), 60))
+    assert sent.whole
+    return sent
 
 
 async def test_it_streams_one_event_at_a_time() -> None:
     said = [{"role": "user", "content": "because"}]
-    response = await Demo(pace=0).handle(posted({"messages": said, "stream": True, "max_tokens": 2048}))
-    assert (response.status, list(response.fields)) == (200, [("Content-Type", "text/event-stream")])
-    assert await streamed(response) == list(events("Is that the real reason?", 1))
+    sent = await asked(posted({"messages": said, "stream": True, "max_tokens": 2048}), Demo(pace=0))
+    assert sent.heads == [Head(200, [("Content-Type", "text/event-stream")], None)]
+    assert sent.pieces == list(events("Is that the real reason?", 1))
 
 
 async def test_it_stops_at_max_tokens() -> None:
-    asked = {"messages": [{"role": "user", "content": "because"}], "max_tokens": 3}
-    response = await Demo(pace=0).handle(posted(asked))
-    assert await streamed(response) == list(events("Is that the", 1))
+    question = {"messages": [{"role": "user", "content": "because"}], "max_tokens": 3}
+    assert (await asked(posted(question), Demo(pace=0))).pieces == list(events("Is that the", 1))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +188,7 @@ async def test_it_stops_at_max_tokens() -> None:
     ],
 )
 async def test_it_refuses_as_cloudflare_does(change: dict[str, Any], status: int, code: int) -> None:
-    response = await Demo().handle(posted(**{"body": {"messages": []}, **change}))
-    assert response.status == status
-    assert isinstance(response.body, bytes)
-    assert json.loads(response.body)["errors"][0]["code"] == code
+    sent = await asked(posted(**{"body": {"messages": []}, **change}), Demo())
+    (head,), body = sent.heads, b"".join(sent.pieces)
+    assert (head.status, head.length) == (status, len(body))
+    assert json.loads(body)["errors"][0]["code"] == code
