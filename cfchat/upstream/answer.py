@@ -161,6 +161,7 @@ class Answer:
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
         finally:
+            self._take = None  # which holds the reply, which holds this
             self.connection.pull()
             self.connection.deadline.pause()
         if self._error is not None:
