@@ -10,14 +10,17 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
-from standin import STREAM_TYPE, Exchange, Script, StandIn, head_of, json_error, partial, reply
+from standin import STREAM_TYPE, Exchange, Model, Script, StandIn, head_of, json_error, partial, reply
 
 import cfchat
 from cfchat.asgi3 import Application
+from cfchat.conversation.model import Delta
 from cfchat.errors import ConfigError
+from cfchat.replies.text import Text
 
 WORDS = reply(b'data: {"response":"Hel"}\n\ndata: {"response":"lo"}\n\ndata: [DONE]\n\n')
 HALF = b'data: {"response":"Hel"}\n\n'
@@ -115,8 +118,14 @@ async def called(app: Application, *pieces: bytes, **scope: Any) -> Call:
 
 
 async def test_a_post_streams_words_as_they_come() -> None:
-    async with mounted(WORDS) as (app, standin):
-        call = await called(app, BODY[:7], BODY[7:])
+    model = Model()
+    async with mounted(model) as (app, standin):
+        call = Call(app, BODY[:7], BODY[7:])
+        for text in ("Hel", "lo"):
+            model.say(text)
+            await call.until(text.encode())
+        model.end()
+        await call.task
     assert (call.status, call.body, call.whole) == (200, b"Hello", True)
     assert len(call.sent) > 2
     assert call.fields["content-type"] == "text/event-stream"
@@ -205,8 +214,8 @@ async def test_events_end_with_an_error_event_and_well() -> None:
 
 async def test_a_fault_of_ours_is_500(caplog: pytest.LogCaptureFixture) -> None:
     async with mounted(WORDS) as (app, _):
-        assert app._rooms is not None
-        app._rooms.app.guard.admit = None  # type: ignore[assignment]
+        assert app._service is not None
+        app._service.app.guard.admit = None  # type: ignore[assignment]
         call = await called(app, BODY)
     assert (call.status, json.loads(call.body)["error"]["code"]) == (500, "internal_error")
     assert "handler failed" in caplog.text
@@ -263,19 +272,51 @@ async def test_a_server_that_says_so_by_an_error(caplog: pytest.LogCaptureFixtur
     assert "Traceback" not in caplog.text
 
 
+async def test_a_reply_that_is_there_at_once_is_one_event() -> None:
+    async with mounted(WORDS) as (app, _):
+        call = await called(app, BODY)
+    assert [event["type"] for event in call.sent] == ["http.response.start", "http.response.body"]
+    assert (call.body, call.whole) == (b"Hello", True)
+
+
+def break_encode(monkeypatch: pytest.MonkeyPatch, good: int) -> None:
+    """Let the text of a reply be encoded so many times, and then no more."""
+    encode, times = Text.encode, count()
+
+    def broken(self: Text, batch: list[Delta]) -> bytes:
+        if next(times) >= good:
+            raise ZeroDivisionError
+        return encode(self, batch)
+
+    monkeypatch.setattr(Text, "encode", broken)
+
+
 async def test_a_fault_of_ours_in_mid_reply_is_cut(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: object) -> bytes:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr("cfchat.replies.text.Text.encode", broken)
-    async with mounted(WORDS) as (app, _):
-        call = Call(app, BODY)
+    break_encode(monkeypatch, 1)
+    model = Model()
+    async with mounted(model) as (app, _):
+        call = Call(app, BODY, headers=[(b"accept", b"text/plain")])
+        model.say("Hel")
+        await call.until(b"Hel")
+        model.say("lo")
         with pytest.raises(cfchat.CfchatError, match="Something went wrong"):
             await call.task
-    assert [event["type"] for event in call.sent] == ["http.response.start"]
+        model.break_off()
+    assert [event["type"] for event in call.sent] == ["http.response.start", "http.response.body"]
+    assert (call.body, call.whole) == (b"Hel", False)
     assert "reply failed" in caplog.text
+
+
+async def test_a_fault_of_ours_in_the_only_batch_is_500(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    break_encode(monkeypatch, 0)
+    async with mounted(WORDS) as (app, _):
+        call = await called(app, BODY, headers=[(b"accept", b"text/plain")])
+    assert (call.status, json.loads(call.body)["error"]["code"]) == (500, "internal_error")
+    assert "handler failed" in caplog.text
 
 
 async def test_a_client_that_takes_no_more_is_given_up() -> None:
@@ -353,7 +394,7 @@ async def test_a_start_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     def broken(*_: object) -> None:
         raise OSError("no page")
 
-    monkeypatch.setattr("cfchat.api.pages", broken)
+    monkeypatch.setattr("cfchat.app.service.pages", broken)
     told: asyncio.Queue[Any] = asyncio.Queue()
     events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     events.put_nowait({"type": "lifespan.startup"})
@@ -387,7 +428,7 @@ async def test_a_client_that_does_not_take_the_last_piece_is_given_up() -> None:
         call = Call(app, BODY, headers=[(b"accept", b"text/plain")])
         call.takes_last = False
         await call.task
-        assert app._rooms is not None and app._rooms.app.streams == (0, 0)
+        assert app._service is not None and app._service.app.streams == (0, 0)
 
 
 async def test_a_start_that_fails_leaves_nothing() -> None:

@@ -57,8 +57,9 @@ class Deadline:
         self._when = self._bound = inf
 
     def cancel(self) -> None:
-        """Stop for good: no timer is left."""
+        """Stop for good: no timer is left, nor what it would have called, whose owner is freed by that at once."""
         self.stop()
+        self._on_expiry = _do_nothing
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._fires_at = None, inf
@@ -78,3 +79,7 @@ class Deadline:
             self._on_expiry()
         elif due != inf:
             self._set_timer(due)
+
+
+def _do_nothing() -> None:
+    pass

@@ -85,6 +85,7 @@ class Connection:
             self._stream.pull()
             self._stream.close()
             await self._wait_closed()
+            self._stream.on_pressure = self._reply = None  # each holds this object, which would be freed late
 
     async def _shake_hands(self, tls: ssl.SSLContext) -> None:
         self._gone = True  # nothing can be answered before it

@@ -154,13 +154,14 @@ class Answer:
         first, self._first = self._first, []
         try:
             if not self._over and self._error is None:
-                take(first)
-                first = []
                 if not self._whole:
                     self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
+                take(first)  # behind the deadline: a slow client pauses both
+                first = []
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
         finally:
+            self._take = None  # which holds the reply, which holds this
             self.connection.pull()
             self.connection.deadline.pause()
         if self._error is not None:
@@ -177,7 +178,10 @@ class Answer:
     def resume(self) -> None:
         """Go on reading."""
         self.connection.resume()
-        self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
+        if self._whole:
+            self.connection.deadline.move(END_AFTER_DONE, AFTER_DONE)
+        else:
+            self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
 
     async def batches(self) -> AsyncGenerator[list[Delta], None]:
         """Yield the reply, once, in batches of deltas, none empty: `pour` for whoever awaits each.
@@ -237,7 +241,7 @@ class Answer:
 
     def _break(self, error: Exception) -> None:
         """The connection has failed, or this code."""
-        if self._whole:  # [DONE] made the reply whole: only the connection is lost
+        if self._whole and isinstance(error, UpstreamError):  # [DONE] made the reply whole: only the connection is lost
             log.debug("%s connection not kept: %s", self._tag, error)
             self._finish(None)
         else:

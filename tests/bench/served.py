@@ -19,7 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from cfchat.api import Rooms, open_rooms
+from cfchat.api import open_service
+from cfchat.app.service import Service
 from cfchat.guard.addresses import Proxies
 from cfchat.ops.logs import set_up_logging
 from cfchat.server.server import Server
@@ -50,11 +51,11 @@ def resident() -> int:
 async def main() -> None:
     config = load({}, os.environ)
     set_up_logging(config.log_level)
-    async with open_rooms(config) as rooms:
+    async with open_service(config) as rooms:
         await watched(rooms, Server(rooms.app.handle, rooms.app.refuse, config.server, Proxies(config.trusted_proxies), rooms.app.note))
 
 
-async def watched(rooms: Rooms, server: Server) -> None:
+async def watched(rooms: Service, server: Server) -> None:
     loop, stopped, stalls = asyncio.get_running_loop(), asyncio.Event(), Stalls()
 
     def tell() -> None:

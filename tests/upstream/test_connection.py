@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from standin import Exchange, StandIn, reply
 from cfchat.errors import UpstreamConnectError, UpstreamTimeout
 from cfchat.secret import Secret
 from cfchat.upstream.connect import connect, make_ssl_context
-from cfchat.upstream.connection import FIRST_TOKEN, WHOLE_REPLY, Deadline
+from cfchat.upstream.connection import FIRST_TOKEN, LIST_OF_MODELS, NEXT_TOKEN, WHOLE_REPLY, Wait
 from cfchat.upstream.origin import Origin
 from cfchat.upstream.proxy import Proxy, parse_proxy, proxy_for
 from cfchat.wire.messages import Data
@@ -244,87 +244,42 @@ def test_the_proxy_of_the_environment(environ: dict[str, str], found: str | None
 # --- deadlines -----------------------------------------------------------------------------------
 
 
-class Clock:
-    """A deadline, and the moments in a real loop when it expired."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.expired = asyncio.Event()
-        self.deadline = Deadline(self.expired.set)
-        self.began = self.loop.time()
-
-    async def lasted(self) -> float:
-        await self.expired.wait()
-        return self.loop.time() - self.began
-
-    def timers(self) -> int:
-        """How many timers the loop holds for the deadline."""
-        scheduled = self.loop._scheduled  # type: ignore[attr-defined]
-        return sum(not handle.cancelled() and "_fire" in repr(handle) for handle in scheduled)
-
-
 @pytest.mark.parametrize(
-    ("steps", "at_least", "told"),
+    ("wait", "told"),
     [
-        ([lambda d: d.move(0.05, FIRST_TOKEN)], 0.05, "no first words within 0.05 s"),
-        ([lambda d: d.move(9, FIRST_TOKEN), lambda d: d.move(0.05, FIRST_TOKEN)], 0.05, "within 0.05 s"),
-        ([lambda d: d.move(0.01, FIRST_TOKEN), lambda d: d.move(0.1, FIRST_TOKEN)], 0.1, "within 0.1 s"),
-        ([lambda d: d.bound(0.05, WHOLE_REPLY), lambda d: d.move(9, FIRST_TOKEN)], 0.05, "no end of the reply"),
-        ([lambda d: d.bound(9, WHOLE_REPLY), lambda d: d.move(0.05, FIRST_TOKEN)], 0.05, "no first words"),
-        ([lambda d: d.bound(0.05, WHOLE_REPLY), lambda d: d.pause()], 0.05, "no end of the reply"),
-        (
-            [lambda d: d.move(0.01, FIRST_TOKEN), lambda d: d.bound(0.1, WHOLE_REPLY), lambda d: d.pause()],
-            0.1,
-            "no end of the reply within 0.1 s",
-        ),
-        ([lambda d: d.bound(0, WHOLE_REPLY), lambda d: d.move(0.05, FIRST_TOKEN)], 0.05, "no first words"),
+        (FIRST_TOKEN, "no first words within 0.05 s."),
+        (NEXT_TOKEN, "no further words within 0.05 s."),
+        (WHOLE_REPLY, "no end of the reply within 0.05 s."),
+        (LIST_OF_MODELS, "no list of models within 0.05 s."),
     ],
 )
-async def test_what_comes_first_ends_it(
-    steps: list[Callable[[Deadline], None]], at_least: float, told: str
-) -> None:
-    clock = Clock()
-    for step in steps:
-        step(clock.deadline)
-        assert clock.timers() <= 1
-    assert at_least <= await clock.lasted() + 0.002
-    assert clock.deadline.expired and told in clock.deadline.error().message
+@pytest.mark.parametrize("pushed", [False, True])
+async def test_what_was_late_is_told_and_the_flag_that_sets_it(wait: Wait, told: str, pushed: bool) -> None:
+    """Also though the deadline is moved again meanwhile; whether the reply is read or pushed."""
 
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+        await exchange.closed_by_peer.wait()
 
-async def test_what_was_late_is_told_though_the_deadline_is_moved_again() -> None:
-    clock = Clock()
-    clock.deadline.bound(0.01, WHOLE_REPLY)
-    await clock.lasted()
-    clock.deadline.move(30.0, FIRST_TOKEN)
-    assert "no end of the reply within 0.01 s" in clock.deadline.error().message
-    clock.deadline.cancel()
-
-
-async def test_one_timer_however_often_it_is_moved() -> None:
-    clock = Clock()
-    for _ in range(1000):
-        clock.deadline.move(30.0, FIRST_TOKEN)
-        clock.deadline.pause()
-    assert clock.timers() == 1
-    clock.deadline.bound(60.0, WHOLE_REPLY)
-    assert clock.timers() == 1
-    clock.deadline.cancel()
-    assert clock.timers() == 0
-
-
-async def test_paused_or_cancelled_it_never_ends() -> None:
-    clock = Clock()
-    clock.deadline.move(0.01, FIRST_TOKEN)
-    clock.deadline.pause()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
-            await clock.lasted()
-    clock.deadline.bound(0.01, WHOLE_REPLY)
-    clock.deadline.cancel()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
-            await clock.lasted()
-    assert not clock.deadline.expired
+    async with StandIn([script]) as standin:
+        connection = await connect(origin(standin), make_ssl_context(standin.ca_file), 5.0)
+        connection.send(f"GET /{ACCOUNT} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await connection.head()
+        connection.deadline.bound(0.05, wait)
+        if pushed:
+            errors: asyncio.Queue[Exception] = asyncio.Queue()
+            connection.push(lambda body, ended: None, errors.put_nowait)
+            await until(lambda: connection.deadline.expired)
+            connection.deadline.move(30.0, FIRST_TOKEN)
+            error = await errors.get()
+            assert errors.empty()
+        else:
+            with pytest.raises(UpstreamTimeout) as caught:
+                await connection.next_event()
+            error = caught.value
+        assert isinstance(error, UpstreamTimeout) and told in error.message and wait.flag in error.detail
+        assert not connection.usable
+        connection.close()
 
 
 # --- at rest -------------------------------------------------------------------------------------
