@@ -11,21 +11,18 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from cfchat.app import routes as app
-from cfchat.conversation.prepare import MERGE
+from cfchat.conversation.prepare import DROP, MERGE, REJECT
 from cfchat.ops import logs
 from cfchat.server.request import Limits
 from cfchat.settings.values import (
     BASE_URL,
-    LEVELS,
     to_address,
     to_aliases,
     to_caps,
-    to_client_system,
+    to_choice,
     to_count,
     to_gateway,
     to_keys_file,
-    to_level,
-    to_log_format,
     to_mode,
     to_model,
     to_model_fields,
@@ -76,6 +73,7 @@ _SERVER = Limits()
 _APP = app.Settings()
 _WAITS = Deadlines()
 _FALLBACKS = f"with the default model {','.join(FALLBACK_MODELS)}, else none"
+_SYSTEM, _FORMS, _LEVELS = (MERGE, DROP, REJECT), (logs.TEXT, logs.JSON), ("debug", "info", "warning", "error")
 _OWN = "the model's own"
 _OPTION = "value for clients that send none"
 SETTINGS = (
@@ -120,7 +118,7 @@ SETTINGS = (
     Setting("daily-tokens", "N", None, to_count, "tokens a day (UTC), all clients together", unset="no limit"),
     Setting("daily-tokens-each", "N", None, to_count, "tokens a day of one key or address", unset="no limit"),
     Setting("trusted-proxies", "NETWORKS", None, to_networks, "proxies whose X-Forwarded-For counts", unset="none"),
-    Setting("client-system", "WHAT", MERGE, to_client_system, "clients' system messages: merge, drop, reject"),
+    Setting("client-system", "WHAT", MERGE, to_choice(*_SYSTEM), f"clients' system messages: {', '.join(_SYSTEM)}"),
     Setting("drain-timeout", "S", _SERVER.drain, to_seconds, "seconds that replies may go on after Ctrl-C or SIGTERM"),
     Setting("max-body", "BYTES", _APP.max_body, to_count, "largest request body"),
     Setting("max-messages", "N", _APP.max_messages, to_count, "most messages in a conversation"),
@@ -131,8 +129,8 @@ SETTINGS = (
     Setting("max-connections-each", "N", _SERVER.connections_each, to_count, "most of them from one address"),
     Setting("no-page", "", False, to_switch, "no chat page at /, and no /cfchat.js"),
     Setting("admin", "HOST:PORT", None, to_address, "second address for /healthz, /readyz, /metrics", unset="none"),
-    Setting("log-format", "FORM", logs.TEXT, to_log_format, "form of log lines: text, or json, one object a line"),
-    Setting("log-level", "LEVEL", "info", to_level, "least serious log lines to print: " + ", ".join(LEVELS)),
+    Setting("log-format", "FORM", logs.TEXT, to_choice(*_FORMS), "form of log lines: text, or json, one object a line"),
+    Setting("log-level", "LEVEL", "info", to_choice(*_LEVELS), f"least serious lines to log: {', '.join(_LEVELS)}"),
 )  # fmt: skip
 
 

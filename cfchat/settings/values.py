@@ -1,8 +1,9 @@
 """Turn the text of a setting into its value.
 
 Each function `to_...` takes the text, returns the value, and raises ValueError with the reason if the text is wrong.
-The reason follows the name of the setting, which the caller knows: "must be a whole number from 1 to 1000000000". Text
-is matched as a whole before it is converted, because `int` and `float` accept more than a setting may hold.
+`to_whole`, `to_choice` and `to_number` make such a function. The reason follows the name of the setting, which the
+caller knows: "must be one of text, json". Text is matched as a whole before it is converted, because `int` and `float`
+accept more than a setting may hold.
 """
 
 from __future__ import annotations
@@ -13,57 +14,66 @@ from collections.abc import Callable
 from ipaddress import ip_network
 from urllib.parse import urlsplit
 
-from cfchat.conversation.prepare import DROP, MERGE, REJECT
 from cfchat.guard.addresses import Network
 from cfchat.guard.keys import Keys, parse_keys
 from cfchat.guard.limits import Rate
-from cfchat.ops import logs
 from cfchat.upstream import pool
 from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS, is_model_name, ranges
 from cfchat.upstream.origin import Origin
 
 BASE_URL = "https://api.cloudflare.com/client/v4"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-LEVELS = ("debug", "info", "warning", "error")
 
 
-def to_port(text: str) -> int:
-    return _whole(text, 0, 65535)
+def to_whole(low: int, high: int) -> Callable[[str], int]:
+    """Return the parser of a whole number in a range."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,10}", text) or not low <= int(text) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
 
 
-def to_count(text: str) -> int:
-    return _whole(text, 1, 10**9)
+to_port, to_count, to_zero_or_more = to_whole(0, 65535), to_whole(1, 10**9), to_whole(0, 10**9)
+to_workers, to_warm = to_whole(0, 256), to_whole(0, pool.Settings().idle)
 
 
-def _whole(text: str, low: int, high: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,10}", text) or not low <= int(text) <= high:
-        raise ValueError(f"must be a whole number from {low} to {high}")
-    return int(text)
+def to_choice(*names: str) -> Callable[[str], str]:
+    """Return the parser of a setting that is one of these names."""
 
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError("must be one of " + ", ".join(names))
+        return text
 
-def to_workers(text: str) -> int:
-    return _whole(text, 0, 256)
+    return parse
 
 
 def to_mode(text: str) -> int:
+    """Return the permissions of a file, of their octal digits."""
     if not re.fullmatch(r"0?[0-7]{3}", text):
         raise ValueError("must be three octal digits such as 660")
     return int(text, 8)
 
 
 def to_seconds(text: str) -> float:
+    """Return a number of seconds."""
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text):
         raise ValueError("must be a number of seconds, such as 30 or 2.5")
     return float(text)
 
 
 def to_model(text: str) -> str:
+    """Return the name of a Workers AI model."""
     if not is_model_name(text):
         raise ValueError(f"must be a Workers AI model name such as {DEFAULT_MODEL}")
     return text
 
 
 def to_origin(text: str) -> Origin:
+    """Return the origin and path of an API. Plain http is for loopback alone."""
     try:
         url = urlsplit(text)
         port = url.port
@@ -89,6 +99,7 @@ def to_models(text: str) -> tuple[str, ...]:
 
 
 def to_aliases(text: str) -> dict[str, str]:
+    """Return the models in `ALIAS=NAME,...` by alias."""
     aliases: dict[str, str] = {}
     for item in text.split(","):
         alias, _, model = item.strip().partition("=")
@@ -98,15 +109,8 @@ def to_aliases(text: str) -> dict[str, str]:
     return aliases
 
 
-def to_zero_or_more(text: str) -> int:
-    return _whole(text, 0, 10**9)
-
-
-def to_warm(text: str) -> int:
-    return _whole(text, 0, pool.Settings().idle)
-
-
 def to_switch(text: str) -> bool:
+    """Return whether a switch is on."""
     if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
         raise ValueError("must be 1 or 0")
     return text.lower() in ("1", "true", "yes", "on")
@@ -127,6 +131,7 @@ def to_number(name: str) -> Callable[[str], float]:
 
 
 def to_caps(text: str) -> dict[str, float]:
+    """Return the numbers in `NAME=N,...` by option."""
     caps: dict[str, float] = {}
     for item in text.split(","):
         name, _, number = item.strip().partition("=")
@@ -139,6 +144,7 @@ def to_caps(text: str) -> dict[str, float]:
 
 
 def to_gateway(text: str) -> str:
+    """Return the id of an AI Gateway."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
         raise ValueError("must be the id of an AI Gateway: letters, digits, - and _")
     return text
@@ -194,6 +200,7 @@ _ORIGIN = r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
 
 
 def to_origins(text: str) -> tuple[str, ...]:
+    """Return the origins whose pages may ask; `*` is every origin."""
     origins = tuple(dict.fromkeys(origin.strip() for origin in text.split(",")))
     if not all(origin == "*" or re.fullmatch(_ORIGIN, origin) for origin in origins):
         raise ValueError("must be * or origins such as https://example.com, in lower case, without a path")
@@ -222,6 +229,7 @@ _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 
 
 def to_rate(text: str) -> Rate:
+    """Return the rate in `N/PERIOD`."""
     match = re.fullmatch(r"([0-9]{1,6})/(second|minute|hour|day)", text)
     if match is None or not int(match[1]):
         raise ValueError("must be such as 20/minute; the periods are second, minute, hour, day")
@@ -229,31 +237,15 @@ def to_rate(text: str) -> Rate:
 
 
 def to_networks(text: str) -> tuple[Network, ...]:
+    """Return addresses and networks."""
     try:
         return tuple(ip_network(item.strip()) for item in text.split(","))
     except ValueError:
         raise ValueError("must be addresses or networks such as 127.0.0.1,10.0.0.0/8,::1") from None
 
 
-def to_client_system(text: str) -> str:
-    if text not in (MERGE, DROP, REJECT):
-        raise ValueError("must be merge, drop or reject")
-    return text
-
-
-def to_level(text: str) -> str:
-    if text not in LEVELS:
-        raise ValueError("must be one of " + ", ".join(LEVELS))
-    return text
-
-
-def to_log_format(text: str) -> str:
-    if text not in (logs.TEXT, logs.JSON):
-        raise ValueError("must be text or json")
-    return text
-
-
 def to_address(text: str) -> tuple[str, int]:
+    """Return host and port; an IPv6 address stands in brackets."""
     host, _, port = text.rpartition(":")
     if not re.fullmatch(r"\[[0-9A-Fa-f:.%]+\]|[^:\[\]\s]+", host):
         raise ValueError("must be an address and a port, such as 127.0.0.1:9090 or [::1]:9090")
@@ -261,6 +253,7 @@ def to_address(text: str) -> tuple[str, int]:
 
 
 def to_text(text: str) -> str:
+    """Return the text, which must not be blank."""
     if not text.strip():
         raise ValueError("must not be empty")
     return text

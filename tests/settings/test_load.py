@@ -289,7 +289,7 @@ def test_settings_of_the_guard(tmp_path: Path) -> None:
         ("rate_limit", "0/minute", "20/minute"),
         ("rate_limit", "20/fortnight", "20/minute"),
         ("trusted_proxies", "10.0.0.1/8", "networks such as"),
-        ("client_system", "obey", "merge, drop or reject"),
+        ("client_system", "obey", "merge, drop, reject"),
         ("api_keys_file", "/no/such/file", "cannot read /no/such/file"),
     ],
 )
