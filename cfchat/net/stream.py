@@ -127,6 +127,7 @@ class Stream(asyncio.BufferedProtocol):
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._closed: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
 
     @property
     def closing(self) -> bool:
@@ -152,7 +153,7 @@ class Stream(asyncio.BufferedProtocol):
             OSError: the connection broke.
         """
         if not self._unread and not self._ended:
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:
@@ -248,7 +249,7 @@ class Stream(asyncio.BufferedProtocol):
     async def wait_closed(self) -> None:
         """Wait until the connection is lost: all is sent, or never will be."""
         if not self._lost:
-            self._closed = asyncio.get_running_loop().create_future()
+            self._closed = self._loop.create_future()
             await self._closed
 
     # --- TLS ----------------------------------------------------------------------------------
@@ -359,12 +360,13 @@ class Stream(asyncio.BufferedProtocol):
         self.abort()
 
     def _tell_end_soon(self) -> None:
-        asyncio.get_running_loop().call_soon(self._tell_end)
+        self._loop.call_soon(self._tell_end)
 
     def _tell_end(self) -> None:
         if self._on_end is not None:
             self._on_end()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

@@ -43,7 +43,7 @@ def log_request(request: Record, level: int = logging.INFO) -> None:
         return
     first = "-" if request.first is None else f"{(request.first - request.start) * 1000:.0f}"
     total = (time.monotonic() - request.start) * 1000
-    notes = "".join(f" {name}={value}" for name, value in request.notes.items())
+    notes = "".join([f" {name}={value}" for name, value in request.notes.items()])
     fault = f' fault="{request.fault}"' if request.fault else ""
     access.log(
         level,

@@ -35,8 +35,11 @@ class Family:
 
     def add(self, number: float, *values: str) -> None:
         """Add to the number of these label values."""
-        values = self._kept(values)
-        self._numbers[values] = self._numbers.get(values, 0.0) + number
+        try:
+            self._numbers[values] += number
+        except KeyError:
+            values = self._kept(values)
+            self._numbers[values] = self._numbers.get(values, 0.0) + number
 
     def set(self, number: float, *values: str) -> None:
         """Set the number of these label values."""

@@ -169,7 +169,7 @@ class Connection:
         """Return the next request's head; None if the client left, or never began."""
         wire, deadline = self._wire, self._deadline
         try:
-            event = wire.next_event()
+            event = wire.next_event() if wire.buffered else NEED_DATA
             if event is NEED_DATA:
                 self._idle = not wire.begun
                 if self._idle and self.draining and not self._fresh:

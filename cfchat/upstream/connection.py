@@ -99,7 +99,8 @@ class Connection:
             UpstreamProtocolError: the bytes are not HTTP.
         """
         try:
-            while (event := self._wire.next_event()) is NEED_DATA:
+            event = self._wire.next_event() if self._answered else NEED_DATA
+            while event is NEED_DATA:
                 data = await self._stream.read()
                 if data:
                     self._answered = True
@@ -108,6 +109,7 @@ class Connection:
                     raise self._timeout()
                 else:
                     self._wire.receive_eof()
+                event = self._wire.next_event()
         except (OSError, ProtocolError) as error:
             raise self._meaning(error) from error
         return event

@@ -61,6 +61,7 @@ class Api:
         asking = (("Content-Type", "application/json"), ("Accept", "text/event-stream"))
         self._fields = encode_fields(shared)  # of every request
         self._run_fields = encode_fields((*shared, *asking))  # of each request that asks a model
+        self._heads: dict[str, bytes] = {}  # by model
         self._key = blake2b(token.reveal().encode()).digest()  # keeps others from computing an affinity
 
     @property
@@ -73,14 +74,22 @@ class Api:
 
         `body` is what encode_request returned, `affinity` what the method of that name returned.
         """
+        head = self._heads.get(model)
+        if head is None:
+            head = self._heads[model] = self._prepare(model)
+        gateway = self._gateway
+        more = b"" if gateway is None else encode_fields(gateway.fields(not self.on_gateway, request_id))
+        own = b"Content-Length: %d\r\nX-Session-Affinity: %b\r\n\r\n" % (len(body), affinity.encode("ascii"))
+        return head + more + own + body
+
+    def _prepare(self, model: str) -> bytes:
+        """Return what all requests to one model begin with. Few models are offered, so each is kept."""
         base, gateway = self._origin.base_path, self._gateway
         if gateway is not None and self.on_gateway:
             target = f"{base}/{self._account}/{gateway.id}/workers-ai/{model}"
         else:
             target = run_path(base, self._account, model)
-        fields = [] if gateway is None else gateway.fields(not self.on_gateway, request_id)
-        more = b"Content-Length: %d\r\nX-Session-Affinity: %b\r\n" % (len(body), affinity.encode("ascii"))
-        return encode_request_head("POST", target, fields, self._run_fields + more) + body
+        return encode_request_head("POST", target, (), self._run_fields)[:-2]  # without its empty line
 
     def catalogue(self) -> bytes:
         """Return the GET of the account's list of models. It costs nothing."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cfchat.conversation.model import Conversation, Message, Options
+from cfchat.conversation.model import NO_OPTIONS, Conversation, Message, Options
 from cfchat.conversation.parse import without_surrogates
 from cfchat.upstream.cloudflare.models import CLASSIC_NAMES, MODEL_FIELDS, ranges, takes
 from cfchat.wire.strict_json import encode as encode_json
@@ -30,8 +30,10 @@ def encode_request(
     to refuse at once instead of queueing (developers.cloudflare.com/workers-ai/features/reject-if-busy).
     """
     body: dict[str, object] = dict(MODEL_FIELDS.get(model, {}) if extra is None else extra)
-    body |= _options(conversation.options, model)
-    body |= _passed(conversation.passed, model)
+    if conversation.options is not NO_OPTIONS:
+        body |= _options(conversation.options, model)
+    if conversation.passed:
+        body |= _passed(conversation.passed, model)
     body |= {
         "messages": [_message(message) for message in conversation.messages],
         # JSON mode cannot be streamed (developers.cloudflare.com/workers-ai/features/json-mode).
