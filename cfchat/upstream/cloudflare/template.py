@@ -103,7 +103,8 @@ class Template:
             if not data.endswith(self._end, start, end):
                 return None
         pieces: Sequence[bytes] = data[start : end - len(self._end)].split(self._next)
-        texts, usages = pieces, pieces[:0]
+        texts: Sequence[bytes] = ()
+        usages: Sequence[bytes] = ()
         for kind, literal in self._parts:
             parts = pieces
             if literal is not self._end:
