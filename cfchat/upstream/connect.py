@@ -103,8 +103,9 @@ async def _open(host: str, port: int) -> Stream:
     stream = Stream()
     try:
         loop = asyncio.get_running_loop()
-        # uvloop's loop is no BaseEventLoop, and tries one address after the other.
-        race: dict[str, Any] = {"happy_eyeballs_delay": NEXT_ADDRESS, "interleave": 1} if isinstance(loop, asyncio.BaseEventLoop) else {}
+        race: dict[str, Any] = {"happy_eyeballs_delay": NEXT_ADDRESS, "interleave": 1}
+        if not isinstance(loop, asyncio.BaseEventLoop):
+            race = {}  # uvloop's loop tries one address after the other
         await loop.create_connection(lambda: stream, host, port, **race)
     except OSError as error:
         raise _of_one_kind(error) from error.__cause__

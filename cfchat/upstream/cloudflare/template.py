@@ -24,7 +24,7 @@ _PARTS = re.compile(
 # Two usages that differ in these alone have the same structure, if both are JSON at all.
 _DIGITS = b"0123456789."
 _total_of = itemgetter("total_tokens")
-_NO_TOTAL = 1e15  # from here on a number is no count (usage.py)
+_NO_TOTAL = 1e15  # from here on a number is no count, as below 0 (usage.py)
 _OTHER_DIGITS = str.maketrans("0123456789", "1234567891")
 
 
@@ -103,7 +103,8 @@ class Template:
             if not data.endswith(self._end, start, end):
                 return None
         pieces: Sequence[bytes] = data[start : end - len(self._end)].split(self._next)
-        texts, usages = pieces, pieces[:0]
+        texts: Sequence[bytes] = ()
+        usages: Sequence[bytes] = ()
         for kind, literal in self._parts:
             parts = pieces
             if literal is not self._end:
@@ -129,13 +130,16 @@ class Template:
         if b"\n".join(new).translate(None, _DIGITS) != b"\n".join([self._without_digits] * len(new)):
             return None
         try:
-            largest: Mapping[str, Any] = max(decode_first(f"[{b','.join(new).decode()}]")[0], key=_total_of)
+            read = decode_first(f"[{b','.join(new).decode()}]")[0]
+            totals = [*map(_total_of, read)]
         except (ValueError, KeyError):
             return None
-        if _total_of(largest) >= _NO_TOTAL:
+        largest = max(totals)
+        if min(totals) < 0 or largest >= _NO_TOTAL:
             return None
         self._usage = usages[-1]
-        return largest
+        usage: Mapping[str, Any] = read[totals.index(largest)]
+        return usage
 
 
 def _decode(texts: Sequence[bytes]) -> str | None:

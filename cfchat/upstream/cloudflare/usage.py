@@ -24,7 +24,7 @@ class Usage:
 
     @property
     def completion(self) -> float:
-        """The tokens of the reply; 0 if Cloudflare has not said it."""
+        """The tokens of the reply; 0 if no usage says it."""
         return _count(self._largest or {}, "completion_tokens", "output_tokens")
 
     @property

@@ -93,6 +93,13 @@ def test_events_of_which_one_has_a_total_that_is_no_count_do_not_match(total: st
     assert template.read(event(template, "a") + event(template, "b", usage=USAGE.replace("%d", total))) is None
 
 
+def test_a_total_below_zero_does_not_match_among_others() -> None:
+    template = find('{"response":"a","usage":{"completion_tokens":5,"total_tokens":-0}}')
+    assert template is not None
+    usages = ['{"completion_tokens":6,"total_tokens":-7}', '{"completion_tokens":9,"total_tokens":-8}']
+    assert template.read(b"".join(event(template, "a", usage=usage) for usage in usages)) is None
+
+
 def test_the_first_usage_with_the_largest_total_is_the_one_that_counts() -> None:
     usages = [USAGE % pair for pair in ((1, 1), (2, 20), (3, 20), (4, 9), (5, 0))]
     template = counted()
@@ -167,7 +174,10 @@ def test_one_event_alone_matches_as_it_does_among_others(
         behind = raw[place:], raw[place + len(broken) :]
         for data in (raw, raw + raw, raw[:-1], *(raw[:place] + broken + rest for rest in behind)):
             match = template.one(data)
-            assert match is None or other.read(data) == match
+            if match is not None and match.usage and "total_tokens" not in match.usage:
+                assert other.read(data) is None
+            else:
+                assert match is None or other.read(data) == match
 
 
 @pytest.mark.parametrize("word", [" word", "é", "это", "😀", "{}[],:'"])
