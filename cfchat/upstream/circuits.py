@@ -53,8 +53,9 @@ class Circuits:
 
     def succeeded(self, model: str) -> None:
         """Note a reply of the model: close its circuit, and count its failures from zero."""
-        self._failures.pop(model, None)
-        self._open_until.pop(model, None)
+        if self._failures or self._open_until:
+            self._failures.pop(model, None)
+            self._open_until.pop(model, None)
 
     def gone(self, model: str) -> bool:
         """Note that the model does not exist, or not for this account. Return whether that was not known before."""

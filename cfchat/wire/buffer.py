@@ -42,11 +42,8 @@ class ReceiveBuffer:
 
     def take(self, count: int) -> bytes:
         """Take `count` bytes, or all if there are fewer."""
-        end = min(self._start + count, len(self._data))
-        taken = bytes(self._data[self._start : end])
-        self._start = end
-        self.size -= len(taken)
-        self._searched = max(self._searched, end)
+        taken = bytes(self._data[self._start : self._start + count])
+        self.skip(len(taken))
         return taken
 
     def fresh(self) -> bytes:
@@ -62,7 +59,8 @@ class ReceiveBuffer:
         """Drop `count` bytes; the caller knows that they are there."""
         self._start += count
         self.size -= count
-        self._searched = max(self._searched, self._start)
+        if self._searched < self._start:
+            self._searched = self._start
 
     def take_known(self, data: bytes) -> bool:
         """Drop these bytes if the buffer begins with them; return whether it did. No bytes are never there."""

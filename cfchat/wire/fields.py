@@ -33,7 +33,10 @@ class Fields:
     def get(self, name: str, default: str | None = None) -> str | None:
         """Return all values of a name, joined with commas (RFC 9110 §5.3), or the default."""
         joined = self._joined
-        return joined[name] if name in joined else joined.get(name.lower(), default)
+        if name in joined:
+            return joined[name]
+        lowered = name.lower()
+        return default if lowered == name else joined.get(lowered, default)
 
     def get_all(self, name: str) -> list[str]:
         """Return the values of a name, one for each field line."""
@@ -41,7 +44,7 @@ class Fields:
         return [value for known, value in self._items if known == name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._joined or (isinstance(name, str) and name.lower() in self._joined)
+        return name in self._joined or str(name).lower() in self._joined
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._items)

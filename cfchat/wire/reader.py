@@ -127,6 +127,8 @@ class _Reader(Generic[HeadT]):
     def _body(self) -> Data | EndOfMessage | Need | None:
         piece = self._decoder.read(self._buffer)
         if piece:
+            if self._decoder.ended:
+                self._state = self._end_body
             return Data(piece)
         if not self._decoder.ended:
             if not self._eof:

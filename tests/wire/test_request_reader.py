@@ -39,6 +39,25 @@ def test_requests_agree_with_the_reference_for_any_cut(data: bytes, cuts: list[i
     check(lambda: RequestReader(SMALL), data, cuts, eof, reference.outcome(reference.requests))
 
 
+@given(spoiled(st.lists(requests(), min_size=1, max_size=2).map(b"".join)), CUTS, st.integers(2, 4))
+def test_a_head_that_repeats_is_read_as_the_first_was(data: bytes, cuts: list[int], times: int) -> None:
+    """The bytes of the last head are known again: with the same limits, body and errors as in a reader for each."""
+    repeated = data * times
+    reference = Reference(repeated, True)
+    check(lambda: RequestReader(SMALL), repeated, cuts, True, reference.outcome(reference.requests))
+
+
+def test_a_head_is_known_by_all_of_its_bytes() -> None:
+    reader, head = RequestReader(), b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
+    for size in (1, 1, 2, 1):
+        reader.receive_data(head % size + b"x" * size)
+        first = reader.next_event()
+        assert isinstance(first, RequestHead) and first.fields.get("content-length") == str(size)
+        assert reader.next_event() == Data(b"x" * size)
+        assert reader.next_event() == EndOfMessage()
+    assert reader.next_event() is NEED_DATA
+
+
 def message(**parts: str) -> bytes:
     """Return a plain request with some of its parts replaced."""
     plain = {

@@ -119,6 +119,20 @@ def test_agrees_with_the_reference_on_any_bytes(data: bytes) -> None:
     assert parse([data], SSEParser())[0] == reference(data)[0]
 
 
+BLOCKS = st.sampled_from((b"data: a", b"data: ", b"data:", b"data: b\n", b"\ndata: c", b"data: d\nevent: e", b": f"))
+
+
+@given(st.lists(BLOCKS | st.just(b"data: \xff\xc3\xa9"), min_size=1), st.sampled_from((b"", b"id: 7\n", b"data: x\n")))
+def test_whole_events_are_what_their_lines_are(blocks: list[bytes], before: bytes) -> None:
+    """The fast case takes whole events of one data line each, and leaves all else to the lines."""
+    data = before + b"".join(block + b"\n\n" for block in blocks)
+    at_once, by_line = SSEParser(), SSEParser()
+    lines = [data[: len(before)], *(line + b"\n" for line in data[len(before) :].split(b"\n")[:-1])]
+    events = parse([data[: len(before)], data[len(before) :]], at_once)[0]
+    assert events == parse(lines, by_line)[0] == reference(data)[0]
+    assert at_once.between is by_line.between
+
+
 @given(streams(), st.lists(st.integers(0, 1 << 20)), st.integers(5, 60), st.integers(1, 60))
 @example(b"data: x\r\n\r\n", [8], 9, 9)
 @example(b"data: x\n\xef\xbb\xbfdata: y\n\n", [9], 60, 60)
