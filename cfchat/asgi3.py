@@ -1,8 +1,8 @@
 """cfchat as an ASGI 3 application: the same service behind another server (asgi.readthedocs.io).
 
-A handler's Reply puts events into a mailbox, and a task beside the handler awaits the server's `send` for each. A client
-that takes less than is written fills the mailbox, which pauses the reply's source, as a full socket does in our own
-server. An ASGI server cuts a reply whose application raises: that is how a reply that breaks off is ended.
+A handler's Reply puts events into a mailbox, and a task beside the handler awaits the server's `send` for each. A
+client that takes less than is written fills the mailbox, which pauses the reply's source, as a full socket does in our
+own server. An ASGI server cuts a reply whose application raises: that is how a reply that breaks off is ended.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def cannot_listen(place: str, reason: OSError | str) -> ConfigError:
 
 
 class Certificate:
-    """A certificate chain and its key, for HTTPS. `context` serves every connection and outlives a reload."""
+    """A certificate chain and its key, for HTTPS. `context` is what connections from now on shake hands with."""
 
     def __init__(self, cert: str, key: str | None) -> None:
         """Read the files.
@@ -194,17 +194,13 @@ class Certificate:
         Raises:
             ConfigError: they are wrong; the certificate stays as it was.
         """
-        self._read()  # a trial: a load that fails halfway would leave the old context with a wrong key
-        self._load(self.context)
+        # A new context, swapped once all of it is right: files that are replaced meanwhile change both or neither.
+        self.context = self._read()
 
     def _read(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        self._load(context)
-        return context
-
-    def _load(self, context: ssl.SSLContext) -> None:
         files = self._cert if self._key is None else f"{self._cert} and {self._key}"
         try:
             context.load_cert_chain(self._cert, self._key, password=_no_password)
@@ -213,6 +209,7 @@ class Certificate:
             raise ConfigError(f"--tls-cert: cannot use {files}: {_TLS_REASONS.get(reason, reason)}") from error
         except OSError as error:
             raise ConfigError(f"--tls-cert: cannot read {files}: {reason_of(error)}") from error
+        return context
 
 
 _TLS_REASONS = {"KEY_VALUES_MISMATCH": "the key is of another certificate"}

@@ -39,6 +39,7 @@ class SSEParser:
         self.retry: int | None = None
         self._max_line = max_line
         self._max_event = max_event
+        self._max_together = min(max_line, max_event)  # no line or event in so few bytes is over its limit
         self._line = bytearray()  # the part of a line that has no end yet
         self._data = bytearray()
         self._type = b""
@@ -91,14 +92,14 @@ class SSEParser:
         """Split bytes into lines and read the whole ones. The rest waits for its end."""
         # Fast case: whole events of one data line each, as almost all are. Falls through to reading line by line; equal
         # by tests/wire/test_sse.py::test_whole_events_are_what_their_lines_are.
-        if data[-2:] == b"\n\n" and data[:6] == b"data: " and len(data) <= self._max_line and b"\r" not in data:
-            if not (self._line or self._data or self._type or self._after_cr) and len(data) <= self._max_event:
-                blocks = data[:-2].split(b"\n\n")
-                texts = [block[6:] for block in blocks if block[:6] == b"data: "]
-                if len(texts) == len(blocks) and data.count(b"\n") == 2 * len(blocks):
-                    self._at_start = False
-                    events += [Event(text.decode("utf-8", "replace"), "message", self._id) for text in texts]
-                    return
+        begun = self._line or self._data or self._type or self._after_cr
+        if data[-2:] == b"\n\n" and not begun and len(data) <= self._max_together and b"\r" not in data:
+            blocks = data[:-2].split(b"\n\n")
+            texts = [block[6:] for block in blocks if block[:6] == b"data: "]
+            if len(texts) == len(blocks) and data.count(b"\n") == 2 * len(blocks):
+                self._at_start = False
+                events += [Event(text.decode("utf-8", "replace"), "message", self._id) for text in texts]
+                return
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")

@@ -39,10 +39,10 @@ class Thoughts:
     def split(self, text: str) -> tuple[str, str]:
         """Return the answer and the reasoning in this text, with what was held back before it."""
         # Fast case: the answer begins at once. Falls through to the search for tags; equal by test_thoughts.py.
-        if self._place is _Place.START and text and text[0] != "<" and not (self._held or text[0].isspace()):
-            if not self._thinks_first:
-                self._place = _Place.ANSWER
-                return text, ""
+        at_start = self._place is _Place.START and not (self._held or self._thinks_first)
+        if at_start and text and text[0] != "<" and not text[0].isspace():
+            self._place = _Place.ANSWER
+            return text, ""
         text, self._held = self._held + text, ""
         if self._place is _Place.START:
             bare = text.lstrip()
