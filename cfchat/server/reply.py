@@ -1,7 +1,7 @@
 """The reply to one request. The handler owns it and writes into it, as in Go: `start`, `write`, `end`, or `send`.
 
 Nothing goes out before the first piece, so a handler that fails before it still gets an honest status. Behind the
-first piece only the reply's own last words (`start(..., fail=...)`) or a visible cut can say that it failed. A Reply does
+first piece only its own last words (`start(..., fail=...)`) or a visible cut can say that it failed. A Reply does
 no I/O: it puts pieces into an `Out`, an HTTP/1.1 connection or an ASGI server, in one call for each write.
 """
 
