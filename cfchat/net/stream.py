@@ -66,12 +66,14 @@ class Layer:
                 piece = self.tls.read(READ_SIZE)
                 if not piece:
                     self.ended = True
+                    self._incoming.read()  # whatever came behind it
                     break
                 pieces.append(piece)
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
             self.fault = error
+            self._incoming.read()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def protect(self, data: bytes) -> bytes:

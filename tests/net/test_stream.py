@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 
 import pytest
 from client import until
@@ -50,9 +51,9 @@ def connected(size: int = 1 << 20) -> tuple[Layer, Peer]:
     layer, peer = Layer(make_ssl_context(str(CERTS / "ca.pem")), "localhost"), Peer()
     done = layer.shake(b"")
     while not done:
-        for piece in pieces_of(peer.shake(layer.take()), size):
+        for piece in pieces_of(peer.shake(layer.outgoing.read()), size):
             done = layer.shake(piece)
-    tickets = peer.shake(layer.take())
+    tickets = peer.shake(layer.outgoing.read())
     assert layer.receive(tickets) == b""
     return layer, peer
 
@@ -83,6 +84,83 @@ def test_what_came_before_a_broken_record_is_given() -> None:
     assert layer.receive(good + bad) == b"good"
     assert layer.fault is not None and "BAD" in str(layer.fault).upper()
     assert layer.outgoing.pending  # the alert
+
+
+@cache
+def trusting() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
+
+
+def client() -> tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]:
+    inbound, outbound = ssl.MemoryBIO(), ssl.MemoryBIO()
+    return trusting().wrap_bio(inbound, outbound, server_hostname="localhost"), inbound, outbound
+
+
+def served(cut: Callable[[bytes], Iterable[bytes]]) -> tuple[Layer, bytes, bytes, int]:
+    """A layer of the server's side behind its handshake with a client whose flights are cut.
+
+    The client's last flight holds a record already, a second one comes behind it. Returned are the layer, what it gave,
+    what the client was told by it, and the size of the client's longest flight.
+    """
+    layer = Layer(server_context(), None, server_side=True)
+    tls, inbound, outbound = client()
+    done, given, longest = False, b"", 0
+    while True:
+        with suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+        if longest and not done:  # the handshake is over on the client's side
+            tls.write(b"first")
+        flight = outbound.read()
+        if not flight:
+            break
+        longest = max(longest, len(flight))
+        for piece in cut(flight):
+            if done:
+                given += layer.receive(piece)
+            else:
+                done = layer.shake(piece)
+                if done:
+                    given += layer.receive(b"")
+        inbound.write(layer.outgoing.read())
+    tls.write(b"second")
+    for piece in cut(outbound.read()):
+        given += layer.receive(piece)
+    inbound.write(layer.protect(b"told") + layer.outgoing.read())
+    return layer, given, tls.read(), longest
+
+
+@cache
+def server_context() -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTS / "localhost.pem")
+    return context
+
+
+def test_a_clients_handshake_and_records_cut_at_every_place() -> None:
+    """Its last flight brings its first record with it, cut inside of either."""
+    longest = served(lambda flight: [flight])[3]
+    for place in range(1, longest):
+        layer, given, told, _ = served(lambda flight: [flight[:place], flight[place:]])  # noqa: B023
+        assert (given, told) == (b"firstsecond", b"told") and not layer.ended and layer.fault is None
+    assert served(lambda flight: pieces_of(flight, 1))[1:3] == (b"firstsecond", b"told")
+
+
+@pytest.mark.parametrize("how", ["close_notify", "broken record"])
+def test_what_comes_behind_the_end_is_kept_nowhere(how: str) -> None:
+    layer, peer = connected()
+    if how == "close_notify":
+        with pytest.raises(ssl.SSLWantReadError):
+            peer.tls.unwrap()
+        layer.receive(peer.outbound.read())
+    else:
+        bad = bytearray(peer.say(b"bad"))
+        bad[-1] ^= 1
+        layer.receive(bytes(bad))
+    assert layer.ended != (layer.fault is not None)
+    before = layer._incoming.pending
+    for _ in range(100):
+        assert layer.receive(b"x" * 65536) == b""
+    assert layer._incoming.pending == before < 100
 
 
 # --- a stream, with one --------------------------------------------------------------------------

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+from places import CERTS
 
 from cfchat.errors import CfchatError
 from cfchat.ops.logs import log_request
@@ -47,6 +50,19 @@ class Paced:
 
     def resume(self) -> None:
         self.may.set()
+
+
+class Localhost:
+    """A certificate that is never renewed."""
+
+    def __init__(self) -> None:
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.context.load_cert_chain(CERTS / "localhost.pem")
+
+
+def trusting() -> ssl.SSLContext:
+    """What a client of that certificate needs."""
+    return ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
 
 
 @asynccontextmanager
