@@ -266,10 +266,11 @@ def _check_body_fields(request: Request) -> None:
     fields = request.fields
     if "content-length" not in fields and "transfer-encoding" not in fields:
         raise LengthRequired("The request has no body: send the messages as JSON.")
-    if fields.get("content-encoding", "identity").lower() != "identity":
+    coding, kind = fields.get("content-encoding"), fields.get("content-type")
+    if coding is not None and coding.lower() != "identity":
         raise UnsupportedMediaType(
             "Send the body uncompressed.", fields=[("Accept-Encoding", "identity")], param="content-encoding"
         )
-    if fields.get("content-type", "").partition(";")[0].strip().lower() in FORMS:
-        told = "The Content-Type is that of a form: send the messages as application/json."
-        raise UnsupportedMediaType(told, param="content-type")
+    if kind is not None and kind.partition(";")[0].strip().lower() in FORMS:
+        message = "The Content-Type is that of a form: send the messages as application/json."
+        raise UnsupportedMediaType(message, param="content-type")

@@ -25,12 +25,16 @@ def with_system(conversation: Conversation, prompt: str, own: str = MERGE) -> Co
     Raises:
         BadChatRequest: `own` is "reject" and the client sends a system message.
     """
-    own_texts = [message.content for message in conversation.messages if message.role == "system"]
+    own_texts, rest = [], []
+    for message in conversation.messages:
+        if message.role == "system":
+            own_texts.append(message.content)
+        else:
+            rest.append(message)
     if own == REJECT and own_texts:
         place = next(index for index, message in enumerate(conversation.messages) if message.role == "system")
         raise BadChatRequest("System messages are not accepted here.", param=f"messages[{place}].role")
     text = "\n\n".join([text for text in (prompt, *(own_texts if own == MERGE else ())) if text])
-    rest = [message for message in conversation.messages if message.role != "system"]
     head = [Message("system", text)] if text else []
     return Conversation((*head, *rest), conversation.options, conversation.passed)
 

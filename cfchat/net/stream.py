@@ -225,7 +225,7 @@ class Stream(asyncio.BufferedProtocol):
 
     def rest(self) -> None:
         """Be idle until somebody writes again."""
-        self.pull()
+        self._receive = self._on_end = None
         self.idle = True
         self.disturbed |= bool(self._unread) or self._ended
 

@@ -161,7 +161,9 @@ class Reply:
                 self._beat_after(self._pause)
         record.sent += len(piece)
         if last:
-            self.stop()
+            self.ended = True
+            if self._timer is not None:
+                self.stop()
         elif self._heartbeat:
             self._written = time.monotonic()
         self._out.put(head, piece, last)
@@ -204,4 +206,5 @@ async def respond(handler: Handler, refuse: Refuse, request: Request, reply: Rep
         if not reply.ended:
             reply.fail(CfchatError("Something went wrong in this server."), refuse, request)
     finally:
-        reply.stop()
+        if not reply.ended:
+            reply.stop()

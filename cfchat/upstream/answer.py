@@ -108,7 +108,7 @@ class Answer:
         if head.status != 200:
             body = await whole_body(self.connection)
             raise read_error(head.status, head.fields, body, now=time.time())
-        if head.fields.get("content-type", "").lower().startswith("application/json"):
+        if head.fields.get("content-type", "")[:16].lower() == "application/json":
             body = await whole_body(self.connection)
             self._first = read_json_reply(body, *self._shape)
             self._over = True
@@ -152,18 +152,18 @@ class Answer:
             self._take = take
             self.connection.push(self._receive, self._break)  # what has come already is received in this call
         first, self._first = self._first, []
-        try:
-            if not self._over and self._error is None:
-                if not self._whole:
-                    self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
+        if not self._over and self._error is None:
+            if not self._whole:
+                self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
+            try:
                 take(first)  # behind the deadline: a slow client pauses both
                 first = []
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
-        finally:
-            self._take = None  # which holds the reply, which holds this
-            self.connection.pull()
-            self.connection.deadline.pause()
+            finally:
+                self.connection.pull()
+                self.connection.deadline.pause()
+        self._take = None  # it holds the reply, which holds this answer
         if self._error is not None:
             if first:
                 take(first)

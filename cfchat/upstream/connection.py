@@ -123,7 +123,7 @@ class Connection:
         """
         self._take, self._fail = take, fail
         self._receive(b"")  # what is there already, and perhaps the end of the message
-        if self._take is not None:
+        if not self._wire.complete:
             self._stream.push(self._receive, self._receive_end)
 
     def pull(self) -> None:
@@ -187,6 +187,7 @@ class Connection:
 
     def rest(self) -> None:
         """End an exchange: what comes now, or has come behind the last one, makes the connection unusable."""
+        self._take = self._fail = None
         self.deadline.stop()
         self._stream.rest()
 

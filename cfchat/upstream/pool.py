@@ -93,12 +93,13 @@ class PoolState(Generic[C]):
         Raises:
             ValueError: it is not lent out. Given back twice, it would be lent twice.
         """
-        entry = self._lent.pop(id(conn), None)
+        key = id(conn)
+        entry = self._lent.pop(key, None)
         if entry is None:
             raise ValueError("this connection is not lent out")
         if self._shut or not reusable or now - entry.made >= self._settings.max_age:
             return [conn]
-        self._idle[id(conn)] = _Entry(conn, entry.made, now)
+        self._idle[key] = _Entry(conn, entry.made, now)
         if len(self._idle) <= self._settings.idle:
             return []
         return [self._idle.pop(next(iter(self._idle))).conn]

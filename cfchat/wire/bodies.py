@@ -152,10 +152,10 @@ class ChunkedDecoder:
         raise _CUT()
 
     def _take_plain(self, buffer: ReceiveBuffer, pieces: list[bytes]) -> None:
-        """Take all whole chunks at once where they are what chunks mostly are: a bare size, and no CRLF in the data.
+        """Take all whole chunks at once if they are as most are: a bare size, and no CRLF in the data.
 
-        An event stream has a chunk for each event: a step for each of them would cost more than all else that is
-        done with it. Anything in doubt is left to the steps.
+        An event stream has a chunk for each event. A step for each chunk would cost more than everything else that is
+        done with the event. Whatever is in doubt is left to the steps.
         """
         data = buffer.fresh()
         if piece := _only_chunk(data):
@@ -163,14 +163,17 @@ class ChunkedDecoder:
             pieces.append(piece)
             return
         parts = data.split(b"\r\n")
-        sizes, found = parts[0:-2:2], parts[1:-1:2]
-        if b"" in found:  # the last chunk, and trailers behind it
-            del found[found.index(b"") :]
-            del sizes[len(found) :]
-        lengths = list(map(len, found))
+        sizes, bodies = parts[0:-2:2], parts[1:-1:2]
+        last = False
+        if b"" in bodies:  # the last chunk, and perhaps trailers behind it
+            del bodies[bodies.index(b"") :]
+            last = sizes[len(bodies)] == b"0"
+            del sizes[len(bodies) :]
+        lengths = list(map(len, bodies))
         if sizes == list(map(b"%x".__mod__, lengths)):
-            pieces += found
-            buffer.skip(sum(lengths) + sum(map(len, sizes)) + 4 * len(found))
+            pieces += bodies
+            buffer.skip(sum(lengths) + sum(map(len, sizes)) + 4 * len(bodies) + 3 * last)
+            self.ended = last
 
     def _advance(self, buffer: ReceiveBuffer, pieces: list[bytes]) -> bool:
         """Read one chunk's line, or as much of its data as there is; False if that needs more bytes."""

@@ -25,8 +25,9 @@ def _decode_unreserved(escape: re.Match[str]) -> str:
 
 def _is_persistent(minor: int, fields: Fields) -> bool:
     """Return whether the connection stays open after the message (RFC 9112 §9.3)."""
-    if "connection" not in fields:
-        return minor >= 1
+    option = fields.get("connection")
+    if option is None or option == "keep-alive":
+        return minor >= 1 or option is not None
     options = members(fields, "connection")
     return "close" not in options and (minor >= 1 or "keep-alive" in options)
 

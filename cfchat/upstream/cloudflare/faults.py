@@ -128,7 +128,7 @@ def read_error(status: int, fields: FieldsLike, body: bytes, now: float | None =
 
 
 # A reply with none of these names carries no error.
-_SIGNS = frozenset({"error", "errors", "success", "internalCode"})
+ERROR_KEYS = frozenset({"error", "errors", "success", "internalCode"})
 
 
 def error_in_event(data: str) -> UpstreamError:
@@ -138,8 +138,6 @@ def error_in_event(data: str) -> UpstreamError:
 
 def error_in_reply(reply: Mapping[str, Any]) -> UpstreamError | None:
     """Return the error that a 200, or one event of a stream, carries instead of content; None if it carries none."""
-    if _SIGNS.isdisjoint(reply):
-        return None
     if reply.get("error") or reply.get("errors") or reply.get("success") is False or "internalCode" in reply:
         return _judge(200, _faults(reply), [])
     return None

@@ -14,7 +14,7 @@ from typing import Any
 from cfchat.conversation.model import Delta, ToolCall
 from cfchat.errors import UpstreamEmpty, UpstreamError, UpstreamInterrupted, UpstreamProtocolError
 from cfchat.upstream.cloudflare.event import Content, Joiner, ReadContent, decode, read_event, read_whole
-from cfchat.upstream.cloudflare.faults import error_in_event, error_in_reply, finish_error
+from cfchat.upstream.cloudflare.faults import ERROR_KEYS, error_in_event, error_in_reply, finish_error
 from cfchat.upstream.cloudflare.thoughts import Thoughts
 from cfchat.upstream.cloudflare.tools import ToolCalls
 from cfchat.upstream.cloudflare.usage import Usage
@@ -165,8 +165,7 @@ class ReplyReader:
         return None
 
     def _read_reply(self, reply: dict[str, Any], data: str) -> Delta | None:
-        error = error_in_reply(reply)
-        if error is not None:
+        if not ERROR_KEYS.isdisjoint(reply) and (error := error_in_reply(reply)) is not None:
             self._fail(error)
             return None
         content = self._read_content(reply)

@@ -40,7 +40,7 @@ class Thoughts:
         """Return the answer and the reasoning in this text, with what was held back before it."""
         # Fast case: the answer begins at once. Falls through to the search for tags; equal by test_thoughts.py.
         at_start = self._place is _Place.START and not (self._held or self._thinks_first)
-        if at_start and text and text[0] != "<" and not text[0].isspace():
+        if at_start and (bare := text.lstrip()) and bare[0] != "<":
             self._place = _Place.ANSWER
             return text, ""
         text, self._held = self._held + text, ""

@@ -49,7 +49,10 @@ def _total(usage: Mapping[str, Any]) -> float:
 
 def _count(usage: Mapping[str, Any], *names: str) -> float:
     """Return the first of these that is a count, or 0."""
-    return next((usage[name] for name in names if _is_count(usage.get(name))), 0)
+    for name in names:
+        if _is_count(usage.get(name)):
+            return float(usage[name])
+    return 0
 
 
 def _is_count(value: object) -> bool:
