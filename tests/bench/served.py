@@ -52,7 +52,8 @@ async def main() -> None:
     config = load({}, os.environ)
     set_up_logging(config.log_level)
     async with open_service(config) as rooms:
-        await watched(rooms, Server(rooms.app.handle, rooms.app.refuse, config.server, Proxies(config.trusted_proxies), rooms.app.note))
+        app, peers = rooms.app, Proxies(config.trusted_proxies)
+        await watched(rooms, Server(app.handle, app.refuse, config.server, peers, app.note))
 
 
 async def watched(rooms: Service, server: Server) -> None:

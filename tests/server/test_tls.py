@@ -7,9 +7,9 @@ import ssl
 from contextlib import suppress
 
 import pytest
+from bare_server import GET, LAST, Localhost, codes, serving, the_connection, trusting
 from client import parse, until
 from places import CERTS
-from bare_server import GET, LAST, Localhost, codes, serving, the_connection, trusting
 
 from cfchat.server.reply import Reply
 from cfchat.server.request import Limits, Request

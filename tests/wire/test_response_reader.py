@@ -9,7 +9,7 @@ from http_messages import responses, spoiled
 from hypothesis import given
 from hypothesis import strategies as st
 from reader_runs import check, pump, run
-from slow_reader import CUTS, SMALL, Reference, Verdict
+from slow_reader import CUTS, SMALL, Reference, Verdict, chunked_bodies, pieces_of
 
 from cfchat.errors import BodyTooLarge, HeadTooLarge, Incomplete, ProtocolError, UnknownCoding, UnsupportedVersion
 from cfchat.wire.messages import CLOSED, NEED_DATA, Data, EndOfMessage, ReadLimits, ResponseHead
@@ -191,3 +191,36 @@ def test_read_end_gives_the_rest_or_says_that_it_is_cut() -> None:
         else:
             with pytest.raises(verdict):
                 reader.read_end()
+
+
+BODIES = [OK + b"Content-Length: 9\r\n\r\n", OK + b"\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n"]
+
+
+@given(st.sampled_from(BODIES), chunked_bodies() | st.binary(max_size=40), CUTS, st.integers(0, 9))
+def test_read_body_is_what_the_events_say_for_any_cut(head: bytes, body: bytes, cuts: list[int], pulled: int) -> None:
+    """So many reads are pulled before; the body, the end of the message and the verdict are the same."""
+
+    def pull(reader: ResponseReader) -> bytes:
+        data = b""
+        while type(event := reader.next_event()) is Data:
+            data += event.data
+        return data
+
+    outcomes = []
+    for pushed in (False, True):
+        reader, data, error = ResponseReader(ReadLimits(body=None)), b"", None
+        reader.receive_data(head)
+        assert isinstance(reader.next_event(), ResponseHead)
+        try:
+            for number, piece in enumerate(pieces_of(body, cuts)):
+                if pushed and number >= pulled:
+                    data += reader.read_body(piece)
+                else:
+                    reader.receive_data(piece)
+                    data += pull(reader)
+            reader.receive_eof()
+            data += reader.read_end() if pushed else pull(reader)
+        except ProtocolError as caught:
+            error = type(caught)
+        outcomes.append((data, reader.complete, error))
+    assert outcomes[0] == outcomes[1]
