@@ -40,9 +40,9 @@ class Usage:
     @property
     def tokens(self) -> Tokens:
         """Return what the reply and its failed tries have cost."""
+        if not self.lost:
+            return self._count(self._reported, self._characters)
         counts = [self._count(*attempt) for attempt in self._attempts()]
-        if len(counts) == 1:
-            return counts[0]
         return Tokens(*(sum(numbers) for numbers in zip(*counts, strict=True)))
 
     @property

@@ -279,10 +279,12 @@ class Connection:
         elif head.status not in (204, 304):  # a 304 could only tell the length of what it leaves out
             fields.append(("Content-Length", str(head.length)))
         if asked is not None:
-            if self._wire.body_pending and not asked.has_body:
+            pending = self._wire.body_pending
+            if pending and not asked.has_body:
                 self._wire.next_event()  # the end of a body that is not there, so nobody need have read it
+                pending = self._wire.body_pending
             framed = not streamed or self._chunked or bare
-            self._keep = framed and asked.keep_alive and not self._wire.body_pending and not self.draining
+            self._keep = framed and asked.keep_alive and not pending and not self.draining
         if not self._keep:
             fields.append(("Connection", "close"))
         elif old:

@@ -77,7 +77,8 @@ class Answer:
             UpstreamError: what fails here can be tried again.
         """
         deadline = self.connection.deadline
-        deadline.bound(self._deadlines.whole_reply, WHOLE_REPLY)
+        if self._deadlines.whole_reply:
+            deadline.bound(self._deadlines.whole_reply, WHOLE_REPLY)
         deadline.move(self._deadlines.first_delta, FIRST_TOKEN)
         self.connection.send(request)
         try:

@@ -161,7 +161,8 @@ class Pool(Generic[P]):
         Raises:
             ValueError: it is not lent out.
         """
-        _close(self.state.give_back(conn, self._clock(), reusable and conn.usable))
+        if closing := self.state.give_back(conn, self._clock(), reusable and conn.usable):
+            _close(closing)
 
     def forget(self, conn: P) -> None:
         """Drop an idle connection that the other side has closed."""
@@ -198,7 +199,8 @@ class Pool(Generic[P]):
     def _take(self) -> P | None:
         while True:
             conn, expired = self.state.lend(self._clock())
-            _close(expired)
+            if expired:
+                _close(expired)
             if conn is None or conn.usable:
                 return conn
             self.give_back(conn, reusable=False)

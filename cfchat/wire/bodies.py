@@ -122,7 +122,7 @@ class ChunkedDecoder:
     def read(self, buffer: ReceiveBuffer, data: bytes = b"") -> bytes:
         """See Decoder. Takes all the chunks that are there."""
         # Fast case: one whole chunk where one can begin, as it comes while the model sets the pace. Falls through to
-        # the steps below; equal by tests/wire/test_bodies.py::test_any_cut_gives_the_same.
+        # the steps below; equal by tests/wire/test_bodies.py::test_whole_chunks_pass_by_the_buffer_and_change_nothing.
         if data:
             if self._alone and not (buffer.size or self._in_chunk or self.ended or self._error):
                 piece = _only_chunk(data)

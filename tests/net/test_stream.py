@@ -12,7 +12,8 @@ import pytest
 from client import until
 from places import CERTS
 
-from cfchat.net.stream import READ_SIZE, Layer, Stream
+from cfchat.net.stream import READ_SIZE, Stream
+from cfchat.net.tls import Layer
 from cfchat.upstream.connect import make_ssl_context
 
 # --- a layer, without a socket -------------------------------------------------------------------

@@ -86,7 +86,9 @@ class Template:
             if usage != self._usage:
                 if usage.translate(None, _DIGITS) != self._without_digits:
                     return None
-                largest, _ = decode_first(usage.decode())
+                largest, end = decode_first(usage.decode())
+                if end != len(usage) or type(largest) is not dict:  # a digit in the wrong place made it another value
+                    return None
                 self._usage = usage
         except ValueError:
             return None

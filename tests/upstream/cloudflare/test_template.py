@@ -180,6 +180,13 @@ def test_one_event_alone_matches_as_it_does_among_others(
                 assert match is None or other.read(data) == match
 
 
+def test_a_digit_before_a_usage_makes_it_no_usage() -> None:
+    *_, template = templates()
+    raw = event(template, "word", usage=USAGE % (2, 2))
+    assert template.one(raw.replace(b'"usage":{', b'"usage":0{')) is None
+    assert template.one(raw) is not None
+
+
 @pytest.mark.parametrize("word", [" word", "é", "это", "😀", "{}[],:'"])
 def test_plain_words_match(word: str) -> None:
     for template in templates():
