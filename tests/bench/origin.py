@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import random
 import re
 import select
 import socket
@@ -23,24 +24,28 @@ ASKED = re.compile(rb"bench (\w+) (\d+) (\d+) (\w+)")
 LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 WORDS = ("~ the", "~ of", "~ streaming", "~ a", "~ model", "~,", "~ is", "~ now", "~ to", "~.", "~ is\u00fc", "~ word")
-PADS = ("abde", "abdefghijk", "ab", "abdefghijklmnoprst", "abdefghi", "a", "abdefghijklmno")
+_random = random.Random(1)
+PADS = ["".join(_random.choices("abdefghijklmnoprstuvxyz1234567890", k=_random.randint(1, 36))) for _ in range(101)]
 CATALOGUE = b'{"success":true,"result":[{"name":"@cf/bench/model","task":{"name":"Text Generation"}}]}'
 TOTAL = '"usage":{"prompt_tokens":12,"completion_tokens":34,"total_tokens":46}'
 FEW = 8
 
-# What Cloudflare's models send: the classic dialect, without and with its padding, and OpenAI's as Gemma speaks it.
+# What Cloudflare's models send: the classic dialect, without and with its padding, and OpenAI's. `gemma` is what the
+# default model sends: padding of random length and the usage so far in each event.
+_CHUNK = (
+    '{"choices":[{"delta":{"content":TEXT,"reasoning_content":null},"finish_reason":null,"index":0,"logprobs":null,'
+    '"matched_stop":null}],"created":1790000000,"id":"0f962191d3d2f47418286b60056319eb",'
+    '"model":"@cf/google/gemma-4-26b-a4b-it-external","object":"chat.completion.chunk","p":"PAD","usage":'
+    '{"prompt_tokens":%s,"completion_tokens":%s,"total_tokens":%s,"prompt_tokens_details":{"cached_tokens":0},'
+    '"neurons":0.0272}}'
+)
 SHAPES = {
-    "classic": '{"response":%s}',
-    "padded": '{"response":%s,"p":"%s"}',
-    "openai": (
-        '{"choices":[{"delta":{"content":%s,"reasoning_content":null},"finish_reason":null,"index":0,"logprobs":null,'
-        '"matched_stop":null}],"created":1790000000,"id":"0f962191d3d2f47418286b60056319eb",'
-        '"model":"@cf/google/gemma-4-26b-a4b-it-external","object":"chat.completion.chunk","p":"%s","usage":'
-        '{"prompt_tokens":0,"completion_tokens":1,"total_tokens":1,"prompt_tokens_details":{"cached_tokens":0},'
-        '"neurons":0.0272}}'
-    ),
+    "classic": '{"response":TEXT}',
+    "padded": '{"response":TEXT,"p":"PAD"}',
+    "openai": _CHUNK % (0, 1, 1),
+    "gemma": _CHUNK % (12, "SAID", "TOTAL"),
 }
-LAST = {"classic": '{"response":"",%s}', "padded": '{"response":"",%s}', "openai": '{"response":"",%s}'}
+LAST = '{"response":"",%s}'
 
 
 def chunk(data: str) -> bytes:
@@ -49,14 +54,14 @@ def chunk(data: str) -> bytes:
 
 
 def event(shape: str, word: str, number: int) -> bytes:
-    text = json.dumps(word, ensure_ascii=False)
-    pads = (PADS[number % len(PADS)],) * (SHAPES[shape].count("%s") - 1)
-    return chunk(SHAPES[shape] % (text, *pads))
+    data = SHAPES[shape].replace("PAD", PADS[number % len(PADS)])
+    data = data.replace("SAID", str(number + 1)).replace("TOTAL", str(number + 13))
+    return chunk(data.replace("TEXT", json.dumps(word, ensure_ascii=False)))
 
 
 @cache
 def end(shape: str) -> bytes:
-    return chunk(LAST[shape] % TOTAL) + chunk("[DONE]") + b"0\r\n\r\n"
+    return chunk(LAST % TOTAL) + chunk("[DONE]") + b"0\r\n\r\n"
 
 
 @cache

@@ -12,6 +12,7 @@ import json
 import os
 import pstats
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -31,8 +32,14 @@ sys.path.insert(0, str(HERE))
 from environments import CONTENDERS, FLOOR, Contender, prepare
 from load import Result, Task, resident
 
-CA = HERE.parent / "certs" / "ca.pem"
+CERTS = HERE.parent / "support" / "certs"
+CA = CERTS / "ca.pem"
+# What users do: 200 tokens in the shape of the default model, in one write, eight events a write, an event a record.
+CHAT = Task(0, "burst", clients=8, tokens=200, seconds=2.0, shape="gemma")
 MODES = {
+    "chat": CHAT,
+    "chat few": replace(CHAT, mode="few"),
+    "chat one": replace(CHAT, mode="one"),
     "burst": Task(0, "burst", clients=8, tokens=1000, seconds=2.0),
     "few": Task(0, "few", clients=8, tokens=1000, seconds=2.0),
     "one": Task(0, "one", clients=8, tokens=300, seconds=2.0),
@@ -43,6 +50,7 @@ MODES = {
 # At a fifth of a second a token a thousand streams are no work; here it is their memory that counts.
 THOUSAND = Task(0, "paced", clients=1000, tokens=60, seconds=3.0, warm=3.0, pace=200)
 STARTS = 5
+BEFORE = "before"
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,9 @@ PACED = (
     Figure("added ms to the first p50", lambda result: result.first.get("p50", nan)),
     Figure("added ms to the first p99", lambda result: result.first.get("p99", nan)),
 )
-FIGURES = {"short": (REPLIES, CPU), "paced 100": PACED, "paced 300": PACED}
+EACH = Figure("CPU ms per reply", lambda result: result.cpu["it"] / max(1, result.replies) * 1e3)
+CHATS = dict.fromkeys(("chat", "chat few", "chat one"), (REPLIES, EACH))
+FIGURES = {**CHATS, "short": (REPLIES, EACH), "paced 100": PACED, "paced 300": PACED}
 
 Numbers = dict[str, dict[str, list[float]]]  # of a figure, of each contender
 
@@ -132,8 +142,8 @@ class Arena:
         }
 
     @contextmanager
-    def run(self, command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-        with process(command, self.environ()) as started:
+    def run(self, command: list[str], **more: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+        with process(command, {**self.environ(), **more}) as started:
             yield started
 
 
@@ -196,6 +206,24 @@ def starts(arena: Arena, contenders: dict[str, Contender], rounds: int) -> None:
     show("start and memory (1,000 streams)", numbers, figures)
 
 
+def idle_https(arena: Arena, contenders: dict[str, Contender], clients: int = 500) -> None:
+    """Print what a connection costs that has shaken hands and asks nothing, for each cfchat."""
+    context = ssl.create_default_context(cafile=str(CA))
+    figure = Figure("KiB an idle HTTPS connection", _nothing)
+    numbers: Numbers = {figure.name: defaultdict(list)}
+    for name in contenders.keys() & {"cfchat", BEFORE}:
+        with arena.run(contenders[name].command, CFCHAT_TLS_CERT=str(CERTS / "localhost.pem")) as (child, port):
+            with ExitStack() as held:
+                sizes = []
+                for count in (50, clients):  # the first ones grow what all share
+                    for _ in range(count):
+                        sock = held.enter_context(socket.create_connection(("127.0.0.1", port)))
+                        held.enter_context(context.wrap_socket(sock, server_hostname="localhost"))
+                    sizes.append(resident(child.pid))
+            numbers[figure.name][name].append((sizes[1] - sizes[0]) / clients)
+    show(f"idle HTTPS ({clients} connections)", numbers, (figure,))
+
+
 def _nothing(result: Result) -> float:
     raise AssertionError("this figure is not of a run of the clients")
 
@@ -256,15 +284,22 @@ def main() -> None:
     parser.add_argument("--profile", metavar="MODE", choices=MODES, help="show where cfchat's time goes")
     parser.add_argument("--only", metavar="NAMES", help="contenders beside cfchat: " + ",".join(CONTENDERS))
     parser.add_argument("--modes", metavar="NAMES", help="modes, by commas: " + ", ".join([*MODES, "start"]))
+    parser.add_argument("--beside", metavar="CHECKOUT", help="another checkout of cfchat, as one more: `before`")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each mode (5)")
-    parser.add_argument("--shape", default="classic", choices=("classic", "padded", "openai"), help="of the events")
+    shapes = ("classic", "padded", "openai", "gemma")
+    parser.add_argument("--shape", default="classic", choices=shapes, help="of the events, but for chat")
     given = parser.parse_args()
     os.chdir(HERE.parents[1])
     names = given.only.split(",") if given.only else [FLOOR] if given.smoke else list(CONTENDERS)
     rounds = given.rounds or (1 if given.quick or given.smoke else 5)
     shorter = 0.15 if given.smoke else 0.4 if given.quick else 1.0
     modes = {
-        name: replace(task, seconds=task.seconds * shorter, warm=task.warm * max(shorter, 0.4), shape=given.shape)
+        name: replace(
+            task,
+            seconds=task.seconds * shorter,
+            warm=task.warm * max(shorter, 0.4),
+            shape=given.shape if task.shape == "classic" else task.shape,
+        )
         for name, task in MODES.items()
         if not given.modes or name in given.modes.split(",")
     }
@@ -273,10 +308,13 @@ def main() -> None:
             profile(ring, given.profile, given.shape)
             return
         contenders = prepare(names, Path(folder))
+        if given.beside:
+            contenders[BEFORE] = Contender([sys.executable, str(Path(given.beside).resolve() / "cfchat_server.py")])
         print(f"Python {sys.version.split()[0]}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}\n")
         compare(ring, contenders, modes, rounds)
         if not given.smoke and (not given.modes or "start" in given.modes.split(",")):
             starts(ring, contenders, 1 if given.quick else STARTS)
+            idle_https(ring, contenders)
 
 
 if __name__ == "__main__":
