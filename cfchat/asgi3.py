@@ -58,7 +58,7 @@ class Application:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections to the model. A further request opens them anew."""
+        """Close the connections to the model. A further request opens new ones."""
         self._service = None
         await self._stack.aclose()
 

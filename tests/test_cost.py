@@ -1,6 +1,6 @@
 """What a token costs, in work and not in time: calls made by cfchat's own code, writes, bytes looked at.
 
-Whoever adds a call for each token, or a write for each event of a read, finds it here.
+These tests fail if somebody adds a call for each token, or a write for each event of a read.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Settings(NamedTuple):
     """What a conversation may be, and how many may run at once. `max_body` is in bytes.
 
     A client may name one of `models`, by one of `aliases`, too, and options up to `caps`; `model` is asked where it
-    names none. Beyond `max_streams` so many as `max_queue` wait for their turn, `queue_timeout` seconds at most.
+    names none. Beyond `max_streams` replies, `max_queue` conversations wait for a turn, `queue_timeout` seconds at most.
     """
 
     system_prompt: str = "You are a friendly assistant"

@@ -19,7 +19,7 @@ from cfchat.net.stream import Stream
 from cfchat.server.record import Record
 from cfchat.server.reply import Head, Reply, respond
 from cfchat.server.request import ClientGone, Request, Rules, new_id
-from cfchat.wire.bodies import LAST_CHUNK
+from cfchat.wire.bodies import LAST_CHUNK, encode_chunk
 from cfchat.wire.messages import CLOSED, NEED_DATA, Data, EndOfMessage, RequestHead
 from cfchat.wire.reader import RequestReader
 from cfchat.wire.writer import encode_fields, encode_response_head
@@ -31,7 +31,7 @@ _NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
 
 
 class Connection:
-    """Serves one client. `refusal` is told at once, whatever is asked; `peer` is the socket's address."""
+    """Serves one client. `refusal` is sent at once, whatever is asked; `peer` is the socket's address."""
 
     task: asyncio.Task[None]
 
@@ -251,13 +251,9 @@ class Connection:
             self._stream.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             return
         data = self._encode_head(head) if head is not None else b""
-        if not self._chunked:
-            data += piece
-        else:
-            if piece:
-                data += b"%x\r\n%b\r\n" % (len(piece), piece)
-            if last:
-                data += LAST_CHUNK
+        data += encode_chunk(piece) if self._chunked else piece
+        if last and self._chunked:
+            data += LAST_CHUNK
         self._stream.write(data)
 
     def cut(self) -> None:

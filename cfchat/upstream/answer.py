@@ -1,7 +1,7 @@
 """One reply that has begun, and how it is read.
 
 Up to the first words it is pulled (`begin`): whatever fails there can be tried again. From there on it is pushed
-(`pour`): each read of the socket goes down the whole way in one call, from the decoder to whoever takes the deltas.
+(`pour`): each read of the socket goes down the whole way in one call, from the decoder to the code that takes the deltas.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class Answer:
             self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
 
     async def batches(self) -> AsyncGenerator[list[Delta], None]:
-        """Yield the reply, once, in batches of deltas, none empty: `pour` for whoever awaits each.
+        """Yield the reply, once, in batches of deltas, none empty: `pour` for a task that awaits each.
 
         Raises:
             UpstreamError: the reply breaks off.

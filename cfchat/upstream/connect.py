@@ -113,7 +113,7 @@ async def _open(host: str, port: int) -> Stream:
 
 
 def _of_one_kind(error: OSError) -> OSError:
-    """Give an error a number: asyncio's error for several addresses has only the words of theirs."""
+    """Give an error a number: asyncio's error for several addresses holds their errors as words alone."""
     numbers = [int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))] if error.errno is None else []
     if not numbers:
         return error

@@ -50,7 +50,7 @@ const OPEN_LETTERS = 1000;
 const CODE_LINES = 40;
 // How near to the end, in pixels, a reader still follows it.
 const NEAR = 48;
-// Seconds of a Retry-After that are counted down; what is longer is told as a time of day.
+// A Retry-After up to this many seconds is counted down; a longer one is shown as a time of day.
 const COUNTDOWN = 120;
 
 // --- making elements ----------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""The three ways a body is framed (RFC 9112 §6): decoders, and the chunk encoder.
+"""The three ways to frame a body (RFC 9112 §6): a decoder for each, and the chunk encoder. Sans-I/O.
 
-A decoder gives from a buffer all the bytes of the body that are there, and says when the body has `ended`.
-Errors come after the bytes before them, so what a caller sees does not depend on how the bytes were cut.
+A decoder takes all the bytes of the body that are in a buffer, and says when the body has `ended`. It returns the bytes
+before an error first and raises the error at the next call, so what a caller sees does not depend on how the bytes were
+cut.
 """
 
 from __future__ import annotations
@@ -21,24 +22,25 @@ _LINE_TOO_LONG = partial(ProtocolError, "A chunk's line is too long.")
 
 
 def encode_chunk(data: bytes) -> bytes:
-    """One chunk; nothing for no data, since an empty chunk would be the last (RFC 9112 §7.1)."""
+    """Return one chunk; nothing for no data, because an empty chunk would be the last (RFC 9112 §7.1)."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
 class Decoder(Protocol):
-    """What reads a body."""
+    """Reads a body out of a buffer."""
 
     ended: bool
 
     def read(self, buffer: ReceiveBuffer, data: bytes = b"") -> bytes:
-        """Add `data` to the buffer, and take all of the body that is there; empty if nothing is.
+        """Add `data` to the buffer; take and return all of the body that is there.
 
         Raises:
-            ProtocolError: the framing is broken. BodyTooLarge: the body is over its limit.
+            ProtocolError: the framing is broken.
+            BodyTooLarge: the body is over its limit.
         """
 
     def finish(self) -> None:
-        """The peer has ended the connection.
+        """Note that the peer has ended the connection.
 
         Raises:
             Incomplete: the body had not ended.
@@ -46,7 +48,7 @@ class Decoder(Protocol):
 
 
 class LengthDecoder:
-    """RFC 9112 §6.2."""
+    """Reads a body with a Content-Length (RFC 9112 §6.2)."""
 
     def __init__(self, length: int, limit: int | None = None) -> None:
         self.ended = not length
@@ -54,7 +56,7 @@ class LengthDecoder:
         self._over = limit is not None and length > limit
 
     def read(self, buffer: ReceiveBuffer, data: bytes = b"") -> bytes:
-        """See Decoder. A length over the limit is refused before the first byte."""
+        """See Decoder. Refuse a length over the limit before the first byte."""
         if data:
             buffer.append(data)
         if self._over:
@@ -89,16 +91,16 @@ class UntilCloseDecoder:
         return piece
 
     def finish(self) -> None:
-        """Nothing tells a whole body from a cut one here (RFC 9112 §8): the caller's format must."""
+        """See Decoder. A whole body and a cut one look alike here (RFC 9112 §8): the format of the body must tell."""
         self.ended = True
 
 
 class ChunkedDecoder:
-    """RFC 9112 §7.1, up to and with the line of the last chunk. Behind it come the trailers.
+    """Reads a chunked body (RFC 9112 §7.1), up to and with the line of the last chunk. Behind it come the trailers.
 
-    `line` limits one chunk's line, `extensions` the extensions of all chunks together, `limit` the body, `chunks` their
-    number: a body in pieces of a byte costs a thousand times what it should. `alone` says that no other message can
-    follow in the buffer: only then, and without a limit, may all of it be looked at.
+    Limits in bytes: `line` for one chunk's line, `extensions` for the extensions of all chunks, `limit` for the body.
+    `chunks` is the most chunks: a body in pieces of one byte costs a thousand times what a plain one does. `alone` says
+    that no other message can follow in the buffer: only then, and without a limit, may all of it be searched.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class ChunkedDecoder:
         self._error: ProtocolError | None = None
 
     def read(self, buffer: ReceiveBuffer, data: bytes = b"") -> bytes:
-        """See Decoder. Takes all the chunks that are there."""
+        """See Decoder. Take all the chunks that are there."""
         # Fast case: one whole chunk where one can begin, as it comes while the model sets the pace. Falls through to
         # the steps below; equal by tests/wire/test_bodies.py::test_whole_chunks_pass_by_the_buffer_and_change_nothing.
         if data:
@@ -176,7 +178,7 @@ class ChunkedDecoder:
             self.ended = last
 
     def _advance(self, buffer: ReceiveBuffer, pieces: list[bytes]) -> bool:
-        """Read one chunk's line, or as much of its data as there is; False if that needs more bytes."""
+        """Read one chunk's line, or as much of its data as there is; return False if that needs more bytes."""
         if not self._in_chunk:
             return not self.ended and self._begin(buffer)
         if self._left:
@@ -214,7 +216,7 @@ class ChunkedDecoder:
         self.ended = not size
 
     def _end(self, buffer: ReceiveBuffer) -> bool:
-        """Check the CRLF behind the data: whoever skips two bytes there can be led astray (CVE-2025-43859)."""
+        """Check the CRLF behind the data. h11 skipped two bytes here: that was CVE-2025-43859."""
         if buffer.size < 2:
             return False
         if buffer.take(2) != b"\r\n":
@@ -224,6 +226,6 @@ class ChunkedDecoder:
 
 
 def _only_chunk(data: bytes) -> bytes:
-    """The data of a chunk and no more, as it comes while the model sets the pace, if its line is a bare size."""
+    """Return the data of the one chunk that these bytes are, if its line is a bare size; else nothing."""
     line, _, rest = data.partition(b"\r\n")
     return rest[:-2] if rest[-2:] == b"\r\n" and line == b"%x" % (len(rest) - 2) else b""

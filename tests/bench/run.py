@@ -110,7 +110,7 @@ def _port(output: IO[bytes] | None) -> int:
 
 
 def measure(task: Task) -> Result:
-    """Run the clients. Exits where a reply was not what it should be: whoever loses tokens is quick."""
+    """Run the clients. Exits where a reply was not what it should be: a relay that loses tokens is quick."""
     command = [sys.executable, str(HERE / "load.py"), json.dumps(asdict(task))]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=task.warm + task.seconds + 60)
     result = Result(**json.loads(done.stdout))

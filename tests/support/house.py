@@ -91,7 +91,7 @@ async def house(
     page: bool = True,
     hooks: Hooks = Hooks(),
 ) -> AsyncIterator[House]:
-    """A house whose backoff is nought, all else as in real life."""
+    """A house whose backoff is zero; all else is as in real life."""
     url = urlsplit(standin.base_url)
     assert url.hostname and url.port
     origin = Origin(url.hostname, url.port, url.scheme == "https", url.path)

@@ -1,4 +1,4 @@
-"""The way to Cloudflare as a whole: whom it asks, how, how long, and what is told when it fails."""
+"""The way to Cloudflare as a whole: whom it asks, how, how long, and what it reports when it fails."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ async def test_a_circuit_opens_rests_and_is_tried_again_by_one_request() -> None
         assert await models_asked() == [SECOND]  # while nobody knows how it goes
         known.set()
         assert (await trial).fields["x-model"] == FIRST
-        assert await models_asked() == [FIRST, SECOND]  # once is not often in a row: the count began anew
+        assert await models_asked() == [FIRST, SECOND]  # once is not often in a row: the count began again
         assert await models_asked() == [FIRST]
     assert len([line for line in cfchat.log if "not asked first for 10 s" in line]) == 1
 

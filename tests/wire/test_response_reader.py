@@ -200,15 +200,13 @@ BODIES = [OK + b"Content-Length: 9\r\n\r\n", OK + b"\r\n", OK + b"Transfer-Encod
 def test_read_body_is_what_the_events_say_for_any_cut(head: bytes, body: bytes, cuts: list[int], pulled: int) -> None:
     """So many reads are pulled before; the body, the end of the message and the verdict are the same."""
 
-    def pull(reader: ResponseReader) -> bytes:
-        data = b""
+    def pull(reader: ResponseReader, data: bytearray) -> None:
         while type(event := reader.next_event()) is Data:
             data += event.data
-        return data
 
     outcomes = []
     for pushed in (False, True):
-        reader, data, error = ResponseReader(ReadLimits(body=None)), b"", None
+        reader, data, error = ResponseReader(ReadLimits(body=None)), bytearray(), None
         reader.receive_data(head)
         assert isinstance(reader.next_event(), ResponseHead)
         try:
@@ -217,9 +215,12 @@ def test_read_body_is_what_the_events_say_for_any_cut(head: bytes, body: bytes, 
                     data += reader.read_body(piece)
                 else:
                     reader.receive_data(piece)
-                    data += pull(reader)
+                    pull(reader, data)
             reader.receive_eof()
-            data += reader.read_end() if pushed else pull(reader)
+            if pushed:
+                data += reader.read_end()
+            else:
+                pull(reader, data)
         except ProtocolError as caught:
             error = type(caught)
         outcomes.append((data, reader.complete, error))

@@ -1,4 +1,4 @@
-"""Make the certificates of this folder anew: `python3 tests/certs/make.py`. Needs the openssl command line.
+"""Make the certificates of this folder again: `python3 tests/support/certs/make.py`. Needs the openssl command line.
 
 The authority's key is thrown away: nothing but these files will ever be signed by it.
 """
