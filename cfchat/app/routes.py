@@ -63,8 +63,8 @@ FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 class Settings(NamedTuple):
     """What a conversation may be, and how many may run at once. `max_body` is in bytes.
 
-    A client may name one of `models`, by one of `aliases`, too, and options up to `caps`; `model` is asked where it
-    names none. Beyond `max_streams` replies, `max_queue` conversations wait for a turn, `queue_timeout` seconds at most.
+    A client may name one of `models`, also by one of `aliases`, and options up to `caps`; if it names no model, `model`
+    is asked. Beyond `max_streams` replies, `max_queue` conversations wait for a turn, at most `queue_timeout` seconds.
     """
 
     system_prompt: str = "You are a friendly assistant"

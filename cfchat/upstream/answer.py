@@ -1,7 +1,7 @@
 """One reply that has begun, and how it is read.
 
-Up to the first words it is pulled (`begin`): whatever fails there can be tried again. From there on it is pushed
-(`pour`): each read of the socket goes down the whole way in one call, from the decoder to the code that takes the deltas.
+Up to the first words it is pulled (`begin`): what fails there can be tried again. From there on it is pushed (`pour`):
+each read of the socket goes down the whole way in one call, from the decoder to the code that takes the deltas.
 """
 
 from __future__ import annotations
