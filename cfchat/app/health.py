@@ -12,8 +12,8 @@ from ipaddress import ip_address
 
 from cfchat.errors import MethodNotAllowed, NotFound
 from cfchat.ops.metrics import CONTENT_TYPE, Samples, encode
-from cfchat.server.reply import Reply
-from cfchat.server.request import Handler, Request
+from cfchat.server.reply import Handler, Reply
+from cfchat.server.request import Request
 
 METRICS = "/metrics"
 PROBES = ("/healthz", "/readyz", METRICS)

@@ -11,8 +11,8 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache
 
-from cfchat.server.reply import Reply
-from cfchat.server.request import Handler, Request
+from cfchat.server.reply import Handler, Reply
+from cfchat.server.request import Request
 
 # The page loads only its own files, has nothing inline, sends no form, and stands in no frame.
 CLOSED = (

@@ -42,8 +42,8 @@ from cfchat.replies.form import describe
 from cfchat.replies.negotiation import negotiate
 from cfchat.replies.ui_message import UIMessage
 from cfchat.server.record import Record
-from cfchat.server.reply import Refusal, Reply
-from cfchat.server.request import Handler, Request
+from cfchat.server.reply import Handler, Refusal, Reply
+from cfchat.server.request import Request
 from cfchat.upstream.client import Upstream
 from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, ranges, takes
 from cfchat.wire.fields import Fields

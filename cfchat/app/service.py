@@ -22,8 +22,8 @@ from cfchat.net.listen import cannot_listen
 from cfchat.ops.logs import log_request
 from cfchat.ops.loop_lag import LoopLag
 from cfchat.ops.metrics import Metrics, Samples
-from cfchat.server.reply import Refusal
-from cfchat.server.request import Direct, Handler, Limits, Peers
+from cfchat.server.reply import Handler, Refusal
+from cfchat.server.request import Direct, Limits, Peers
 from cfchat.server.server import Certified, Server
 from cfchat.upstream.client import Upstream
 from cfchat.wire.fields import Fields

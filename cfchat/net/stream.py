@@ -57,6 +57,7 @@ class Stream(asyncio.BufferedProtocol):
         self.full = False  # the peer takes less than is written
         self._half_open = half_open
         self._lost = False
+        self._sent_end = False  # of our half
         self._buffer = _shared_buffer()
         self._layers: list[Layer] = []  # the first is next to TCP
         self._unread = b""
@@ -158,6 +159,7 @@ class Stream(asyncio.BufferedProtocol):
         if not self.closing:
             for depth in range(len(self._layers) - 1, -1, -1):
                 self._send(self._layers[depth].end(), depth)
+            self._sent_end = True  # TLS may still want to answer a key update: nothing can be written any more
             if self.transport.can_write_eof():
                 self.transport.write_eof()
 
@@ -282,7 +284,7 @@ class Stream(asyncio.BufferedProtocol):
         except ssl.SSLError:  # the layer has failed: what was to be sent must not go out in any other way
             self.abort()
             return
-        if data and not self._lost:
+        if data and not (self._lost or self._sent_end):
             self.transport.write(data)
 
     def _end(self, error: Exception | None) -> None:

@@ -18,7 +18,8 @@ from cfchat.net.deadline import Deadline
 from cfchat.net.stream import Stream
 from cfchat.server.record import Record
 from cfchat.server.reply import Head, Reply, respond
-from cfchat.server.request import ClientGone, Request, Rules, new_id
+from cfchat.server.request import ClientGone, Request, new_id
+from cfchat.server.rules import Rules
 from cfchat.wire.bodies import LAST_CHUNK, encode_chunk
 from cfchat.wire.messages import CLOSED, NEED_DATA, Data, EndOfMessage, RequestHead
 from cfchat.wire.reader import RequestReader

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from cfchat.errors import CfchatError, Incomplete, Overloaded
 from cfchat.server.record import Record
-from cfchat.server.request import ClientGone, Handler, Refuse, Request
+from cfchat.server.request import ClientGone, Request
+from cfchat.wire.fields import Fields
 
 log = logging.getLogger("cfchat.server")
 
@@ -178,6 +179,11 @@ class Reply:
             self._put(self._heartbeat, False)
             silent = 0.0
         self._beat_after(self._pause - silent)
+
+
+Handler = Callable[[Request, Reply], Awaitable[None]]
+# Words an error of a request, by its id and fields, or of bytes that never became one (fields None).
+Refuse = Callable[[CfchatError, str, Fields | None], Refusal]
 
 
 async def respond(handler: Handler, refuse: Refuse, request: Request, reply: Reply) -> None:

@@ -1,18 +1,13 @@
-"""What a handler gets, and what a server must be given: handler, refusal, limits, peers."""
+"""One request as a handler gets it, and what is known of its client: limits, and the peers before it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from cfchat.errors import CfchatError
-from cfchat.server.record import Record
 from cfchat.wire.fields import Fields
 from cfchat.wire.messages import ReadLimits, RequestHead
-
-if TYPE_CHECKING:
-    from cfchat.server.reply import Refusal, Reply
 
 
 class Limits(NamedTuple):
@@ -99,18 +94,3 @@ class Direct:
     def counted(self, peer: str) -> str | None:
         """Return the peer's own address."""
         return peer
-
-
-Handler = Callable[[Request, "Reply"], Awaitable[None]]
-# The reply to an error: of a request, by its id and fields, or of bytes that never became one (fields None).
-Refuse = Callable[[CfchatError, str, Fields | None], "Refusal"]
-
-
-class Rules(NamedTuple):
-    """How connections are served: `handler` answers, `refuse` words errors, `note` gets each request that is over."""
-
-    handler: Handler
-    refuse: Refuse
-    limits: Limits = Limits()
-    peers: Peers = Direct()
-    note: Callable[[Record], None] = lambda record: None

@@ -21,7 +21,9 @@ from cfchat.net.stream import Stream
 from cfchat.server.accept import FilesRunOut
 from cfchat.server.connection import Connection
 from cfchat.server.record import Record
-from cfchat.server.request import Direct, Handler, Limits, Peers, Refuse, Rules
+from cfchat.server.reply import Handler, Refuse
+from cfchat.server.request import Direct, Limits, Peers
+from cfchat.server.rules import Rules
 
 log = logging.getLogger("cfchat.server")
 

@@ -14,8 +14,8 @@ from places import CERTS
 from cfchat.errors import CfchatError
 from cfchat.ops.logs import log_request
 from cfchat.server.connection import Connection
-from cfchat.server.reply import Refusal, Reply
-from cfchat.server.request import Direct, Handler, Limits, Peers, Request
+from cfchat.server.reply import Handler, Refusal, Reply
+from cfchat.server.request import Direct, Limits, Peers, Request
 from cfchat.server.server import Certified, Server
 from cfchat.wire.fields import Fields
 
