@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+DAY = 86_400.0  # seconds; a day's budgets, ours and Cloudflare's, begin at 00:00 UTC
+
 
 class CfchatError(Exception):
     """The base of all errors of cfchat.
 
-    `message` is for the client and holds no secret; `detail` is for the operator's log only. `param` names the place
-    in the request. `retry_after` is in seconds. `fields` are extra header fields of the error reply, such as `Allow`.
+    `message` is for the client and holds no secret; a kind that is raised in many places has its own, `words`.
+    `detail` is for the operator's log only. `param` names the place in the request. `retry_after` is in seconds.
+    `fields` are extra header fields of the error reply, such as `Allow`.
 
     >>> import cfchat
     >>> class Forbidden(cfchat.CfchatError):
@@ -26,18 +29,19 @@ class CfchatError(Exception):
     status = 500
     type = "server_error"
     code = "internal_error"
+    words = "Something went wrong in this server."
 
     def __init__(
         self,
-        message: str,
+        message: str = "",
         *,
         detail: str = "",
         param: str | None = None,
         retry_after: float | None = None,
         fields: Sequence[tuple[str, str]] = (),
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = message or self.words
+        super().__init__(self.message)
         self.detail = detail
         self.param = param
         self.retry_after = retry_after
@@ -117,6 +121,7 @@ class NotFound(RequestError):
     """A path that this server does not have (RFC 9110 §15.5.5)."""
 
     status, code = 404, "not_found"
+    words = "There is nothing at this path. The chat is at POST /api/chatbot."
 
 
 class MethodNotAllowed(RequestError):
@@ -246,12 +251,14 @@ class UpstreamConnectError(UpstreamError):
     """No TLS connection: the name, the route, a refusal or the certificate."""
 
     code = "upstream_connect"
+    words = "The model's server could not be reached."
 
 
 class UpstreamProtocolError(UpstreamError):
     """A response that is not HTTP, or not in a shape that Cloudflare's API has."""
 
     code = "upstream_protocol"
+    words = "The model's server sent nonsense."
 
 
 class UpstreamTimeout(UpstreamError):
@@ -264,6 +271,7 @@ class UpstreamInterrupted(UpstreamError):
     """A reply that broke off. After its first delta it cannot be tried again."""
 
     code = "upstream_interrupted"
+    words = "The connection to the model was lost."
 
 
 class UpstreamEmpty(UpstreamError):

@@ -41,7 +41,7 @@ def probes(
 
     async def metrics_of(request: Request, reply: Reply) -> None:
         if not open_to_all and not is_from_here(request):
-            raise NotFound("There is nothing at this path. The chat is at POST /api/chatbot.")
+            raise NotFound()
         body = encode(await counted()).encode()
         reply.send(200, [("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store")], body)
 

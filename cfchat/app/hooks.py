@@ -89,7 +89,7 @@ async def run(answer: Awaitable[T], name: str, tag: str) -> T:
         raise
     except Exception as error:
         log.exception("%s %s failed", tag, name)
-        raise CfchatError("Something went wrong in this server.") from error
+        raise CfchatError() from error
 
 
 def label_of(name: str) -> str:

@@ -168,7 +168,7 @@ class App:
         if route is None:
             if request.method == "OPTIONS" and request.path == "*":
                 return reply.send(204, [("Allow", "GET, HEAD, POST, OPTIONS")])
-            raise NotFound("There is nothing at this path. The chat is at POST /api/chatbot.")
+            raise NotFound()
         # The server leaves the body of a reply to HEAD out.
         handler = route.get("GET" if request.method == "HEAD" else request.method)
         if handler is not None:

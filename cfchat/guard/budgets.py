@@ -7,10 +7,9 @@ forgotten first.
 
 from __future__ import annotations
 
-from cfchat.errors import BudgetSpent
+from cfchat.errors import DAY, BudgetSpent
 from cfchat.guard.limits import MOST_NAMES, remember
 
-DAY = 86_400.0  # seconds
 WARN_AT = 0.8  # of the day's tokens
 
 

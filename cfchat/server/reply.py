@@ -210,7 +210,7 @@ async def respond(handler: Handler, refuse: Refuse, request: Request, reply: Rep
     except Exception:
         log.exception("%s %s failed", request.id, "reply" if reply.begun else "handler")
         if not reply.ended:
-            reply.fail(CfchatError("Something went wrong in this server."), refuse, request)
+            reply.fail(CfchatError(), refuse, request)
     finally:
         if not reply.ended:
             reply.stop()

@@ -127,7 +127,7 @@ class Answer:
             self._over = True
             return deltas + self._events.close()
         except EventTooLarge as error:
-            raise UpstreamProtocolError("The model's server sent nonsense.", detail=error.message) from error
+            raise UpstreamProtocolError(detail=error.message) from error
 
     async def _read_to_end(self) -> None:
         """Read what follows [DONE]: only the connection's next use depends on it."""
@@ -272,6 +272,6 @@ async def whole_body(lent: Connection) -> bytes:
     while type(event := await lent.next_event()) is Data:
         size += len(event.data)
         if size > WHOLE_BODY:
-            raise UpstreamProtocolError("The model's server sent nonsense.", detail="reply over 1 MiB")
+            raise UpstreamProtocolError(detail="reply over 1 MiB")
         pieces.append(event.data)
     return b"".join(pieces)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from cfchat.conversation.model import NO_OPTIONS, Conversation, Options
 from cfchat.conversation.prepare import trim, with_defaults
-from cfchat.errors import UpstreamError, UpstreamModelGone, UpstreamOverloaded, UpstreamRefused, UpstreamTimeout
+from cfchat.errors import DAY, UpstreamError, UpstreamModelGone, UpstreamOverloaded, UpstreamRefused, UpstreamTimeout
 from cfchat.secret import Secret
 from cfchat.upstream import circuits, pool, retry
 from cfchat.upstream.answer import Answer, Deadlines, Lost, whole_body
@@ -302,7 +302,7 @@ class Upstream:
             else:
                 for name in self._settings.models:
                     self._warn_of_model(name, listed.get(name))
-            await asyncio.sleep(faults.DAY)
+            await asyncio.sleep(DAY)
 
     def _warn_of_model(self, name: str, listed: Model | None) -> None:
         if listed is None:

@@ -61,12 +61,12 @@ async def connect(
             detail=f"no {way.step}; --connect-timeout sets how long",
         ) from error
     except OSError as error:
-        failure = UpstreamConnectError("The model's server could not be reached.", detail=_reason(error))
+        failure = UpstreamConnectError(detail=_reason(error))
         failure.retryable = not isinstance(error, ssl.SSLCertVerificationError)
         raise failure from error
     except UnicodeError as error:  # a label of the name is empty or too long
         detail = f"{way.step}: this cannot be a host's name"
-        raise UpstreamConnectError("The model's server could not be reached.", detail=detail) from error
+        raise UpstreamConnectError(detail=detail) from error
 
 
 class _Way:

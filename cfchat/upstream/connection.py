@@ -173,10 +173,10 @@ class Connection:
             if self.deadline.expired:
                 return self._timeout()
             kind = UpstreamInterrupted if self._answered else UpstreamStale
-            return kind("The connection to the model was lost.", detail=str(error))
+            return kind(detail=str(error))
         if isinstance(error, Incomplete):
-            return UpstreamInterrupted("The connection to the model was lost.", detail=error.message)
-        return UpstreamProtocolError("The model's server sent nonsense.", detail=error.message)
+            return UpstreamInterrupted(detail=error.message)
+        return UpstreamProtocolError(detail=error.message)
 
     def _timeout(self) -> UpstreamTimeout:
         seconds, wait = self.deadline.missed

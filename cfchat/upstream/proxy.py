@@ -100,4 +100,4 @@ async def open_tunnel(proxy: Proxy, host: str, port: int, stream: Stream) -> Non
 
 
 def _refused(detail: str) -> UpstreamConnectError:
-    return UpstreamConnectError("The model's server could not be reached.", detail=detail)
+    return UpstreamConnectError(detail=detail)

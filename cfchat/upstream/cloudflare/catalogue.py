@@ -39,7 +39,7 @@ def read_models(body: bytes) -> list[Model]:
         return [_model(item["name"], item.get("properties") or ()) for item in listed]
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         reason = f"list of models: {body[:200]!r}"
-        raise UpstreamProtocolError("The model's server sent nonsense.", detail=reason) from error
+        raise UpstreamProtocolError(detail=reason) from error
 
 
 def _model(name: str, properties: Any) -> Model:

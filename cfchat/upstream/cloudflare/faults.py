@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from cfchat.errors import (
+    DAY,
     ContentBlocked,
     ContextLengthExceeded,
     UpstreamAuthError,
@@ -25,8 +26,6 @@ from cfchat.errors import (
     UpstreamUnavailable,
 )
 from cfchat.wire.strict_json import decode
-
-DAY = 86400.0
 
 
 class FieldsLike(Protocol):

@@ -259,7 +259,7 @@ def read_json_reply(body: bytes, max_tokens: int, thinks_first: bool = False, to
     reader._read_content = read_whole
     deltas = reader.read([Event(body.decode("utf-8", "replace").removeprefix("\ufeff"))])
     if reader.passed_over:
-        raise UpstreamProtocolError("The model's server sent nonsense.", detail=f"reply {body[:300]!r}")
+        raise UpstreamProtocolError(detail=f"reply {body[:300]!r}")
     reader.done = True
     deltas += reader.close(None)
     if not reader.answered:
