@@ -161,7 +161,7 @@ def _manifests(here: Installation) -> dict[str, object]:
         "secret": " ".join(secret),
         "settings": "\n".join(lines),
         "grace": ceil(here.drain) + 15,
-        # MiB of a process and of a running reply, as README.md has them under Limits.
+        # MiB of a process and of a running reply, as deploy/README.md has them under Many machines.
         "memory": f"{processes * (64 + ceil(here.streams * 0.35))}Mi",
         "streams": max(1, processes * here.streams * 6 // 10),
     }
