@@ -12,7 +12,6 @@ import json
 import os
 import pstats
 import socket
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -31,26 +30,27 @@ sys.path.insert(0, str(HERE))
 
 from environments import CONTENDERS, FLOOR, Contender, prepare
 from load import Result, Task, resident
+from origin import SHAPES
 
-CERTS = HERE.parent / "support" / "certs"
-CA = CERTS / "ca.pem"
-# What users do: 200 tokens in the shape of the default model, in one write, eight events a write, an event a record.
-CHAT = Task(0, "burst", clients=8, tokens=200, seconds=2.0, shape="gemma")
+CA = HERE.parent / "support" / "certs" / "ca.pem"
 MODES = {
-    "chat": CHAT,
-    "chat few": replace(CHAT, mode="few"),
-    "chat one": replace(CHAT, mode="one"),
     "burst": Task(0, "burst", clients=8, tokens=1000, seconds=2.0),
     "few": Task(0, "few", clients=8, tokens=1000, seconds=2.0),
     "one": Task(0, "one", clients=8, tokens=300, seconds=2.0),
+    "chat whole": Task(0, "burst", clients=8, tokens=200, seconds=2.0, shape="openai"),
+    "chat few": Task(0, "few", clients=8, tokens=200, seconds=2.0, shape="openai"),
+    "chat one": Task(0, "one", clients=8, tokens=200, seconds=2.0, shape="openai"),
     "short": Task(0, "burst", clients=8, tokens=3, seconds=2.0),
     "paced 100": Task(0, "paced", clients=100, tokens=150, seconds=4.0, warm=1.0, pace=20),
     "paced 300": Task(0, "paced", clients=300, tokens=150, seconds=4.0, warm=1.5, pace=20),
 }
+WRITES = {
+    "burst": "a reply in one write", "few": "eight events a write", "one": "an event a TLS record",
+    "paced": "an event every %d ms",
+}  # fmt: skip
 # At a fifth of a second a token a thousand streams are no work; here it is their memory that counts.
 THOUSAND = Task(0, "paced", clients=1000, tokens=60, seconds=3.0, warm=3.0, pace=200)
 STARTS = 5
-BEFORE = "before"
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ PACED = (
     Figure("added ms to the first p50", lambda result: result.first.get("p50", nan)),
     Figure("added ms to the first p99", lambda result: result.first.get("p99", nan)),
 )
-EACH = Figure("CPU ms per reply", lambda result: result.cpu["it"] / max(1, result.replies) * 1e3)
-CHATS = dict.fromkeys(("chat", "chat few", "chat one"), (REPLIES, EACH))
-FIGURES = {**CHATS, "short": (REPLIES, EACH), "paced 100": PACED, "paced 300": PACED}
+FIGURES = {"short": (REPLIES, CPU), "paced 100": PACED, "paced 300": PACED}
 
 Numbers = dict[str, dict[str, list[float]]]  # of a figure, of each contender
 
@@ -110,7 +108,7 @@ def _port(output: IO[bytes] | None) -> int:
 
 
 def measure(task: Task) -> Result:
-    """Run the clients. Exits where a reply was not what it should be: a relay that loses tokens is quick."""
+    """Run the clients. Exits where a reply was not what it should be: whoever loses tokens is quick."""
     command = [sys.executable, str(HERE / "load.py"), json.dumps(asdict(task))]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=task.warm + task.seconds + 60)
     result = Result(**json.loads(done.stdout))
@@ -142,8 +140,8 @@ class Arena:
         }
 
     @contextmanager
-    def run(self, command: list[str], **more: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-        with process(command, {**self.environ(), **more}) as started:
+    def run(self, command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+        with process(command, self.environ()) as started:
             yield started
 
 
@@ -167,9 +165,13 @@ def compare(arena: Arena, contenders: dict[str, Contender], modes: dict[str, Tas
                     watch = {"it": child.pid, "origin": arena.origin.pid}
                     results[name].append(measure(replace(task, port=port, watch=watch)))
             figures = FIGURES.get(mode, (RATE, CPU))
-            title = f"{mode}: {task.clients} clients, {task.tokens} tokens a reply, {task.shape} events"
-            show(title, {figure.name: _numbers(figure, results) for figure in figures}, figures)
+            show(_title(mode, task), {figure.name: _numbers(figure, results) for figure in figures}, figures)
             _show_room(arena, task, results)
+
+
+def _title(mode: str, task: Task) -> str:
+    writes = WRITES[task.mode].replace("%d", str(task.pace))
+    return f"{mode}: {task.tokens} tokens a reply, {task.shape} events, {writes}, {task.clients} clients"
 
 
 def _numbers(figure: Figure, results: dict[str, list[Result]]) -> dict[str, list[float]]:
@@ -206,24 +208,6 @@ def starts(arena: Arena, contenders: dict[str, Contender], rounds: int) -> None:
     show("start and memory (1,000 streams)", numbers, figures)
 
 
-def idle_https(arena: Arena, contenders: dict[str, Contender], clients: int = 500) -> None:
-    """Print what a connection costs that has shaken hands and asks nothing, for each cfchat."""
-    context = ssl.create_default_context(cafile=str(CA))
-    figure = Figure("KiB an idle HTTPS connection", _nothing)
-    numbers: Numbers = {figure.name: defaultdict(list)}
-    for name in contenders.keys() & {"cfchat", BEFORE}:
-        with arena.run(contenders[name].command, CFCHAT_TLS_CERT=str(CERTS / "localhost.pem")) as (child, port):
-            with ExitStack() as held:
-                sizes = []
-                for count in (50, clients):  # the first ones grow what all share
-                    for _ in range(count):
-                        sock = held.enter_context(socket.create_connection(("127.0.0.1", port)))
-                        held.enter_context(context.wrap_socket(sock, server_hostname="localhost"))
-                    sizes.append(resident(child.pid))
-            numbers[figure.name][name].append((sizes[1] - sizes[0]) / clients)
-    show(f"idle HTTPS ({clients} connections)", numbers, (figure,))
-
-
 def _nothing(result: Result) -> float:
     raise AssertionError("this figure is not of a run of the clients")
 
@@ -231,11 +215,11 @@ def _nothing(result: Result) -> float:
 def first_reply(port: int) -> None:
     body = b'[{"role":"user","content":"bench burst 3 0 classic"}]'
     head = f"POST /api/chatbot HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    with socket.create_connection(("127.0.0.1", port)) as plug:
-        plug.sendall(head + body)
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(head + body)
         received = b""
         while not received.endswith(b"0\r\n\r\n"):
-            data = plug.recv(65536)
+            data = sock.recv(65536)
             if not data:
                 raise SystemExit(f"a first reply of {received!r}")
             received += data
@@ -261,14 +245,14 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def profile(arena: Arena, mode: str, shape: str) -> None:
+def profile(arena: Arena, task: Task) -> None:
     """Where cfchat's time goes, by cProfile, which makes calls dearer than they are."""
     with tempfile.TemporaryDirectory() as folder:
         dumped = f"{folder}/profile"
         command = [sys.executable, "-m", "cProfile", "-o", dumped, "-m", "cfchat"]
         with arena.run(command) as (child, port):
-            result = measure(replace(MODES[mode], port=port, shape=shape, watch={"it": child.pid}))
-        print(f"{mode}: {result.tokens:,} tokens, {cpu_per_token(result):.1f} us of CPU each under the profiler")
+            result = measure(replace(task, port=port, watch={"it": child.pid}))
+        print(f"{_title('profile', task)}: {result.tokens:,} tokens, {cpu_per_token(result):.1f} us of CPU each under the profiler")
         for order in ("tottime", "cumtime"):
             pstats.Stats(dumped).sort_stats(order).print_stats(60)
 
@@ -284,10 +268,8 @@ def main() -> None:
     parser.add_argument("--profile", metavar="MODE", choices=MODES, help="show where cfchat's time goes")
     parser.add_argument("--only", metavar="NAMES", help="contenders beside cfchat: " + ",".join(CONTENDERS))
     parser.add_argument("--modes", metavar="NAMES", help="modes, by commas: " + ", ".join([*MODES, "start"]))
-    parser.add_argument("--beside", metavar="CHECKOUT", help="another checkout of cfchat, as one more: `before`")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each mode (5)")
-    shapes = ("classic", "padded", "openai", "gemma")
-    parser.add_argument("--shape", default="classic", choices=shapes, help="of the events, but for chat")
+    parser.add_argument("--shape", choices=SHAPES, help="of the events (openai in chat, else classic)")
     given = parser.parse_args()
     os.chdir(HERE.parents[1])
     names = given.only.split(",") if given.only else [FLOOR] if given.smoke else list(CONTENDERS)
@@ -298,23 +280,20 @@ def main() -> None:
             task,
             seconds=task.seconds * shorter,
             warm=task.warm * max(shorter, 0.4),
-            shape=given.shape if task.shape == "classic" else task.shape,
+            shape=given.shape or task.shape,
         )
         for name, task in MODES.items()
         if not given.modes or name in given.modes.split(",")
     }
     with arena() as ring, tempfile.TemporaryDirectory() as folder:
         if given.profile:
-            profile(ring, given.profile, given.shape)
+            profile(ring, modes[given.profile])
             return
         contenders = prepare(names, Path(folder))
-        if given.beside:
-            contenders[BEFORE] = Contender([sys.executable, str(Path(given.beside).resolve() / "cfchat_server.py")])
         print(f"Python {sys.version.split()[0]}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}\n")
         compare(ring, contenders, modes, rounds)
         if not given.smoke and (not given.modes or "start" in given.modes.split(",")):
             starts(ring, contenders, 1 if given.quick else STARTS)
-            idle_https(ring, contenders)
 
 
 if __name__ == "__main__":
