@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent / "contenders"
-FLOOR = "floor-parse"
+FLOOR, BYTES = "floor-parse", "floor-bytes"  # the second passes the events on as they are
 STARLETTE = ("starlette==1.10.0", "uvicorn==0.54.0", "httpx==0.28.1", "uvloop==0.23.0", "httptools==0.9.0")
 AIOHTTP = ("aiohttp==3.14.5", "uvloop==0.23.0")
 UNDICI = "undici@7.30.2"
@@ -64,7 +64,7 @@ def _need(*programs: str) -> None:
 
 CONTENDERS: dict[str, Callable[[Path], list[str]]] = {
     FLOOR: _python("floor.py", "parse"),
-    "floor-bytes": _python("floor.py", "bytes"),
+    BYTES: _python("floor.py", "bytes"),
     "starlette": _python("starlette_app.py", packages=STARLETTE),
     "aiohttp": _python("aiohttp_app.py", packages=AIOHTTP),
     "node": _node,

@@ -8,17 +8,17 @@ machine the absolute numbers say little.
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import pstats
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import nan
 from pathlib import Path
@@ -28,9 +28,9 @@ from typing import IO
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from environments import CONTENDERS, FLOOR, Contender, prepare
+from environments import BYTES, CONTENDERS, FLOOR, Contender, prepare
 from load import Result, Task, resident
-from origin import SHAPES
+from origin import SHAPES, text
 
 CA = HERE.parent / "support" / "certs" / "ca.pem"
 MODES = {
@@ -162,6 +162,7 @@ def compare(arena: Arena, contenders: dict[str, Contender], modes: dict[str, Tas
             results: dict[str, list[Result]] = defaultdict(list)
             for _ in range(rounds):
                 for name, (child, port) in running.items():
+                    check(name, port, task)
                     watch = {"it": child.pid, "origin": arena.origin.pid}
                     results[name].append(measure(replace(task, port=port, watch=watch)))
             figures = FIGURES.get(mode, (RATE, CPU))
@@ -196,7 +197,7 @@ def starts(arena: Arena, contenders: dict[str, Contender], rounds: int) -> None:
         for name, found in contenders.items():
             began = time.monotonic()
             with arena.run(found.command) as (child, port):
-                first_reply(port)
+                reply_of(port, MODES["short"])
                 if turn < 0:  # to have it compiled
                     continue
                 numbers["ms to a first reply"][name].append((time.monotonic() - began) * 1000)
@@ -212,17 +213,19 @@ def _nothing(result: Result) -> float:
     raise AssertionError("this figure is not of a run of the clients")
 
 
-def first_reply(port: int) -> None:
-    body = b'[{"role":"user","content":"bench burst 3 0 classic"}]'
-    head = f"POST /api/chatbot HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    with socket.create_connection(("127.0.0.1", port)) as sock:
-        sock.sendall(head + body)
-        received = b""
-        while not received.endswith(b"0\r\n\r\n"):
-            data = sock.recv(65536)
-            if not data:
-                raise SystemExit(f"a first reply of {received!r}")
-            received += data
+def reply_of(port: int, task: Task) -> str:
+    """Return the text of a whole reply, asked for on a connection of its own."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    body = f'[{{"role":"user","content":"bench {task.mode} {task.tokens} {task.pace} {task.shape}"}}]'
+    client.request("POST", "/api/chatbot", body, {"Content-Type": "application/json"})
+    with closing(client), client.getresponse() as reply:
+        return reply.read().decode()
+
+
+def check(name: str, port: int, task: Task) -> None:
+    """Exit if a contender's text is not the model's. In paced modes, load.py counts the tokens."""
+    if name != BYTES and task.mode != "paced" and (content := reply_of(port, task)) != text(task.tokens):
+        raise SystemExit(f"{name} answers {task} with {content[:200]!r}")
 
 
 def show(title: str, numbers: Numbers, figures: tuple[Figure, ...]) -> None:
@@ -252,13 +255,10 @@ def profile(arena: Arena, task: Task) -> None:
         command = [sys.executable, "-m", "cProfile", "-o", dumped, "-m", "cfchat"]
         with arena.run(command) as (child, port):
             result = measure(replace(task, port=port, watch={"it": child.pid}))
-        print(f"{_title('profile', task)}: {result.tokens:,} tokens, {cpu_per_token(result):.1f} us of CPU each under the profiler")
+        cpu = result.cpu["it"] / result.tokens * 1e6
+        print(f"{_title('profile', task)}: {result.tokens:,} tokens, {cpu:.1f} us of CPU each under the profiler")
         for order in ("tottime", "cumtime"):
             pstats.Stats(dumped).sort_stats(order).print_stats(60)
-
-
-def cpu_per_token(result: Result) -> float:
-    return result.cpu["it"] / result.tokens * 1e6
 
 
 def main() -> None:
