@@ -36,7 +36,7 @@ PROMPT, NEURONS = 147, 0.0272  # tokens of every request; price of a token
 FEW = 8
 VARIANTS = 8
 
-SHAPES = ("classic", "padded", "openai", "recorded")
+SHAPES = ("classic", "padded", "openai", "gemma")
 OPENAI = (
     '{"choices":[%s],"created":1790000000,"id":"%032x","model":"@cf/google/gemma-4-26b-a4b-it-external",'
     '"object":"chat.completion.chunk","p":"%s",%s}'
@@ -53,13 +53,13 @@ class Reply:
     """The events of one reply, one after the other, in a shape that Cloudflare's models have.
 
     `classic` is the older dialect, `padded` the same with its padding. The others are that of the default model, with
-    padding of a random length and a usage in each event: `openai` counts the usage up from event to event, `recorded`
-    says the same of each token (tests/data/streams/openai_gemma_thinking_off.sse). `seed` decides padding and `id`.
+    padding of a random length and a usage in each event: in `gemma` the usage grows from event to event, in `openai`
+    it is the same for each token (tests/data/streams/openai_gemma_thinking_off.sse). `seed` decides padding and `id`.
     """
 
     def __init__(self, shape: str, seed: int) -> None:
         self.shape = shape
-        self._openai = shape in ("openai", "recorded")
+        self._openai = shape in ("openai", "gemma")
         self._random = random.Random(seed)
         self._id = self._random.getrandbits(128)
         self._tokens = 0
@@ -93,7 +93,7 @@ class Reply:
 
     def _usage(self) -> str:
         tokens = self._tokens
-        if self.shape == "recorded" and tokens:
+        if self.shape == "openai" and tokens:
             return USAGE % (0, 1, 1, DETAILS % NEURONS)
         return USAGE % (PROMPT, tokens, PROMPT + tokens, DETAILS % (1.3363 + tokens * NEURONS))
 
