@@ -1,4 +1,4 @@
-"""The contenders, and an environment for each: versions pinned, made in a folder that is thrown away."""
+"""The contenders, and an environment for each: versions pinned, made in a folder that may be kept for the next run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent / "contenders"
-FLOOR = "floor-parse"
+ROOT = Path(__file__).parents[2]
+BEFORE = "before"  # another checkout of cfchat
+FLOOR, BYTES = "floor-parse", "floor-bytes"  # the second passes the events on as they are
 STARLETTE = ("starlette==1.10.0", "uvicorn==0.54.0", "httpx==0.28.1", "uvloop==0.23.0", "httptools==0.9.0")
 AIOHTTP = ("aiohttp==3.14.5", "uvloop==0.23.0")
+DONE = "installed"  # a file in the folder of an environment that is whole
 UNDICI = "undici@7.30.2"
 
 
@@ -29,9 +32,11 @@ def _python(script: str, *arguments: str, packages: tuple[str, ...] = ()) -> Cal
     def make(folder: Path) -> list[str]:
         python = sys.executable
         if packages:
-            _do([sys.executable, "-m", "venv", str(folder)])
             python = str(folder / "bin" / "python")
+        if packages and not (folder / DONE).exists():
+            _do([sys.executable, "-m", "venv", str(folder)])
             _do([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages])
+            (folder / DONE).touch()
         return [python, str(HERE / script), *arguments]
 
     return make
@@ -39,15 +44,17 @@ def _python(script: str, *arguments: str, packages: tuple[str, ...] = ()) -> Cal
 
 def _node(folder: Path) -> list[str]:
     _need("node", "npm")
-    folder.mkdir()
+    folder.mkdir(exist_ok=True, parents=True)
     shutil.copy(HERE / "node_app.mjs", folder)
-    _do(["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), UNDICI])
+    if not (folder / DONE).exists():
+        _do(["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), UNDICI])
+        (folder / DONE).touch()
     return ["node", str(folder / "node_app.mjs")]
 
 
 def _go(folder: Path) -> list[str]:
     _need("go")
-    folder.mkdir()
+    folder.mkdir(exist_ok=True, parents=True)
     _do(["go", "build", "-o", str(folder / "relay"), str(HERE / "relay.go")])
     return [str(folder / "relay")]
 
@@ -64,7 +71,7 @@ def _need(*programs: str) -> None:
 
 CONTENDERS: dict[str, Callable[[Path], list[str]]] = {
     FLOOR: _python("floor.py", "parse"),
-    "floor-bytes": _python("floor.py", "bytes"),
+    BYTES: _python("floor.py", "bytes"),
     "starlette": _python("starlette_app.py", packages=STARLETTE),
     "aiohttp": _python("aiohttp_app.py", packages=AIOHTTP),
     "node": _node,
@@ -72,9 +79,13 @@ CONTENDERS: dict[str, Callable[[Path], list[str]]] = {
 }
 
 
+def cfchat_of(checkout: Path) -> Contender:
+    return Contender([sys.executable, str(checkout / "cfchat_server.py")])
+
+
 def prepare(names: list[str], folder: Path) -> dict[str, Contender]:
-    """cfchat and these; one that this machine cannot run is left out, and said so."""
-    contenders = {"cfchat": Contender([sys.executable, "cfchat_server.py"])}
+    """Return cfchat and these. What this machine cannot run is left out, which a line says."""
+    contenders = {"cfchat": cfchat_of(ROOT)}
     for name in names:
         try:
             contenders[name] = Contender(CONTENDERS[name](folder / name))

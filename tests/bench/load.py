@@ -73,8 +73,8 @@ def percentiles(values: list[float]) -> dict[str, float]:
 class Client:
     """One connection and the reply it waits for."""
 
-    def __init__(self, plug: socket.socket) -> None:
-        self.plug = plug
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
         self.asked = 0.0
         self.begun = False
         self.tokens = 0
@@ -116,24 +116,24 @@ class Clients:
         cpu = {name: cpu_of(pid) - self.used[name] for name, pid in task.watch.items()}
         kib = {name: resident(pid) for name, pid in task.watch.items()}
         for client in self.clients.values():
-            client.plug.close()
+            client.sock.close()
         latency, first = percentiles(self.latency), percentiles(self.first)
         return Result(lasted, self.tokens, self.replies, cpu, latency, first, kib, self.faults)
 
     def connect(self) -> None:
-        plug = socket.create_connection(("127.0.0.1", self.task.port))
-        plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = socket.create_connection(("127.0.0.1", self.task.port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.task.tls:
-            plug = ssl._create_unverified_context().wrap_socket(plug)
-        plug.setblocking(False)
-        client = self.clients[plug.fileno()] = Client(plug)
-        self.epoll.register(plug, select.EPOLLIN)
+            sock = ssl._create_unverified_context().wrap_socket(sock)
+        sock.setblocking(False)
+        client = self.clients[sock.fileno()] = Client(sock)
+        self.epoll.register(sock, select.EPOLLIN)
         self.ask(client)
 
     def ask(self, client: Client) -> None:
         client.tokens, client.tail = 0, b""
         client.asked = time.monotonic()
-        client.plug.send(self.request)
+        client.sock.send(self.request)
 
     def poll_for(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -144,7 +144,7 @@ class Clients:
     def read(self, number: int, client: Client) -> None:
         try:
             while True:
-                data = client.plug.recv(65536)
+                data = client.sock.recv(65536)
                 if not data:
                     break
                 self.take(client, data)
@@ -157,7 +157,7 @@ class Clients:
         else:
             self.fault("connection closed")
         self.epoll.unregister(number)
-        client.plug.close()
+        client.sock.close()
         del self.clients[number]
 
     def take(self, client: Client, data: bytes) -> None:

@@ -1,6 +1,7 @@
 """What a client costs: `python tests/bench/memory.py [CLIENTS]`.
 
-KiB for an idle connection and for a running reply, and microseconds of the processor for a token.
+KiB for an idle connection and for a running reply, and microseconds of the processor for a token: of plain HTTP, of
+this checkout alone. `run.py --only memory` has HTTPS, and the others beside it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from soak import post, serve
 from standin import STREAM_TYPE, Exchange, StandIn, head_of

@@ -1,40 +1,36 @@
-"""cfchat beside what one would use instead: `python tests/bench/run.py [--quick | --smoke] [--profile MODE]`.
+"""cfchat beside what one would use instead: `python tests/bench/run.py [--quick | --smoke] [--only MODES]`.
 
-Every contender relays the same replies of one TLS origin to the same clients, in rounds that take turns, each in a
-throw-away environment that is made here. Medians with the least and the most, and ratios to cfchat: of a shared
-machine the absolute numbers say little.
+Every contender relays the same replies of one TLS origin to the same clients, in rounds that take turns, each in an
+environment of its own that is made here. Prints medians with the least and the most, ratios to cfchat, and how cfchat
+stands to its goals: of a shared machine the absolute numbers say little. `--beside CHECKOUT` adds another checkout of
+cfchat as the contender `before`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pstats
 import socket
 import ssl
-import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
-from math import nan
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
-from typing import IO
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from environments import CONTENDERS, FLOOR, Contender, prepare
+from arena import CA, CERTS, Arena, check, measure, open_arena, reply_of
+from environments import BEFORE, CONTENDERS, FLOOR, Contender, cfchat_of, prepare
 from load import Result, Task, resident
+from origin import SHAPES
+from tables import CPU, FIGURES, HTTPS, IDLE, RATE, START, STREAM, Figure, Numbers, show, show_goals
 
-CERTS = HERE.parent / "support" / "certs"
-CA = CERTS / "ca.pem"
-# What users do: 200 tokens in the shape of the default model, in one write, eight events a write, an event a record.
+# What users do: 200 tokens in the default model's events.
 CHAT = Task(0, "burst", clients=8, tokens=200, seconds=2.0, shape="gemma")
 MODES = {
     "chat": CHAT,
@@ -47,274 +43,168 @@ MODES = {
     "paced 100": Task(0, "paced", clients=100, tokens=150, seconds=4.0, warm=1.0, pace=20),
     "paced 300": Task(0, "paced", clients=300, tokens=150, seconds=4.0, warm=1.5, pace=20),
 }
+WRITES = {
+    "burst": "a reply in one write", "few": "eight events a write", "one": "an event a TLS record",
+    "paced": "an event every %d ms",
+}  # fmt: skip
 # At a fifth of a second a token a thousand streams are no work; here it is their memory that counts.
 THOUSAND = Task(0, "paced", clients=1000, tokens=60, seconds=3.0, warm=3.0, pace=200)
+HANDSHAKES = 500
 STARTS = 5
-BEFORE = "before"
+FIRST = MODES["short"]  # the reply that ends a start
+OTHERS = ("start", "memory")
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One number of a result, and whether more of it is better."""
-
-    name: str
-    of: Callable[[Result], float]  # nan where nothing of it fell into the time that was measured
-    more: bool = False
-
-
-CPU = Figure("CPU ms per 1,000 tokens", lambda result: result.cpu["it"] / max(1, result.tokens) * 1e6)
-RATE = Figure("tokens/s", lambda result: result.tokens / result.seconds, more=True)
-REPLIES = Figure("requests/s", lambda result: result.replies / result.seconds, more=True)
-PACED = (
-    CPU,
-    Figure("added ms per token p50", lambda result: result.latency.get("p50", nan)),
-    Figure("added ms per token p99", lambda result: result.latency.get("p99", nan)),
-    Figure("added ms to the first p50", lambda result: result.first.get("p50", nan)),
-    Figure("added ms to the first p99", lambda result: result.first.get("p99", nan)),
-)
-EACH = Figure("CPU ms per reply", lambda result: result.cpu["it"] / max(1, result.replies) * 1e3)
-CHATS = dict.fromkeys(("chat", "chat few", "chat one"), (REPLIES, EACH))
-FIGURES = {**CHATS, "short": (REPLIES, EACH), "paced 100": PACED, "paced 300": PACED}
-
-Numbers = dict[str, dict[str, list[float]]]  # of a figure, of each contender
-
-
-# --- processes ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def process(command: list[str], environ: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A process whose first line of output ends with its port, perhaps with a path behind it."""
-    # Frameworks log a traceback for each client that leaves when its time is over; ours must have nothing to say.
-    errors = None if "cfchat" in " ".join(command) else subprocess.DEVNULL
-    # What is installed has been compiled.
-    own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    child = subprocess.Popen(command, env={**own, **environ}, stdout=subprocess.PIPE, stderr=errors)
-    try:
-        yield child, _port(child.stdout)
-    finally:
-        child.terminate()
-        try:
-            child.wait(15)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-def _port(output: IO[bytes] | None) -> int:
-    assert output is not None
-    line = output.readline().decode()
-    if not line:
-        raise SystemExit("a process did not start")
-    return int(line.rpartition(":")[2].partition("/")[0])
-
-
-def measure(task: Task) -> Result:
-    """Run the clients. Exits where a reply was not what it should be: a relay that loses tokens is quick."""
-    command = [sys.executable, str(HERE / "load.py"), json.dumps(asdict(task))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=task.warm + task.seconds + 60)
-    result = Result(**json.loads(done.stdout))
-    if result.faults or not result.tokens:
-        raise SystemExit(f"{task}: {result.faults or 'nothing came'}")
-    return result
-
-
-class Arena:
-    """The origin, and the contenders as they are started against it."""
-
-    def __init__(self, origin: subprocess.Popen[bytes], port: int) -> None:
-        self.origin = origin
-        self.port = port
-
-    def environ(self) -> dict[str, str]:
-        base = f"https://localhost:{self.port}/client/v4"
-        return {
-            "UPSTREAM": f"{base}/accounts/{'0' * 32}/ai/run/@cf/bench/model",
-            "SSL_CERT_FILE": str(CA),
-            "CLOUDFLARE_ACCOUNT_ID": "0" * 32,
-            "CLOUDFLARE_API_TOKEN": "token",
-            "CFCHAT_BASE_URL": base,
-            "CFCHAT_MODEL": "@cf/bench/model",
-            "CFCHAT_FALLBACK_MODELS": "none",
-            "CFCHAT_PORT": "0",
-            "CFCHAT_MAX_CONNECTIONS_EACH": "4096",
-            "CFCHAT_LOG_LEVEL": "warning",  # no contender logs its requests
-        }
-
-    @contextmanager
-    def run(self, command: list[str], **more: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-        with process(command, {**self.environ(), **more}) as started:
-            yield started
-
-
-@contextmanager
-def arena() -> Iterator[Arena]:
-    with process([sys.executable, str(HERE / "origin.py")], {}) as (origin, port):
-        yield Arena(origin, port)
-
-
-# --- what is measured -----------------------------------------------------------------------------
-
-
-def compare(arena: Arena, contenders: dict[str, Contender], modes: dict[str, Task], rounds: int) -> None:
-    """Each mode in rounds, in each round every contender once; prints a table for each mode."""
+def compare(arena: Arena, contenders: dict[str, Contender], modes: dict[str, Task], rounds: int) -> dict[str, Numbers]:
+    """Measure each mode in rounds, in each round every contender once; print a table for each mode, and return them."""
+    measured = {}
     with ExitStack() as stack:
-        running = {name: stack.enter_context(arena.run(found.command)) for name, found in contenders.items()}
+        running = {name: stack.enter_context(arena.run(contender.command)) for name, contender in contenders.items()}
         for mode, task in modes.items():
             results: dict[str, list[Result]] = defaultdict(list)
             for _ in range(rounds):
                 for name, (child, port) in running.items():
+                    check(name, port, task)
                     watch = {"it": child.pid, "origin": arena.origin.pid}
                     results[name].append(measure(replace(task, port=port, watch=watch)))
             figures = FIGURES.get(mode, (RATE, CPU))
-            title = f"{mode}: {task.clients} clients, {task.tokens} tokens a reply, {task.shape} events"
-            show(title, {figure.name: _numbers(figure, results) for figure in figures}, figures)
+            measured[mode] = {figure.name: _numbers(figure, results) for figure in figures}
+            show(_title(mode, task), measured[mode])
             _show_room(arena, task, results)
+    return measured
+
+
+def _title(mode: str, task: Task) -> str:
+    writes = WRITES[task.mode].replace("%d", str(task.pace))
+    return f"{mode}: {task.tokens} tokens a reply, {task.shape} events, {writes}, {task.clients} clients"
 
 
 def _numbers(figure: Figure, results: dict[str, list[Result]]) -> dict[str, list[float]]:
-    return {name: [figure.of(result) for result in found] for name, found in results.items()}
+    return {name: [figure.of(result) for result in own] for name, own in results.items()}
 
 
 def _show_room(arena: Arena, task: Task, results: dict[str, list[Result]]) -> None:
     """The origin must not be what is measured: how busy it was, and what it gives where nobody is between."""
-    busy = max(result.cpu["origin"] / result.seconds for found in results.values() for result in found)
-    told = f"origin: {busy:.0%} of a processor at most"
+    busy = max(result.cpu["origin"] / result.seconds for own in results.values() for result in own)
+    line = f"origin: {busy:.0%} of a processor at most"
     if task.mode != "paced":
         straight = measure(replace(task, port=arena.port, tls=True, seconds=1.0, shape=task.shape))
-        told += f"; without anybody between {straight.tokens / straight.seconds:,.0f} tokens/s"
-    print(f"({told})\n", flush=True)
+        line += f"; without anybody between {straight.tokens / straight.seconds:,.0f} tokens/s"
+    print(f"({line})\n", flush=True)
 
 
-def starts(arena: Arena, contenders: dict[str, Contender], rounds: int) -> None:
-    """From the start of the process to the end of a first reply; then memory: idle, and with a thousand streams."""
-    figures = (Figure("ms to a first reply", _nothing), Figure("MiB idle", _nothing), Figure("KiB a stream", _nothing))
-    numbers: Numbers = {figure.name: defaultdict(list) for figure in figures}
+def starts(arena: Arena, contenders: dict[str, Contender], rounds: int) -> Numbers:
+    """Measure from the start of the process to the end of a first reply, and the memory that it has then."""
+    numbers: Numbers = {START: defaultdict(list), IDLE: defaultdict(list)}
     for turn in range(-1, rounds):
-        for name, found in contenders.items():
+        for name, contender in contenders.items():
             began = time.monotonic()
-            with arena.run(found.command) as (child, port):
-                first_reply(port)
-                if turn < 0:  # to have it compiled
-                    continue
-                numbers["ms to a first reply"][name].append((time.monotonic() - began) * 1000)
-                numbers["MiB idle"][name].append(resident(child.pid) / 1024)
-                if turn == 0:
-                    busy = measure(replace(THOUSAND, port=port, watch={"it": child.pid}))
-                    kib = (busy.kib["it"] - numbers["MiB idle"][name][0] * 1024) / THOUSAND.clients
-                    numbers["KiB a stream"][name].append(kib)
-    show("start and memory (1,000 streams)", numbers, figures)
+            with arena.run(contender.command) as (child, port):
+                reply_of(port, FIRST)
+                if turn >= 0:  # the turn before has compiled what is imported
+                    numbers[START][name].append((time.monotonic() - began) * 1000)
+                    numbers[IDLE][name].append(resident(child.pid) / 1024)
+    return numbers
 
 
-def idle_https(arena: Arena, contenders: dict[str, Contender], clients: int = 500) -> None:
-    """Print what a connection costs that has shaken hands and asks nothing, for each cfchat."""
-    context = ssl.create_default_context(cafile=str(CA))
-    figure = Figure("KiB an idle HTTPS connection", _nothing)
-    numbers: Numbers = {figure.name: defaultdict(list)}
-    for name in contenders.keys() & {"cfchat", BEFORE}:
-        with arena.run(contenders[name].command, CFCHAT_TLS_CERT=str(CERTS / "localhost.pem")) as (child, port):
-            with ExitStack() as held:
-                sizes = []
-                for count in (50, clients):  # the first ones grow what all share
-                    for _ in range(count):
-                        sock = held.enter_context(socket.create_connection(("127.0.0.1", port)))
-                        held.enter_context(context.wrap_socket(sock, server_hostname="localhost"))
-                    sizes.append(resident(child.pid))
-            numbers[figure.name][name].append((sizes[1] - sizes[0]) / clients)
-    show(f"idle HTTPS ({clients} connections)", numbers, (figure,))
+def memory(arena: Arena, contenders: dict[str, Contender]) -> Numbers:
+    """Measure what a stream costs, and, of each cfchat, an HTTPS connection that has shaken hands and asks nothing."""
+    numbers: Numbers = {STREAM: defaultdict(list), HTTPS: defaultdict(list)}
+    for name, contender in contenders.items():
+        with arena.run(contender.command) as (child, port):
+            reply_of(port, FIRST)
+            before = resident(child.pid)
+            busy = measure(replace(THOUSAND, port=port, watch={"it": child.pid}))
+            numbers[STREAM][name].append((busy.kib["it"] - before) / THOUSAND.clients)
+        if name in ("cfchat", BEFORE):
+            with arena.run(contender.command, CFCHAT_TLS_CERT=str(CERTS / "localhost.pem")) as (child, port):
+                numbers[HTTPS][name].append(_idle_https(child.pid, port))
+    return numbers
 
 
-def _nothing(result: Result) -> float:
-    raise AssertionError("this figure is not of a run of the clients")
+def _idle_https(pid: int, port: int) -> float:
+    """Return the KiB of a connection."""
+    context, sizes = ssl.create_default_context(cafile=str(CA)), []
+    with ExitStack() as held:
+        for count in (50, HANDSHAKES):  # the first ones grow what all share
+            for _ in range(count):
+                sock = held.enter_context(socket.create_connection(("127.0.0.1", port)))
+                held.enter_context(context.wrap_socket(sock, server_hostname="localhost"))
+            time.sleep(0.5)  # the server still has to read the end of the last handshakes
+            sizes.append(resident(pid))
+    return (sizes[1] - sizes[0]) / HANDSHAKES
 
 
-def first_reply(port: int) -> None:
-    body = b'[{"role":"user","content":"bench burst 3 0 classic"}]'
-    head = f"POST /api/chatbot HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    with socket.create_connection(("127.0.0.1", port)) as plug:
-        plug.sendall(head + body)
-        received = b""
-        while not received.endswith(b"0\r\n\r\n"):
-            data = plug.recv(65536)
-            if not data:
-                raise SystemExit(f"a first reply of {received!r}")
-            received += data
-
-
-def show(title: str, numbers: Numbers, figures: tuple[Figure, ...]) -> None:
-    """A table as Markdown has it; ratios are to cfchat."""
-    print(f"### {title}\n")
-    print("| | " + " | ".join(figure.name for figure in figures) + " |")
-    print("|---|" + "---|" * len(figures))
-    for name in next(iter(numbers.values())):
-        print(f"| {name} | " + " | ".join(_cell(numbers[figure.name], name) for figure in figures) + " |")
-    print(flush=True)
-
-
-def _cell(of: dict[str, list[float]], name: str) -> str:
-    values, ours = of[name], median(of["cfchat"])
-    middle = median(values)
-    return f"{_short(middle)} ({_short(min(values))} to {_short(max(values))}), x {middle / ours if ours else 0:.2f}"
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def profile(arena: Arena, mode: str, shape: str) -> None:
+def profile(arena: Arena, task: Task) -> None:
     """Where cfchat's time goes, by cProfile, which makes calls dearer than they are."""
     with tempfile.TemporaryDirectory() as folder:
         dumped = f"{folder}/profile"
         command = [sys.executable, "-m", "cProfile", "-o", dumped, "-m", "cfchat"]
         with arena.run(command) as (child, port):
-            result = measure(replace(MODES[mode], port=port, shape=shape, watch={"it": child.pid}))
-        print(f"{mode}: {result.tokens:,} tokens, {cpu_per_token(result):.1f} us of CPU each under the profiler")
+            result = measure(replace(task, port=port, watch={"it": child.pid}))
+        cpu = result.cpu["it"] / result.tokens * 1e6
+        print(f"{_title('profile', task)}: {result.tokens:,} tokens, {cpu:.1f} us of CPU each under the profiler")
         for order in ("tottime", "cumtime"):
             pstats.Stats(dumped).sort_stats(order).print_stats(60)
 
 
-def cpu_per_token(result: Result) -> float:
-    return result.cpu["it"] / result.tokens * 1e6
+def chosen(names: str | None) -> list[str]:
+    """Return the modes that are named by commas, all by default; the first word of several names all of them."""
+    known = [*MODES, *OTHERS]
+    wanted = names.split(",") if names else known
+    if strange := set(wanted) - {*known, *(mode.split()[0] for mode in known)}:
+        raise SystemExit(f"--only: there is no mode {', '.join(sorted(strange))}")
+    return [mode for mode in known if mode in wanted or mode.split()[0] in wanted]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="about a minute: one short round")
+    parser.add_argument("--quick", action="store_true", help="some minutes: one short round")
     parser.add_argument("--smoke", action="store_true", help="a few seconds, cfchat and the floor, nothing installed")
     parser.add_argument("--profile", metavar="MODE", choices=MODES, help="show where cfchat's time goes")
-    parser.add_argument("--only", metavar="NAMES", help="contenders beside cfchat: " + ",".join(CONTENDERS))
-    parser.add_argument("--modes", metavar="NAMES", help="modes, by commas: " + ", ".join([*MODES, "start"]))
-    parser.add_argument("--beside", metavar="CHECKOUT", help="another checkout of cfchat, as one more: `before`")
+    parser.add_argument("--only", metavar="MODES", help="by commas: chat, paced, " + ", ".join([*MODES, *OTHERS]))
+    parser.add_argument("--against", metavar="NAMES", help="contenders beside cfchat: " + ",".join(CONTENDERS))
+    parser.add_argument("--beside", metavar="CHECKOUT", help="another checkout of cfchat, as the contender `before`")
+    parser.add_argument("--environments", metavar="FOLDER", help="keep what is installed, for the next run")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each mode (5)")
-    shapes = ("classic", "padded", "openai", "gemma")
-    parser.add_argument("--shape", default="classic", choices=shapes, help="of the events, but for chat")
+    parser.add_argument("--shape", choices=SHAPES, help="of the events (gemma in chat, else classic)")
     given = parser.parse_args()
+    beside = Path(given.beside).resolve() if given.beside else None
+    kept = Path(given.environments).resolve() if given.environments else None
     os.chdir(HERE.parents[1])
-    names = given.only.split(",") if given.only else [FLOOR] if given.smoke else list(CONTENDERS)
+    names = given.against.split(",") if given.against else [FLOOR] if given.smoke else list(CONTENDERS)
     rounds = given.rounds or (1 if given.quick or given.smoke else 5)
     shorter = 0.15 if given.smoke else 0.4 if given.quick else 1.0
+    picked = chosen(given.profile or given.only)
     modes = {
         name: replace(
             task,
             seconds=task.seconds * shorter,
             warm=task.warm * max(shorter, 0.4),
-            shape=given.shape if task.shape == "classic" else task.shape,
+            shape=given.shape or task.shape,
         )
         for name, task in MODES.items()
-        if not given.modes or name in given.modes.split(",")
+        if name in picked
     }
-    with arena() as ring, tempfile.TemporaryDirectory() as folder:
+    with open_arena() as arena, tempfile.TemporaryDirectory() as folder:
         if given.profile:
-            profile(ring, given.profile, given.shape)
+            profile(arena, modes[given.profile])
             return
-        contenders = prepare(names, Path(folder))
-        if given.beside:
-            contenders[BEFORE] = Contender([sys.executable, str(Path(given.beside).resolve() / "cfchat_server.py")])
+        contenders = prepare(names, kept or Path(folder))
+        if beside:
+            contenders[BEFORE] = cfchat_of(beside)
         print(f"Python {sys.version.split()[0]}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}\n")
-        compare(ring, contenders, modes, rounds)
-        if not given.smoke and (not given.modes or "start" in given.modes.split(",")):
-            starts(ring, contenders, 1 if given.quick else STARTS)
-            idle_https(ring, contenders)
+        measured = compare(arena, contenders, modes, rounds)
+        titles = {mode: f"{mode}, {task.tokens} tokens a reply" for mode, task in MODES.items()}
+        titles["start"] = f"start, {FIRST.tokens} tokens a reply"
+        titles["memory"] = f"memory, {THOUSAND.tokens} tokens a reply"
+        if "start" in picked and not given.smoke:
+            measured["start"] = starts(arena, contenders, 1 if given.quick else STARTS)
+            show(titles["start"], measured["start"])
+        if "memory" in picked and not given.smoke:
+            measured["memory"] = memory(arena, contenders)
+            show(titles["memory"], measured["memory"])
+        show_goals(measured, titles)
 
 
 if __name__ == "__main__":

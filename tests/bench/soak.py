@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "support"))
 
 from places import CERTS
 from standin import STREAM_TYPE, Exchange, StandIn, head_of
@@ -51,7 +51,10 @@ def post(word: str, keep: bool = False) -> bytes:
 
 
 async def upstream(exchange: Exchange) -> None:
-    """Echoes the client's word WORDS times; fails as the word tells."""
+    """Echo the client's word WORDS times; fail as the word says. The list of models, read at the start, is empty."""
+    if exchange.method == "GET":
+        await exchange.send(head_of(200, [("content-type", "application/json"), ("content-length", "2")]) + b"{}")
+        return
     word = json.loads(exchange.body)["messages"][-1]["content"]
     if word.startswith("cut"):
         await exchange.send(head_of(200, [STREAM_TYPE, ("transfer-encoding", "chunked")]) + b"5\r\ndata:")
@@ -157,6 +160,12 @@ class Served:
         assert self._process.stdout
         return (await self._process.stdout.readline()).decode()
 
+    async def ready(self) -> dict[str, Any]:
+        """Return its state when it has read the list of models and has a warm connection."""
+        while (state := await self.state())["lent"] or not state["idle"]:
+            await asyncio.sleep(0.1)
+        return state
+
     async def quiet(self) -> dict[str, Any]:
         """Its state when the last client has gone."""
         while (state := await self.state())["clients"] or state["lent"]:
@@ -173,6 +182,8 @@ async def serve(standin: StandIn) -> AsyncIterator[Served]:
         "CLOUDFLARE_API_TOKEN": "token",
         "CFCHAT_BASE_URL": standin.base_url,
         "CFCHAT_FALLBACK_MODELS": "none",
+        "CFCHAT_PORT": "0",
+        "CFCHAT_DRAIN_TIMEOUT": "5",
         "CFCHAT_MAX_CONNECTIONS_EACH": "4096",
         "CFCHAT_LOG_LEVEL": "error",
         "SSL_CERT_FILE": str(CERTS / "ca.pem"),
@@ -190,7 +201,7 @@ async def serve(standin: StandIn) -> AsyncIterator[Served]:
 async def soak(seconds: float, connections: int) -> int:
     async with StandIn([upstream], repeat=True) as standin, serve(standin) as served:
         clients = Clients(served.port)
-        fresh = await served.state()
+        fresh = await served.ready()
 
         async def phase(length: float) -> dict[str, Any]:
             until = time.monotonic() + length
@@ -200,7 +211,7 @@ async def soak(seconds: float, connections: int) -> int:
 
         first = await phase(seconds / 3)
         second = await phase(seconds * 2 / 3)
-    files = fresh["files"] + second["idle"] + 4  # those of the pool are kept on purpose
+    files = fresh["files"] - fresh["idle"] + second["idle"] + 4  # those of the pool are kept on purpose
     for name, limit in (("tasks", fresh["tasks"]), ("clients", 0), ("lent", 0), ("files", files)):
         if second[name] > limit:
             clients.faults[f"{second[name]} {name} are left, of {limit}"] += 1

@@ -20,6 +20,13 @@ async def client_of(app):
         yield
 
 
+def text_of(event):
+    """Return the words of an event of either dialect; the last ones have none."""
+    if event.get("choices"):
+        return event["choices"][0]["delta"].get("content") or ""
+    return event.get("response") or ""
+
+
 async def chatbot(request):
     body = {"messages": await request.json(), "stream": True}
     reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -33,8 +40,7 @@ async def chatbot(request):
             for event in events:
                 if event == b"data: [DONE]" or not event.startswith(b"data: "):
                     continue
-                said = json.loads(event[6:])
-                texts.append(said["choices"][0]["delta"]["content"] if said.get("choices") else said["response"])
+                texts.append(text_of(json.loads(event[6:])))
             text = "".join(texts)
             if text:
                 await reply.write(text.encode())

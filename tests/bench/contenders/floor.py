@@ -47,14 +47,20 @@ async def parse(up, writer):
             if data == b"[DONE]":
                 done = True
                 continue
-            said = json.loads(data)
-            texts.append(said["choices"][0]["delta"]["content"] if said.get("choices") else said["response"])
+            texts.append(text_of(json.loads(data)))
         text = "".join(texts).encode()
         if text:
             writer.write(b"%x\r\n%b\r\n" % (len(text), text))
             await writer.drain()
     writer.write(b"0\r\n\r\n")
     await writer.drain()
+
+
+def text_of(event):
+    """Return the words of an event of either dialect; the last ones have none."""
+    if event.get("choices"):
+        return event["choices"][0]["delta"].get("content") or ""
+    return event.get("response") or ""
 
 
 async def forward(up, writer):

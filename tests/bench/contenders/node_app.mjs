@@ -19,8 +19,8 @@ function relay(res) {
       let text = '';
       for (const event of events) {
         if (event === 'data: [DONE]' || !event.startsWith('data: ')) continue;
-        const said = JSON.parse(event.slice(6));
-        text += said.choices?.length ? said.choices[0].delta.content : said.response;
+        const { choices, response } = JSON.parse(event.slice(6));
+        text += (choices?.length ? choices[0].delta.content : response) ?? '';
       }
       if (text === '' || res.write(text)) done();
       else res.once('drain', done);

@@ -23,6 +23,13 @@ async def lifespan(app):
         yield
 
 
+def text_of(event):
+    """Return the words of an event of either dialect; the last ones have none."""
+    if event.get("choices"):
+        return event["choices"][0]["delta"].get("content") or ""
+    return event.get("response") or ""
+
+
 async def chatbot(request):
     client = request.app.state.client
     body = {"messages": await request.json(), "stream": True}
@@ -34,9 +41,7 @@ async def chatbot(request):
             async for line in upstream.aiter_lines():
                 if not line.startswith("data: ") or line == "data: [DONE]":
                     continue
-                said = json.loads(line[6:])
-                text = said["choices"][0]["delta"]["content"] if said.get("choices") else said["response"]
-                if text:
+                if text := text_of(json.loads(line[6:])):
                     yield text
         finally:
             await upstream.aclose()
