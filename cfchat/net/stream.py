@@ -43,8 +43,8 @@ def _shared_buffer() -> memoryview:
 class Stream(asyncio.BufferedProtocol):
     """One connection. `half_open`: our side may go on writing after the peer has ended its own.
 
-    While it is `idle` nothing is expected: bytes that come then, or are left from before, and the end make it
-    `disturbed`, and end it. `on_pressure(True)` is called once the peer takes less than is written, and
+    While it is `idle` nothing is expected: bytes that come then, or are left from before in either direction, and the
+    end make it `disturbed`, and end it. `on_pressure(True)` is called once the peer takes less than is written, and
     `on_pressure(False)` once it has caught up.
     """
 
@@ -166,8 +166,11 @@ class Stream(asyncio.BufferedProtocol):
     def rest(self) -> None:
         """Be idle until somebody writes again."""
         self._receive = self._on_end = None
+        if self._paused:
+            self.resume()
         self.idle = True
-        self.disturbed |= bool(self._unread) or self._ended
+        unsent = not self._lost and self.transport.get_write_buffer_size()
+        self.disturbed |= bool(self._unread or unsent) or self._ended
 
     def close(self) -> None:
         """End the connection once all that was written has gone out."""

@@ -132,8 +132,9 @@ class Reply:
             self._out.cut()
 
     def stop(self) -> None:
-        """Stop the heartbeats."""
+        """Stop the heartbeats, and let go of the source."""
         self.ended = True
+        self._source = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -163,6 +164,7 @@ class Reply:
         record.sent += len(piece)
         if last:
             self.ended = True
+            self._source = None  # it has given all, and may serve another reply by now
             if self._timer is not None:
                 self.stop()
         elif self._heartbeat:

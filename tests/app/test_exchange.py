@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -350,3 +351,30 @@ async def test_a_client_that_never_reads_again_is_ended_by_the_deadline_of_write
         await nothing_left(cfchat)
         await until(lambda: not cfchat.server.connections)
     assert [finished.whole for finished in costs.replies] == [False]
+
+
+async def test_a_slow_client_of_the_last_piece_leaves_a_connection_that_serves_the_next() -> None:
+    """The end of a reply is more than the client takes: by then the upstream's connection is free for others."""
+    events = [b"data: " + json.dumps({"choices": [{"delta": {"content": "y" * 900_000}}]}).encode() + b"\n\n"]
+    large = reply(b"".join(events) + b"data: [DONE]\n\n")
+    async with StandIn([large, WORDS]) as standin, house(standin) as cfchat:
+        # Small buffers in the kernel: accepted sockets inherit that of the listening one.
+        cfchat.server._servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", cfchat.port))
+        reader, writer = await asyncio.open_connection(sock=sock, limit=1024)
+        writer.transport.pause_reading()
+        writer.write(ASK)
+        await until(lambda: any(connection._stream.full for connection in cfchat.server._connections.values()))
+        await until(lambda: cfchat.app.streams == (0, 0) and cfchat.upstream.pool.state.idle == 1)
+        assert (await asyncio.wait_for(cfchat.post(), 5)).body == b"Hello"
+        assert standin.connections == 1
+        writer.transport.resume_reading()
+        received = 0
+        while data := await reader.read(1 << 16):
+            received += len(data)
+            if data.endswith(b"0\r\n\r\n"):
+                break
+        assert received > 900_000
+        await leave(writer)

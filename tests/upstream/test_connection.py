@@ -21,7 +21,7 @@ from cfchat.upstream.connect import connect, make_ssl_context
 from cfchat.upstream.connection import FIRST_TOKEN, LIST_OF_MODELS, NEXT_TOKEN, WHOLE_REPLY, Wait
 from cfchat.upstream.origin import Origin
 from cfchat.upstream.proxy import Proxy, parse_proxy, proxy_for
-from cfchat.wire.messages import Data
+from cfchat.wire.messages import Data, EndOfMessage
 
 
 def origin(standin: StandIn, host: str = "localhost") -> Origin:
@@ -333,3 +333,22 @@ async def test_what_comes_behind_a_reply_is_nobodys(more: bytes, tls: bool) -> N
         connection.rest()
         assert not connection.usable
         connection.close()
+
+
+async def test_a_connection_whose_request_was_not_sent_to_its_end_is_not_used_again() -> None:
+    """A reply may come early, a 413 for one: the rest of the request would be read as the next one."""
+
+    async def early(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        await exchange.closed_by_peer.wait()
+
+    async with StandIn([early]) as standin:
+        conn = await connect(origin(standin), make_ssl_context(standin.ca_file), 5.0)
+        conn.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        assert (await conn.head()).status == 413
+        assert isinstance(await conn.next_event(), EndOfMessage)
+        assert conn.usable
+        conn._stream.write(b"x" * (32 << 20))  # more than the kernel takes
+        conn.rest()
+        assert not conn.usable
+        conn.close()
