@@ -570,7 +570,7 @@ function history(turns) {
  *
  * @fires cfchat-delta  a piece of the reply has come; `detail: { text }`
  * @fires cfchat-done   the reply is over; `detail: { text, stopped }`
- * @fires cfchat-error  it failed; `detail: { message, status, code, retryAfter, text }`, `text` being the part that came
+ * @fires cfchat-error  it failed; `detail: { message, status, code, retryAfter, text }`, `text`: the part that came
  */
 export class CfChat extends HTMLElement {
   static observedAttributes = ["title", "greeting", "placeholder"];
@@ -604,7 +604,7 @@ export class CfChat extends HTMLElement {
     this.#showLabels();
   }
 
-  /** The element's own words, for other languages; words left out stay English. @param {Partial<typeof LABELS>} words */
+  /** The element's words, for other languages; words left out stay English. @param {Partial<typeof LABELS>} words */
   set labels(words) {
     this.#labels = { ...LABELS, ...words };
     this.#showLabels();
