@@ -1,9 +1,9 @@
-"""Hold the READMEs to what they say: links lead somewhere, marked blocks run, and every page is short.
+"""Hold the READMEs to what they say: links lead somewhere, marked blocks run, and pages are short.
 
-`<!-- run -->` marks a block of sh or Python for this test, `<!-- test -->` the command that `.ci/run` takes from
-README.md. Blocks run in an empty folder with links to the program and the package, so that they leave nothing in the
-checkout. The block that starts the demo is not run as it stands, because it needs a free port: `demo()` starts it, and
-the other blocks talk to that server.
+Tables that repeat the code are compared with it. `<!-- run -->` marks a block of sh or Python for this test,
+`<!-- test -->` the command that `.ci/run` takes from README.md. Blocks run in an empty folder with links to the program
+and the package, so that they leave nothing in the checkout. The block that starts the demo is not run as it stands,
+because it needs a free port: `demo()` starts it, and the other blocks talk to that server.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from urllib.request import Request, urlopen
 import pytest
 from command import command, demo, environ
 from places import ROOT, TESTS
+
+from cfchat import errors
+from cfchat.errors import CfchatError
 
 PACKAGE = ROOT / "cfchat"
 READMES = [ROOT / "README.md", *sorted([*PACKAGE.rglob("README.md"), *TESTS.rglob("README.md")])]
@@ -110,6 +113,42 @@ def test_every_file_beside_the_code_is_package_data() -> None:
 
     files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
     assert [path for path in files if not is_named(path)] == []
+
+
+# --- tables that repeat what the code says ---------------------------------------------------------
+
+UNSEEN = {"incomplete_message", "event_too_large", "invalid_config"}  # no client ever gets these
+
+
+def section(room: str, heading: str) -> str:
+    """Return what stands under a heading of a room's README."""
+    page = (PACKAGE / room / "README.md").read_text()
+    return page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_the_api_page_lists_every_error() -> None:
+    classes = [it for it in vars(errors).values() if isinstance(it, type) and issubclass(it, CfchatError)]
+    rows = re.findall(r"^\|[^|]+\| (\d+) \| (.+) \|$", section("app", "Errors"), re.M)
+    listed = {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    assert listed == {(it.status, it.code) for it in classes if it.code not in UNSEEN}
+
+
+def test_the_operators_page_lists_every_metric() -> None:
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    listed = re.findall(r"`(cfchat_\w+)[{`]", section("deploy", "Watch it").partition("| metric |")[2])
+    assert set(listed) == set(re.findall(r'"(cfchat_\w+)"', source))
+
+
+def test_the_page_of_the_house_lists_every_fast_case() -> None:
+    marked = {path for path in PACKAGE.rglob("*.py") if "# Fast case:" in path.read_text()}
+    assert {PACKAGE / name for name in re.findall(r"`(.+?\.py)` \|", section("", "Fast cases"))} == marked
+
+
+def test_the_page_of_the_house_names_only_modules_that_exist() -> None:
+    rows = re.findall(r"^\| `([\w/]+/)` \| .*?: ([\w, ]+)", (PACKAGE / "README.md").read_text(), re.M)
+    files = [PACKAGE / room / f"{name}.py" for room, names in rows for name in names.rstrip(", ").split(", ")]
+    assert len(files) > 40
+    assert [file for file in files if not file.exists()] == []
 
 
 # --- the blocks -----------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
-// <cf-chat>: a chat for any page, talking to a cfchat server. One module, no dependency.
+// <cf-chat>: a chat element for any page. It talks to a cfchat server and is one module without a dependency.
 //
 //   <script type="module" src="https://chat.example/cfchat.js"></script>
 //   <cf-chat title="Ask us" greeting="Hello!"></cf-chat>
 //
-// Whatever the model says becomes text nodes and elements made here: no markup of its own is ever parsed, and
-// nothing it names is loaded. The styles are one adopted sheet, so that a strict Content-Security-Policy holds.
+// A reply takes one way: `ask` yields its pieces, a Typist hands them on once a frame, a Markdown reader turns them
+// into elements, and an Announcer gives whole sentences to a screen reader. The model's words become text nodes and
+// elements that are made here: no markup of the model is ever parsed, and nothing that it names is loaded. The styles
+// are one adopted sheet, because a strict Content-Security-Policy refuses inline styles.
 
 const LABELS = {
   title: "Chat",
@@ -42,20 +44,20 @@ const ICONS = {
   warning: "M12 8v5M12 16.5v.5M12 3 2.5 20h19z",
 };
 
-// Letters read in one frame, so that no reply, however fast, holds the page up.
+// Letters read in one frame: a limit, because a fast reply must not block the page.
 const FRAME_LETTERS = 1000;
-// Letters after which a `**` or a `[` that found no end is taken as it stands.
+// After so many letters a `**` or `[` without its end is plain text.
 const OPEN_LETTERS = 1000;
-// Lines of code laid out together: a browser lays out a block as a whole each time it grows.
+// Lines of code in one block. A browser lays out a whole block again each time it grows, so blocks stay small.
 const CODE_LINES = 40;
-// How near to the end, in pixels, a reader still follows it.
+// Pixels from the end within which the log keeps following the reply.
 const NEAR = 48;
 // A Retry-After up to this many seconds is counted down; a longer one is shown as a time of day.
 const COUNTDOWN = 120;
 
 // --- making elements ----------------------------------------------------------------------------
 
-/** An element of `tag`; `part` and `class` are set as attributes, other `settings` as properties. */
+/** Return a new element. `part` and `class` become attributes, the other `settings` properties. */
 function make(tag, settings = {}, ...children) {
   const { part, class: names, ...properties } = settings;
   const node = Object.assign(document.createElement(tag), properties);
@@ -65,6 +67,7 @@ function make(tag, settings = {}, ...children) {
   return node;
 }
 
+/** Return one of ICONS as an SVG element, hidden from screen readers. */
 function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", "0 0 24 24");
@@ -75,7 +78,7 @@ function icon(name) {
   return svg;
 }
 
-/** A button whose click is the element's `action`; what it says is set by `say`. */
+/** Return a button. A click on it runs the `action` of that name (see CfChat.#click); `say` changes its label. */
 function button(action, part, words = "") {
   const node = make("button", { type: "button", part: `button ${part}` }, icon(action), make("span"));
   node.dataset.action = action;
@@ -83,13 +86,15 @@ function button(action, part, words = "") {
   return node;
 }
 
+/** Set a button's label. */
 function say(button, words) {
   button.lastChild.textContent = words;
 }
 
+/** Return the text with each `{name}` replaced by its value. */
 const fill = (words, values) => words.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 
-/** Call `work` in the next frame, or a little later where the page is hidden and has none. */
+/** Call `work` in the next frame, or after 250 ms, because a hidden page has no frames. */
 function nextFrame(work) {
   const run = () => {
     cancelAnimationFrame(frame);
@@ -101,12 +106,12 @@ function nextFrame(work) {
 }
 
 // --- Markdown, as it arrives --------------------------------------------------------------------
-// A small part of it: paragraphs, headings, lists, quotes, rules, tables, code; bold, emphasis, links. Each letter is
-// read once, but for an inline mark that waits for its end. Nothing in inline text reaches over the end of a line.
+// A part of Markdown: paragraphs, headings, lists, quotes, rules, tables, code; bold, emphasis, links. Each letter is
+// read once, except after an inline mark that still waits for its end. Inline text never spans two lines.
 
 const SPECIAL = /[*`\\]|!?\[|https?:\/\//;
 const MAYBE_SPECIAL = /(?:!|\bh(?:t(?:t(?:ps?(?::\/?)?)?)?)?)$/;
-// What begins a thing, and the whole of it.
+// For each kind of inline text: how it may begin, the whole of it, and how it becomes a node.
 const INLINE = [
   [/^`/, /^(`+)([^]*?[^`])\1(?!`)/, (found, spoken) => words("code", found[2], spoken)],
   [/^\*\*(?=\S|$)/, /^\*\*(?=\S)([^]*?\S)\*\*/, (found, spoken) => inline("strong", found[1], spoken)],
@@ -120,7 +125,7 @@ const INLINE = [
   [/^\\$/, /^\\([*_`#|~])/, (found) => found[1]],
 ];
 const UNENDED_URL = /^https?:\/\/[^\s<>"'`]*$/;
-// How a thing looks before its end has come.
+// How inline text looks until its end has come.
 const PREVIEWS = [
   [/^\*\*([^]*?)\*?$/, "strong"],
   [/^`+([^]*)/, "code"],
@@ -128,18 +133,20 @@ const PREVIEWS = [
   [/^!?\[([^\]]*)/, "span"],
 ];
 
+/** Return an element with plain text. */
 function words(tag, text, spoken) {
   spoken(text);
   return make(tag, {}, text);
 }
 
+/** Return an element with inline Markdown. */
 function inline(tag, text, spoken) {
   const node = make(tag);
   new Inline(node, spoken).end(text);
   return node;
 }
 
-/** The anchor with its address, or only what is in it where the address is none that is safe to follow. */
+/** Return the anchor with its address. If the address is not safe to follow, return only the anchor's content. */
 function link(address, anchor) {
   if (!URL.canParse(address) || !["http:", "https:", "mailto:"].includes(new URL(address).protocol)) {
     return make("span", {}, ...anchor.childNodes);
@@ -147,11 +154,11 @@ function link(address, anchor) {
   return Object.assign(anchor, { href: address, target: "_blank", rel: "noopener noreferrer nofollow" });
 }
 
-/** The text of one line, written into `parent`; `spoken` gets what is settled of it. */
+/** Writes the text of one line into `parent`. `spoken` gets each piece that will not change any more. */
 class Inline {
   #parent;
   #spoken;
-  #rest = ""; // not settled yet
+  #rest = ""; // what may still become something else
   #preview = null;
 
   constructor(parent, spoken) {
@@ -185,7 +192,7 @@ class Inline {
     if (this.#rest) this.#parent.append((this.#preview = preview(this.#rest)));
   }
 
-  /** What begins with a special letter; false where its end may still come. */
+  /** Read what begins with a special letter. Return false if its end may still come. */
   #readSpecial(ended) {
     const rest = this.#rest;
     const wait = !ended && rest.length < OPEN_LETTERS;
@@ -202,6 +209,7 @@ class Inline {
     return true;
   }
 
+  /** Write the first letters of the rest as plain text. */
   #settle(length) {
     const text = this.#rest.slice(0, length);
     this.#rest = this.#rest.slice(length);
@@ -212,6 +220,7 @@ class Inline {
   }
 }
 
+/** Return an element that shows unfinished inline text. */
 function preview(text) {
   for (const [begin, tag] of PREVIEWS) {
     const found = begin.exec(text);
@@ -220,28 +229,30 @@ function preview(text) {
   return make("span", {}, text);
 }
 
-// A line of which it is not yet sure what it will be: only marks so far, or a fence or a row, which are read whole.
+// The beginning of a line that may become several things: only marks so far. Fences and table rows are read whole.
 const UNDECIDED = /^\s*(?:[#>*+~`_-]*|\d{1,9}[.)]?)\s*$|^\s*(?:```|~~~|\|)/;
 
+/** Turns Markdown that comes in pieces into elements. Each line is a block of its own, or goes on with the last one. */
 class Markdown {
   #root;
   #labels;
   #spoken;
-  #line = ""; // the last one, as far as it is held back
-  #inline = null; // where the last line goes, once it is sure what it is
-  #lists = []; // open ones, outermost first: { indent, list, item }
-  #block = null; // the paragraph that the next line goes on with
+  #line = ""; // the part of the last line that is held back
+  #inline = null; // the reader of the last line, once its kind is known
+  #lists = []; // the open lists, outermost first: { indent, list, item }
+  #block = null; // the paragraph or list item that the next line continues
   #quote = null;
   #table = null;
   #code = null;
 
-  /** Writes into `root`; `spoken(text)` gets what is meant to be read aloud. */
+  /** `root` gets the elements, `spoken` the text for a screen reader. */
   constructor(root, labels, spoken) {
     this.#root = root;
     this.#labels = labels;
     this.#spoken = spoken;
   }
 
+  /** Read a piece of the text, which may end anywhere. */
   write(text) {
     const lines = text.replaceAll("\r", "").split("\n");
     lines.forEach((line, number) => {
@@ -294,7 +305,7 @@ class Markdown {
     this.#block = this.#quote = this.#table = null;
   }
 
-  /** A block of its own: in the list item it is indented under, or at the root. */
+  /** Add a new block to the list item under which it is indented, or to the root. */
   #add(indent, node) {
     this.#close();
     while (this.#lists.length && indent <= this.#lists.at(-1).indent) this.#lists.pop();
@@ -314,7 +325,7 @@ class Markdown {
   }
 
   #addHeading(indent, level, text) {
-    // One level for all: the reply is under the heading that says whose it is, and must not jump over levels.
+    // All headings have one level: they stand under the reply's own heading, and no level may be skipped.
     this.#into(this.#add(indent, make("h4", { dir: "auto", class: `level-${level}` })), text);
   }
 
@@ -364,7 +375,7 @@ class Markdown {
     this.#table.append(row);
   }
 
-  // Code. It is read aloud by its name only.
+  // Code. A screen reader hears only its language.
 
   #openCode(indent, fence, language) {
     const code = make("code");
@@ -377,7 +388,7 @@ class Markdown {
   }
 
   #moreCode() {
-    // What may become the closing fence is held back.
+    // A line that may become the closing fence is held back.
     const held = this.#line.trim();
     if (held && held !== this.#code.mark.repeat(held.length)) this.#writeCode();
   }
@@ -406,7 +417,7 @@ class Markdown {
 
 // --- one reply on its way to the screen ---------------------------------------------------------
 
-/** Tells a screen reader what is said, whole sentences at a time, whatever pieces they came in. */
+/** Gives a screen reader the reply in whole sentences, however it was cut into pieces. */
 class Announcer {
   #region;
   #text = "";
@@ -419,7 +430,7 @@ class Announcer {
     this.#text += text;
   };
 
-  /** Tell the sentences that are whole by now; all that is left where it has `ended`. */
+  /** Say the sentences that are whole; if the reply has `ended`, the rest too. */
   tell(ended = false) {
     const whole = ended ? [this.#text] : /^[^]*(?:[.!?…][)"'”’\]]*\s|[。！？\n])/.exec(this.#text);
     const length = whole ? whole[0].length : 0;
@@ -431,14 +442,14 @@ class Announcer {
   }
 }
 
-/** Writes a reply as it comes, once a frame; `drawn` is called behind each. */
+/** Draws a reply as it comes, once a frame. It calls `drawn` after each drawing. */
 class Typist {
   #markdown;
   #announcer;
   #drawn;
   #waiting = "";
   #scheduled = false;
-  #over = null; // called when the last of it is drawn
+  #over = null; // called when the last letter is drawn
 
   constructor(markdown, announcer, drawn) {
     this.#markdown = markdown;
@@ -451,7 +462,7 @@ class Typist {
     this.#schedule();
   }
 
-  /** Until all is drawn. */
+  /** Wait until everything is drawn. */
   async end() {
     await new Promise((resolve) => {
       this.#over = resolve;
@@ -459,7 +470,7 @@ class Typist {
     });
   }
 
-  /** Draw what is left, at once. */
+  /** Draw the rest at once. */
   endNow() {
     this.#draw(Infinity);
     this.#finish();
@@ -494,7 +505,7 @@ class Typist {
 
 // --- asking the server --------------------------------------------------------------------------
 
-/** Why there is no reply. `status` is HTTP's, 0 where none came; `retryAfter` is in seconds, or null. */
+/** Why there is no reply. `status` is the HTTP status, or 0 without an answer; `retryAfter` is in seconds, or null. */
 class Refusal extends Error {
   constructor(message, status = 0, code = "", retryAfter = null) {
     super(message);
@@ -504,6 +515,7 @@ class Refusal extends Error {
   }
 }
 
+/** Return the Refusal for an error reply of the server, or of a proxy before it. */
 async function refusal(response, labels) {
   const error = (await response.json().catch(() => null))?.error;
   const after = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
@@ -511,7 +523,7 @@ async function refusal(response, labels) {
   return new Refusal(words, response.status, error?.code ?? "", after > 0 ? after : null);
 }
 
-/** POST the messages; yields the reply's text as it comes. Throws a Refusal before the first piece. */
+/** POST the messages and yield the reply's text as it comes. Throws a Refusal if the server does not answer 2xx. */
 async function* ask(endpoint, headers, messages, labels, signal) {
   let response;
   try {
@@ -528,14 +540,14 @@ async function* ask(endpoint, headers, messages, labels, signal) {
   const decoder = new TextDecoder();
   const reader = response.body.getReader();
   for (;;) {
-    const { done, value } = await reader.read(); // rejects where the reply breaks off
+    const { done, value } = await reader.read(); // rejects if the reply breaks off
     const text = decoder.decode(value, { stream: !done });
     if (text) yield text;
     if (done) return;
   }
 }
 
-/** The turns as messages. Some models refuse two in a row of one role: they become one. */
+/** Return the turns as messages. Neighbours of one role are joined, because some models refuse them. */
 function history(turns) {
   const messages = [];
   for (const { role, content, retried } of turns) {
@@ -553,27 +565,27 @@ function history(turns) {
  * `<cf-chat>`: a conversation with the model behind a cfchat server.
  *
  * Attributes: `endpoint` (default: `api/chatbot` beside this module), `title`, `greeting`, `placeholder`, and
- * `storage`: `session` keeps the conversation for the tab's life, `none` (default) forgets it with the page.
+ * `storage`: `session` keeps the conversation while the tab is open, `none` (default) only while the page is.
  * Looks: custom properties `--cf-chat-*` (see STYLES), `::part(...)`, and the slots `header` and `note`.
  *
- * @fires cfchat-delta  a piece has come; `detail: { text }`
+ * @fires cfchat-delta  a piece of the reply has come; `detail: { text }`
  * @fires cfchat-done   the reply is over; `detail: { text, stopped }`
- * @fires cfchat-error  it failed; `detail: { message, status, code, retryAfter, text }`, `text` being what had come
+ * @fires cfchat-error  it failed; `detail: { message, status, code, retryAfter, text }`, `text`: the part that came
  */
 export class CfChat extends HTMLElement {
   static observedAttributes = ["title", "greeting", "placeholder"];
 
-  /** Fields to send with each request, for one: `{ Authorization: "Bearer ..." }`. @type {Record<string, string>} */
+  /** Fields of each request, such as `{ Authorization: "Bearer ..." }`. @type {Record<string, string>} */
   headers = {};
 
   #labels = LABELS;
   #turns = []; // { role, content, cut, retried }
-  #running = null; // the AbortController of the reply under way
-  #halt = null; // draws what has come of it, at once
-  #connected = null; // the AbortController of all that lives while the element is in a page
-  #following = true; // the reader is at the end, and stays there
+  #running = null; // the AbortController of the reply that is running
+  #halt = null; // draws at once what has come of that reply
+  #connected = null; // the AbortController of all listeners while the element is in a page
+  #following = true; // the log scrolls along with the reply
   #timer = 0;
-  #texts = new WeakMap(); // of each reply's article: its turn
+  #texts = new WeakMap(); // each reply's article -> its turn
   #nodes;
 
   constructor() {
@@ -583,7 +595,7 @@ export class CfChat extends HTMLElement {
     this.#nodes = skeleton();
     root.append(this.#nodes.chat);
     for (const name of ["labels", "headers"]) {
-      // What was set before the module had come.
+      // The page may have set it before this module was loaded.
       if (!Object.hasOwn(this, name)) continue;
       const value = this[name];
       delete this[name];
@@ -592,7 +604,7 @@ export class CfChat extends HTMLElement {
     this.#showLabels();
   }
 
-  /** The element's words, for other languages; those not named stay English. @param {Partial<typeof LABELS>} words */
+  /** The element's words, for other languages; words left out stay English. @param {Partial<typeof LABELS>} words */
   set labels(words) {
     this.#labels = { ...LABELS, ...words };
     this.#showLabels();
@@ -602,15 +614,15 @@ export class CfChat extends HTMLElement {
     return this.#labels;
   }
 
-  /** The conversation so far, as it is sent. @returns {{ role: string, content: string }[]} */
+  /** The conversation so far, as the element sends it. @returns {{ role: string, content: string }[]} */
   get messages() {
     return history(this.#turns);
   }
 
   /**
-   * Say something for the user. Nothing happens while a reply is running.
+   * Send a message of the user and ask for a reply. Does nothing while a reply is running.
    * @param {string} text
-   * @returns {Promise<string>} the reply when it is over, or as far as it came
+   * @returns {Promise<string>} the reply, or the part of it that came
    */
   async send(text) {
     if (this.#running || !text.trim()) return "";
@@ -620,7 +632,7 @@ export class CfChat extends HTMLElement {
     return this.#ask();
   }
 
-  /** End the reply that is running; what has come of it stays. */
+  /** Stop the reply that is running. The part that has come stays. */
   stop() {
     this.#running?.abort();
   }
@@ -637,6 +649,7 @@ export class CfChat extends HTMLElement {
     this.#showState();
   }
 
+  /** Focus the input. */
   focus(options) {
     this.#nodes.input.focus(options);
   }
@@ -648,7 +661,7 @@ export class CfChat extends HTMLElement {
     const root = this.shadowRoot;
     root.addEventListener("click", (event) => this.#click(event), { signal });
     root.addEventListener("keydown", (event) => this.#keydown(event), { signal });
-    // A click on Send or Stop leaves the focus where it is: on a phone the keyboard stays as it was.
+    // A click on Send or Stop does not move the focus, so that a phone's keyboard stays open or closed.
     form.addEventListener("mousedown", (event) => event.target !== input && event.preventDefault(), { signal });
     form.addEventListener("submit", (event) => this.#submit(event), { signal });
     input.addEventListener("input", () => this.#showInput(), { signal });
@@ -673,6 +686,7 @@ export class CfChat extends HTMLElement {
 
   // One reply.
 
+  /** Ask for a reply to the turns so far, draw it as it comes, and return its text. */
   async #ask() {
     const running = new AbortController();
     this.#running = running;
@@ -708,6 +722,7 @@ export class CfChat extends HTMLElement {
     return turn.content;
   }
 
+  /** Show how a reply ended, and fire its last event. */
   #over(turn, article, fault, stopped) {
     this.#running = this.#halt = null;
     if (stopped) turn.cut = "stopped";
@@ -748,7 +763,8 @@ export class CfChat extends HTMLElement {
     const actions = {
       stop: () => this.stop(),
       newChat: () => (this.clear(), this.focus()),
-      // Pressed by a key, the button takes the focus with it; a finger should not bring the keyboard up.
+      // The button goes away. If a key pressed it (detail is 0), its focus moves to the input; after a touch that
+      // would open the phone's keyboard.
       retry: () => (event.detail || this.focus(), this.#retry()),
       latest: () => ((this.#following = true), this.#follow()),
       copy: () => this.#copy(pressed),
@@ -757,7 +773,7 @@ export class CfChat extends HTMLElement {
   }
 
   #keydown(event) {
-    // 229: Safari ends a composition before its keydown.
+    // 229: Safari sends the keydown that ends a composition after compositionend.
     const composing = event.isComposing || event.keyCode === 229;
     if (event.key === "Escape" && this.#running && !composing) {
       event.preventDefault();
@@ -815,13 +831,13 @@ export class CfChat extends HTMLElement {
     send.hidden = running;
     stop.hidden = !running;
     this.#showInput();
-    // A button that goes takes the focus with it.
+    // A hidden button loses the focus, so the input takes it.
     if (focused === send || focused === stop) this.focus();
   }
 
   #showInput() {
     const { input, field, send } = this.#nodes;
-    field.dataset.text = input.value; // gives the field its height
+    field.dataset.text = input.value; // its ::after gives the field its height
     send.disabled = !input.value.trim();
   }
 
@@ -837,7 +853,7 @@ export class CfChat extends HTMLElement {
     else this.#scrolled();
   }
 
-  /** The last reply is not to be tried again any more. */
+  /** Take away the last reply's button to try again, or the reply if it has no text. */
   #settle() {
     clearTimeout(this.#timer);
     for (const node of this.#nodes.thread.querySelectorAll(".retry, .failed")) node.remove();
@@ -858,7 +874,7 @@ export class CfChat extends HTMLElement {
     return { article, body };
   }
 
-  /** What is below a reply that is over: why it is not whole, and a button to copy it. */
+  /** Draw what stands below a finished reply: why it is not whole, and a button to copy it. */
   #drawEnd(turn, article, fault) {
     article.classList.remove("waiting");
     if (turn.cut) article.append(this.#drawCut(turn, fault));
@@ -894,7 +910,7 @@ export class CfChat extends HTMLElement {
     try {
       sessionStorage.setItem(this.#storageKey(), JSON.stringify(this.#turns));
     } catch {
-      // A page may not be allowed to, or its share is full: then the conversation ends with the page.
+      // The browser may forbid storage, or it is full. Then the conversation ends with the page.
     }
   }
 
@@ -927,6 +943,7 @@ export class CfChat extends HTMLElement {
   }
 }
 
+/** Make the elements inside <cf-chat>. Return those that the rest of this file needs. */
 function skeleton() {
   const title = make("h2", { part: "title" });
   const newChat = button("newChat", "new-chat");
@@ -944,21 +961,22 @@ function skeleton() {
   const live = make("div", { class: "unseen", ariaLive: "polite" });
   const main = make("div", { class: "main" }, log, latest);
   latest.hidden = stop.hidden = true;
-  // The host's title is a name, and not to be shown as a tooltip of all that is in it.
+  // An empty title here stops the browser from showing the host's title as a tooltip over everything.
   const parts = [header, main, form, make("slot", { name: "note" }), live];
   const chat = make("section", { part: "chat", title: "" }, ...parts);
   return { chat, title, greeting, log, thread, live, latest, form, field, input, send, stop, newChat };
 }
 
+/** Return the code of a block, without its head. */
 const codeIn = (block) => [...block.querySelectorAll("code > span")].map((lines) => lines.textContent).join("\n");
 
-/** Whether the text could be put on the clipboard. */
+/** Put the text on the clipboard. Return whether that worked. */
 async function copyText(text, root) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // Not over plain http: there the old way is the only one.
+    // Over plain http a page has no navigator.clipboard, so this takes the old way.
     const focused = root.activeElement;
     const carrier = make("textarea", { class: "unseen", value: text });
     root.append(carrier);
@@ -1101,7 +1119,7 @@ svg { flex: none; inline-size: 1.15rem; block-size: 1.15rem; fill: none; stroke:
 
 let shared = null;
 
-/** One style sheet for all the elements of a page. */
+/** Return the style sheet that all elements of a page share. */
 function sheet() {
   if (!shared) {
     shared = new CSSStyleSheet();
