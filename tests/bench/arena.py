@@ -24,7 +24,7 @@ CA = CERTS / "ca.pem"
 
 @contextmanager
 def process(command: list[str], environ: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A process whose first line of output ends with its port, perhaps with a path behind it."""
+    """Start a process whose first line of output ends with its port, and perhaps a path; end it at the end."""
     # Frameworks log a traceback for each client that leaves when its time is over; ours must have nothing to say.
     errors = None if "cfchat" in " ".join(command) else subprocess.DEVNULL
     # What is installed has been compiled.
@@ -50,7 +50,7 @@ def _port(output: IO[bytes] | None) -> int:
 
 
 def measure(task: Task) -> Result:
-    """Run the clients. Exits where a reply was not what it should be: a relay that loses tokens is quick."""
+    """Run the clients. Exit if a reply was not whole, because a relay that loses tokens is quick."""
     command = [sys.executable, str(HERE / "load.py"), json.dumps(asdict(task))]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=task.warm + task.seconds + 60)
     result = Result(**json.loads(done.stdout))

@@ -25,7 +25,7 @@ class Contender:
 
 
 class Missing(Exception):
-    """What a contender needs is not on this machine."""
+    """A program that a contender needs is not on this machine."""
 
 
 def _python(script: str, *arguments: str, packages: tuple[str, ...] = ()) -> Callable[[Path], list[str]]:

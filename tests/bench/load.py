@@ -23,7 +23,7 @@ PATIENCE = 30.0
 
 @dataclass
 class Task:
-    """Who is asked for what, by how many, for how many seconds (the first `warm` of them do not count)."""
+    """The port to ask, the reply to ask for, how many clients ask, and for how many seconds after the first `warm`."""
 
     port: int
     mode: str
@@ -33,13 +33,13 @@ class Task:
     warm: float = 0.5
     pace: int = 0
     shape: str = "classic"
-    tls: bool = False  # straight to the origin, nobody between
+    tls: bool = False  # straight to the origin, no contender between
     watch: dict[str, int] = field(default_factory=dict)  # pids
 
 
 @dataclass
 class Result:
-    """Over `seconds`: what came, what each process used of the CPU, latencies in ms, what went wrong."""
+    """What came in `seconds`, the CPU seconds of each process, latencies in ms, and faults with their counts."""
 
     seconds: float
     tokens: int
@@ -52,13 +52,13 @@ class Result:
 
 
 def cpu_of(pid: int) -> float:
-    """Seconds on a processor, of all its threads."""
+    """Return the seconds that all threads of a process were on a processor."""
     threads = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
 def resident(pid: int) -> int:
-    """KiB of memory that is really there."""
+    """Return the KiB of a process that are resident."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 

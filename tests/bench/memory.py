@@ -19,7 +19,7 @@ EVENT = b'data: {"response":"word"}\n\n'
 
 
 async def hold(exchange: Exchange) -> None:
-    """The beginning of a reply, and no more of it until the client leaves."""
+    """Send the beginning of a reply, and no more of it until the client leaves."""
     await exchange.send(head_of(200, [STREAM_TYPE]) + EVENT)
     await exchange.closed_by_peer.wait()
 
@@ -28,7 +28,7 @@ TOKENS, PACE = 200, 0.02  # of one reply, and seconds between two
 
 
 async def talk(exchange: Exchange) -> None:
-    """A reply at the pace of a model, each token an event and a write of its own."""
+    """Send a reply at the pace of a model, each token as an event and a write of its own."""
     await exchange.send(head_of(200, [STREAM_TYPE]))
     for _ in range(TOKENS):
         await exchange.send(EVENT)

@@ -84,12 +84,12 @@ def _numbers(figure: Figure, results: dict[str, list[Result]]) -> dict[str, list
 
 
 def _show_room(arena: Arena, task: Task, results: dict[str, list[Result]]) -> None:
-    """The origin must not be what is measured: how busy it was, and what it gives where nobody is between."""
+    """Print how busy the origin was, and what it gives without a contender: it must not be what is measured."""
     busy = max(result.cpu["origin"] / result.seconds for own in results.values() for result in own)
     line = f"origin: {busy:.0%} of a processor at most"
     if task.mode != "paced":
         straight = measure(replace(task, port=arena.port, tls=True, seconds=1.0, shape=task.shape))
-        line += f"; without anybody between {straight.tokens / straight.seconds:,.0f} tokens/s"
+        line += f"; without a contender between {straight.tokens / straight.seconds:,.0f} tokens/s"
     print(f"({line})\n", flush=True)
 
 
@@ -123,7 +123,7 @@ def memory(arena: Arena, contenders: dict[str, Contender]) -> Numbers:
 
 
 def _idle_https(pid: int, port: int) -> float:
-    """Return the KiB of a connection."""
+    """Return the KiB that a connection costs the process."""
     context, sizes = ssl.create_default_context(cafile=str(CA)), []
     with ExitStack() as held:
         for count in (50, HANDSHAKES):  # the first ones grow what all share
@@ -136,7 +136,7 @@ def _idle_https(pid: int, port: int) -> float:
 
 
 def profile(arena: Arena, task: Task) -> None:
-    """Where cfchat's time goes, by cProfile, which makes calls dearer than they are."""
+    """Print where cfchat's time goes, by cProfile, which makes calls dearer than they are."""
     with tempfile.TemporaryDirectory() as folder:
         dumped = f"{folder}/profile"
         command = [sys.executable, "-m", "cProfile", "-o", dumped, "-m", "cfchat"]
@@ -149,7 +149,7 @@ def profile(arena: Arena, task: Task) -> None:
 
 
 def chosen(names: str | None) -> list[str]:
-    """Return the modes that are named by commas, all by default; the first word of several names all of them."""
+    """Return the modes named, separated by commas; all by default. `chat` and `paced` name all that begin so."""
     known = [*MODES, *OTHERS]
     wanted = names.split(",") if names else known
     if strange := set(wanted) - {*known, *(mode.split()[0] for mode in known)}:

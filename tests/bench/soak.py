@@ -87,7 +87,7 @@ class Clients:
         writer.close()
 
     async def slow(self) -> None:
-        """A byte at a time in, a little at a time out; still a good one."""
+        """Send a byte at a time and read a little at a time: this is a good client, too."""
         reader, writer = await self._connect()
         for byte in post("slow."):
             writer.write(bytes([byte]))
@@ -151,10 +151,10 @@ class Served:
         self._process = process
 
     async def state(self) -> dict[str, Any]:
-        """What served.py tells of itself."""
+        """Return the numbers that served.py prints of itself."""
         self._process.send_signal(signal.SIGUSR1)
-        told: dict[str, Any] = json.loads(await self.line())
-        return told
+        state: dict[str, Any] = json.loads(await self.line())
+        return state
 
     async def line(self) -> str:
         assert self._process.stdout
@@ -167,7 +167,7 @@ class Served:
         return state
 
     async def quiet(self) -> dict[str, Any]:
-        """Its state when the last client has gone."""
+        """Return its state when the last client has gone."""
         while (state := await self.state())["clients"] or state["lent"]:
             await asyncio.sleep(0.1)
         return state
@@ -175,7 +175,7 @@ class Served:
 
 @asynccontextmanager
 async def serve(standin: StandIn) -> AsyncIterator[Served]:
-    """A server whose upstream is the stand-in; it must end cleanly."""
+    """Start a server whose upstream is the stand-in; it must end cleanly."""
     environ = {
         **os.environ,
         "CLOUDFLARE_ACCOUNT_ID": "0" * 32,

@@ -13,16 +13,15 @@ from load import Result
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of a result, and whether more of it is better."""
+    """One number of a result."""
 
     name: str
     of: Callable[[Result], float]  # nan where nothing of it fell into the time that was measured
-    more: bool = False
 
 
 CPU = Figure("CPU ms per 1,000 tokens", lambda result: result.cpu["it"] / max(1, result.tokens) * 1e6)
-RATE = Figure("tokens/s", lambda result: result.tokens / result.seconds, more=True)
-REPLIES = Figure("requests/s", lambda result: result.replies / result.seconds, more=True)
+RATE = Figure("tokens/s", lambda result: result.tokens / result.seconds)
+REPLIES = Figure("requests/s", lambda result: result.replies / result.seconds)
 P99 = Figure("added ms per token p99", lambda result: result.latency.get("p99", nan))
 PACED = (
     CPU,
@@ -91,7 +90,7 @@ def show_goals(measured: dict[str, Numbers], titles: dict[str, str]) -> None:
 
 
 def show(title: str, numbers: Numbers) -> None:
-    """A table as Markdown has it; ratios are to cfchat."""
+    """Print a table in Markdown; ratios are to cfchat."""
     print(f"### {title}\n")
     print("| | " + " | ".join(numbers) + " |")
     print("|---|" + "---|" * len(numbers))
