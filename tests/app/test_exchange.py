@@ -364,13 +364,15 @@ async def test_a_slow_client_of_the_last_piece_leaves_a_connection_that_serves_t
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", cfchat.port))
         reader, writer = await asyncio.open_connection(sock=sock, limit=1024)
-        writer.transport.pause_reading()
+        transport = writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
         writer.write(ASK)
         await until(lambda: any(connection._stream.full for connection in cfchat.server._connections.values()))
         await until(lambda: cfchat.app.streams == (0, 0) and cfchat.upstream.pool.state.idle == 1)
         assert (await asyncio.wait_for(cfchat.post(), 5)).body == b"Hello"
         assert standin.connections == 1
-        writer.transport.resume_reading()
+        transport.resume_reading()
         received = 0
         while data := await reader.read(1 << 16):
             received += len(data)
