@@ -36,7 +36,7 @@ DONE = encode_chunk(b"data: [DONE]\n\n")
 
 
 class Transport(asyncio.Transport):
-    """Takes the request, and keeps it; notes whether it is read from."""
+    """Takes the request whole, at once; notes whether it is read from."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,6 +48,9 @@ class Transport(asyncio.Transport):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
     def is_closing(self) -> bool:
         return self.closed
