@@ -264,8 +264,12 @@ class ResponseReader(_Reader[ResponseHead]):
             self._buffer.clear()
             raise
         if self._decoder.ended:
-            while type(event := self.next_event()) is Data:
-                piece += event.data
+            try:
+                while type(event := self.next_event()) is Data:
+                    piece += event.data
+            except ProtocolError:
+                if not piece:
+                    raise  # else the next call raises it: what came before an error is handed on first
         return piece
 
     def read_end(self) -> bytes:

@@ -120,7 +120,7 @@ async def test_a_handshake_that_drips_is_ended_all_the_same() -> None:
             for at in range(len(hello) - 1):
                 client.writer.write(hello[at : at + 1])
                 await asyncio.sleep(0.01)
-                if client.reader.at_eof():
+                if client.reader.at_eof() or client.reader.exception():  # ended, or reset
                     break
         await until(lambda: not server.connections)
         assert loop.time() - began < 2

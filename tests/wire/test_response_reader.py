@@ -225,3 +225,13 @@ def test_read_body_is_what_the_events_say_for_any_cut(head: bytes, body: bytes, 
             error = type(caught)
         outcomes.append((data, reader.complete, error))
     assert outcomes[0] == outcomes[1]
+
+
+def test_data_before_a_broken_trailer_is_handed_on_before_the_error() -> None:
+    """All of it in one read: the words first, the error at the next call."""
+    reader = ResponseReader(ReadLimits(body=None))
+    reader.receive_data(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert isinstance(reader.next_event(), ResponseHead)
+    assert reader.read_body(b"1\r\na\r\n" * 4 + b"0\r\n\n") == b"aaaa"
+    with pytest.raises(ProtocolError):
+        reader.read_body(b"")
