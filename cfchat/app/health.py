@@ -1,8 +1,8 @@
 """Answer an operator's machines: /healthz, /readyz, /metrics.
 
 /healthz says that the process answers at all, /readyz that clients should be sent here. Metrics say more than a
-stranger should read. On the public address they are for programs on this machine alone, and 404 for everyone else;
-`--admin` opens a second address, which only operators should reach.
+stranger should read. `--admin` opens a second address for them, which only operators should reach. Without it the
+chat's own address has them for programs on this machine alone, and only if no other machine can reach that address.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ _NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 def probes(
-    fault: Callable[[], str], counted: Callable[[], Awaitable[Samples]], open_to_all: bool
+    fault: Callable[[], str],
+    counted: Callable[[], Awaitable[Samples]],
+    may_read: Callable[[Request], bool] = lambda request: True,
 ) -> Mapping[str, Handler]:
     """Return the handlers by path.
 
-    `fault` returns why this server is not ready, or an empty text; `counted` returns the metrics. With `open_to_all`
-    every client may read them, else only a program on this machine.
+    `fault` returns why this server is not ready, or an empty text; `counted` returns the metrics, which are only for
+    requests that `may_read` them.
     """
 
     async def healthz(request: Request, reply: Reply) -> None:
@@ -40,7 +42,7 @@ def probes(
         reply.send(503 if reason else 200, _PLAIN, (reason or "ready").encode() + b"\n")
 
     async def metrics_of(request: Request, reply: Reply) -> None:
-        if not open_to_all and not is_from_here(request):
+        if not may_read(request):
             raise NotFound()
         body = encode(await counted()).encode()
         reply.send(200, [("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store")], body)

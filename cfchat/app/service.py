@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from functools import partial
 
-from cfchat.app.health import METRICS, probes, table
+from cfchat.app.health import METRICS, is_from_here, probes, table
 from cfchat.app.hooks import Hooks
 from cfchat.app.page import pages
 from cfchat.app.routes import App, Settings
 from cfchat.errors import CfchatError
 from cfchat.guard.guard import Guard
-from cfchat.net.listen import cannot_listen
+from cfchat.net.listen import cannot_listen, is_loopback
 from cfchat.ops.logs import log_request
 from cfchat.ops.loop_lag import LoopLag
 from cfchat.ops.metrics import Metrics, Samples
@@ -59,6 +59,7 @@ class Service:
         self.metrics = metrics or Metrics()
         self.loop_lag = LoopLag(self.metrics.lag.observe)
         self.server: Server | None = None
+        self._local = False  # no other machine can reach the sockets
         self.of_all: Callable[[], Awaitable[Samples]] | None = None
         self._admin_address = admin
         self.admin: Server | None = None
@@ -117,6 +118,7 @@ class Service:
         At its end replies under way may finish; if it ends by an exception, they are cut at once.
         """
         app = self.app
+        self._local = all(map(is_loopback, sockets))
         server = self.server = Server(app.handle, app.refuse, self.limits, self.peers, app.note)
         try:
             await self.start()
@@ -128,7 +130,7 @@ class Service:
             raise
 
     def _probes(self, with_metrics: bool) -> Mapping[str, Handler]:
-        handlers = probes(self.fault, self.count_all, open_to_all=False)
+        handlers = probes(self.fault, self.count_all, lambda request: self._local and is_from_here(request))
         return {path: handler for path, handler in handlers.items() if path != METRICS or with_metrics}
 
 
@@ -140,7 +142,7 @@ async def start_admin(
     Raises:
         ConfigError: it cannot be listened on.
     """
-    handlers = probes(fault, count, open_to_all=True)
+    handlers = probes(fault, count)
     admin = Server(table(handlers), refuse_in_text, note=partial(log_request, level=logging.DEBUG))
     try:
         log.info("admin: http://%s:%d/metrics, /healthz, /readyz", *await admin.start(*address))

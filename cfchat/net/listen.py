@@ -14,6 +14,7 @@ import ssl
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from cfchat.errors import ConfigError
@@ -40,6 +41,12 @@ def url_of(address: Any, secure: bool) -> str:
         return f"{scheme}://localhost"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], str(address[0]))
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{address[1]}"
+
+
+def is_loopback(sock: socket.socket) -> bool:
+    """Return whether a socket listens on an address that only programs on this machine can reach."""
+    address = sock.getsockname()
+    return isinstance(address, tuple) and ip_address(address[0].partition("%")[0]).is_loopback
 
 
 # --- sockets --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 
 import pytest
 from client import FROM_HERE, get, request, scrape, until
@@ -11,6 +12,7 @@ from serving import BODY, WORDS, post, served
 from standin import STREAM_TYPE, Exchange, StandIn, head_of, json_error, partial
 
 import cfchat
+from cfchat.api import serve_on
 from cfchat.upstream.client import FAILURES
 
 HALF = b'data: {"response":"Hel"}\n\n'
@@ -108,6 +110,20 @@ async def test_the_loop_is_timed() -> None:
 async def test_metrics_are_for_this_machine_alone(fields: str, status: int) -> None:
     async with served(WORDS) as serving:
         assert (await get(serving.port, "/metrics", fields)).status == status
+
+
+async def test_an_address_that_others_reach_has_no_metrics() -> None:
+    """A forwarder of bare TCP on this machine makes strangers look like a program here."""
+    async with served(WORDS, host="0.0.0.0") as serving:
+        assert (await get(serving.port, "/metrics", "Host: localhost\r\n")).status == 404
+        assert (await get(serving.port, "/healthz", "Host: localhost\r\n")).status == 200
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+async def test_nor_does_one_where_this_machine_is_an_address_of_ipv4_in_ipv6() -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as sock:
+        async with serve_on([sock], cfchat.load_config(demo=True, environ={})) as serving:
+            assert (await get(serving.port, "/metrics")).status == 404
 
 
 async def test_metrics_are_not_for_a_trusted_proxys_clients() -> None:
