@@ -51,7 +51,8 @@ async def open_service(config: Config, hooks: Hooks = Hooks()) -> AsyncIterator[
         chat = config.app._replace(model=model, models=(model, *config.app.aliases.values())) if demo else config.app
         service = Service(
             upstream, chat, Guard(config.guard), hooks=hooks, metrics=metrics, limits=config.server,
-            peers=Proxies(config.trusted_proxies), page=config.page, demo=demo, admin=config.admin,
+            peers=Proxies(config.trusted_proxies, config.forwarded_fields),
+            page=config.page, demo=demo, admin=config.admin,
         )  # fmt: skip
         try:
             yield service

@@ -182,7 +182,8 @@ class _Exchange:
             fields = Fields([*fields, ("transfer-encoding", "chunked")])  # as HTTP/1.1 would announce such a body
         peer = (scope.get("client") or ("",))[0]
         head = RequestHead(scope["method"], quote(_path(scope), "/@:", errors="replace"), 1, fields)
-        return Request(head, self._service.peers.client(peer, fields), new_id(), self._read_body)
+        secure = scope.get("scheme") == "https"
+        return Request(head, self._service.peers.client(peer, fields), new_id(), self._read_body, secure)
 
     async def _read_body(self, limit: int) -> bytes:
         pieces: list[bytes] = []

@@ -372,6 +372,14 @@ async def test_the_clients_address(
     assert f" {seen} GET /v1/models 200" in caplog.messages[-1]
 
 
+@pytest.mark.parametrize(("scheme", "status"), [("https", 200), ("http", 403)])
+async def test_the_own_page_has_the_scheme_of_its_request(scheme: str, status: int) -> None:
+    headers = [(b"host", b"127.0.0.1"), (b"origin", b"https://127.0.0.1")]
+    config = cfchat.load_config(demo=True, environ={}, allow_origin="https://a.example")
+    async with cfchat.asgi(config) as app:
+        assert (await called(app, path="/v1/models", scheme=scheme, headers=headers)).status == status
+
+
 # --- its life -------------------------------------------------------------------------------------
 
 

@@ -220,7 +220,7 @@ class App:
         return asker, await request.read_body(self._settings.max_body)
 
     async def _identify(self, request: Request) -> str:
-        label = self.guard.identify(request.fields)
+        label = self.guard.identify(request.fields, request.secure)
         if self._hooks.authenticate is not None:
             label = await run(self._hooks.authenticate(request), "authenticate", request.id) or label
         if label:

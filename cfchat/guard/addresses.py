@@ -19,34 +19,44 @@ from cfchat.wire.fields import Fields, members
 Network = IPv4Network | IPv6Network
 
 
+FORWARDED, X_FORWARDED_FOR = "forwarded", "x-forwarded-for"
+# Most proxies set X-Forwarded-For. They pass Forwarded on as the client sent it, so it counts last.
+CLIENT_FIELDS = (X_FORWARDED_FOR, FORWARDED)
+
+
 class Proxies(NamedTuple):
-    """The peers that are trusted to name their clients. Has the methods of the server's `Peers`."""
+    """The peers that are trusted to name their clients. Has the methods of the server's `Peers`.
+
+    `fields` are the header fields in which they do; the first that ends in an address decides.
+    """
 
     trusted: Sequence[Network] = ()
+    fields: Sequence[str] = CLIENT_FIELDS
 
     def client(self, peer: str, fields: Fields) -> str:
         """Return the address of the client behind a peer."""
-        return client_address(peer, fields, self.trusted)
+        return client_address(peer, fields, self.trusted, self.fields)
 
     def counted(self, peer: str) -> str | None:
         """Return the network that a peer's connections count for; None for a proxy, which has many clients."""
         return None if _is_trusted(peer, self.trusted) else network_of(peer)
 
 
-def client_address(peer: str, fields: Fields, trusted: Sequence[Network]) -> str:
+def client_address(peer: str, fields: Fields, trusted: Sequence[Network], names: Sequence[str] = CLIENT_FIELDS) -> str:
     """Return the address of the client: the rightmost hop that is no trusted proxy (RFC 7239 §5.2, X-Forwarded-For).
 
-    Return the peer's own address if the peer is not trusted. Return it, too, if the request has both fields and they
-    differ: then the client has sent one of them.
+    A field does not count if it is missing or its last hop is no address: then no proxy has added to it. Return the
+    peer's own address if the peer is not trusted, or if none of the fields in `names` counts.
     """
     if not _is_trusted(peer, trusted):
         return peer
-    addresses = []  # Both fields are split at every comma: a quoted address has none.
-    if "forwarded" in fields:
-        addresses.append(_find_client(peer, map(_parse_for, members(fields, "forwarded")), trusted))
-    if "x-forwarded-for" in fields:
-        addresses.append(_find_client(peer, members(fields, "x-forwarded-for"), trusted))
-    return addresses[0] if len(set(addresses)) == 1 else peer
+    for name in names:
+        if name in fields:
+            hops = members(fields, name)  # split at every comma: a quoted address has none
+            address = _find_client(map(_parse_for, hops) if name == FORWARDED else hops, trusted)
+            if address:
+                return address
+    return peer
 
 
 @lru_cache(maxsize=4096)
@@ -58,9 +68,9 @@ def network_of(address: str) -> str:
     return address if parsed is None else str(parsed)
 
 
-def _find_client(peer: str, hops: Iterable[str], trusted: Sequence[Network]) -> str:
-    """Go through the hops from the right, while they are trusted proxies; return the last address."""
-    address = peer
+def _find_client(hops: Iterable[str], trusted: Sequence[Network]) -> str:
+    """Go through the hops from the right, while they are trusted proxies; return the last address, if there is one."""
+    address = ""
     for hop in reversed(list(hops)):
         parsed = _parse(hop)
         if parsed is None:

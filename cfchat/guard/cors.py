@@ -2,12 +2,17 @@
 
 CORS alone only hides a reply from a page; the reply is paid for all the same. So a request from a page of another
 origin is refused before it costs anything. Requests without Origin come from no page and pass.
+
+The server's own pages pass, but the Host field alone does not prove that a page is one of them. A stranger can let a
+name of his lead to this machine (DNS rebinding), and then Host and Origin are alike. Nobody can do that with an IP
+address, with `localhost`, or with a name that the operator gave.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from cfchat.errors import OriginNotAllowed
@@ -16,24 +21,35 @@ from cfchat.wire.grammar import TOKEN_LIST
 
 PREFLIGHT_MAX_AGE = 86_400  # seconds for which a browser may remember the answer to a preflight
 EXPOSED = "X-Request-Id, X-Model, X-Messages-Left-Out, Retry-After, RateLimit, RateLimit-Policy"
+DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 class Origins(NamedTuple):
-    """The origins whose pages may use this server: `("*",)`, or exact ones such as `https://example.com`."""
+    """The origins whose pages may use this server: `("*",)`, or exact ones such as `https://example.com`.
+
+    `names` are hosts that this server has, beside those in `allowed`.
+    """
 
     allowed: tuple[str, ...] = ("*",)
+    names: tuple[str, ...] = ()
 
-    def check(self, request: Fields) -> None:
-        """Refuse a request from a page of another origin. Requests from this server's own pages pass.
+    def check(self, request: Fields, secure: bool = False) -> None:
+        """Refuse a request from a page of another origin. `secure` says whether the request came over TLS.
 
         Raises:
-            OriginNotAllowed: Origin is neither allowed nor this server itself, by the Host field.
+            OriginNotAllowed: Origin is neither allowed nor this server's own.
         """
         origin = request.get("origin")
         if origin is None or "*" in self.allowed or origin in self.allowed:
             return
-        if origin.partition("://")[2] != request.get("host"):
+        own = split_origin(f"{'https' if secure else 'http'}://{request.get('host')}")
+        if own is None or own != split_origin(origin) or not self._knows(own[1]):
             raise OriginNotAllowed("Pages of this origin may not use this server.")
+
+    def _knows(self, host: str) -> bool:
+        """Return whether a host is no name that a stranger could let lead here."""
+        named = [parts[1] for parts in map(split_origin, self.allowed) if parts is not None]
+        return _is_address(host) or f".{host}".endswith(".localhost") or host in (*self.names, *named)
 
     def fields(self, request: Fields | None) -> list[tuple[str, str]]:
         """Return the CORS fields of a reply. `request` are the request's fields, None if its head was not read."""
@@ -43,6 +59,23 @@ class Origins(NamedTuple):
         origin = None if request is None else request.get("origin")
         vary = ("Vary", "Origin")  # in every reply: a cache must not give one origin the reply to another
         return [("Access-Control-Allow-Origin", origin), exposed, vary] if origin in self.allowed and origin else [vary]
+
+
+def split_origin(origin: str) -> tuple[str, str, str] | None:
+    """Return scheme, host and port; the port is empty if the scheme implies it. None if it is no origin (RFC 6454)."""
+    match = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([^\[\]/?#@:\s]+|\[[0-9a-f:.]+\])(?::([0-9]*))?", origin.lower())
+    if match is None:
+        return None
+    port = match[3] or ""
+    return match[1], match[2], "" if port == DEFAULT_PORTS.get(match[1]) else port
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def is_preflight(fields: Fields) -> bool:

@@ -73,14 +73,14 @@ class Guard:
             self._each.check(name, epoch)
         return Asker(label, name, fields)
 
-    def identify(self, fields: Fields) -> str:
-        """Return the label of a request's key; empty if this server has no keys.
+    def identify(self, fields: Fields, secure: bool = False) -> str:
+        """Return the label of a request's key; empty if this server has no keys. `secure` says if it came over TLS.
 
         Raises:
             OriginNotAllowed: a page of another origin sends the request.
             Unauthorized: the key is missing or unknown.
         """
-        self.origins.check(fields)
+        self.origins.check(fields, secure)
         return "" if self.keys is None else self.keys.find_label(fields.get("authorization"))
 
     def spend(self, asker: Asker, tokens: int, epoch: float) -> list[str]:

@@ -47,6 +47,7 @@ class Connection:
         self._idle = False  # no request is under way
         self._fresh = True  # nothing was asked yet
         self._gone = False  # the client is
+        self._secure = False
         self._reply: Reply | None = None
         self._head: RequestHead | None = None
         self._keep = False
@@ -93,7 +94,7 @@ class Connection:
         self._deadline.move(self._limits.head)
         await self._stream.start_tls(tls, None, server_side=True)
         self._deadline.pause()
-        self._gone = False
+        self._gone, self._secure = False, True
 
     async def _wait_closed(self) -> None:
         """Wait, not for ever, until the last bytes have gone out: this process may end behind it."""
@@ -132,7 +133,7 @@ class Connection:
             return False
         rules = self._rules
         client = rules.peers.client(self.peer, head.fields)
-        request = Request(head, client, new_id(), self._read_body)
+        request = Request(head, client, new_id(), self._read_body, self._secure)
         record = Record(request.id, client, head.method, request.path, request.notes)
         self._head, self._keep = head, False
         self._reply = reply = Reply(self, record, self._limits.heartbeat)

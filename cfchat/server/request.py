@@ -30,7 +30,8 @@ class Limits(NamedTuple):
 class Request:
     """One request, its head read. `notes` is for what the handler wants in the log line.
 
-    `client` is the client's address, also behind trusted proxies; `id` is what the log and `X-Request-Id` call it.
+    `client` is the client's address, also behind trusted proxies; `id` is what the log and `X-Request-Id` call it;
+    `secure` says whether it came over TLS.
 
     >>> import cfchat
     >>> async def authenticate(request: cfchat.Request) -> str:
@@ -38,16 +39,22 @@ class Request:
     ...     return ""
     """
 
-    __slots__ = ("_body", "_read_body", "client", "fields", "id", "method", "notes", "path")
+    __slots__ = ("_body", "_read_body", "client", "fields", "id", "method", "notes", "path", "secure")
 
     def __init__(
-        self, head: RequestHead, client: str, request_id: str, read_body: Callable[[int], Awaitable[bytes]]
+        self,
+        head: RequestHead,
+        client: str,
+        request_id: str,
+        read_body: Callable[[int], Awaitable[bytes]],
+        secure: bool = False,
     ) -> None:
         self.method = head.method
         self.path = head.path
         self.fields: Fields = head.fields
         self.client = client
         self.id = request_id
+        self.secure = secure
         self.notes: dict[str, object] = {}
         self._read_body = read_body
         self._body: bytes | None = None

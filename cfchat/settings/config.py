@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from cfchat.app import routes as app
 from cfchat.guard import guard
-from cfchat.guard.addresses import Network
+from cfchat.guard.addresses import CLIENT_FIELDS, Network
 from cfchat.net.listen import Where
 from cfchat.ops import logs
 from cfchat.server.request import Limits
@@ -35,6 +35,7 @@ class Config:
     guard: guard.Settings = field(default_factory=guard.Settings)
     keys_file: str | None = None
     trusted_proxies: tuple[Network, ...] = ()
+    forwarded_fields: tuple[str, ...] = CLIENT_FIELDS
     server: Limits = field(default_factory=Limits)
     page: bool = True
     admin: tuple[str, int] | None = None

@@ -16,6 +16,7 @@ from cfchat.app import routes as app
 from cfchat.conversation.model import Options
 from cfchat.errors import ConfigError
 from cfchat.guard import guard
+from cfchat.guard.addresses import CLIENT_FIELDS
 from cfchat.guard.cors import Origins
 from cfchat.net.listen import Where
 from cfchat.secret import Secret
@@ -278,7 +279,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             caps=caps,
         ),
         guard=guard.Settings(
-            origins=Origins(v.allow_origin),
+            origins=Origins(v.allow_origin, (v.host.lower(),)),
             keys=v.api_keys_file[1] if v.api_keys_file else None,
             rate=v.rate_limit,
             daily_tokens=v.daily_tokens,
@@ -286,6 +287,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
         ),
         keys_file=v.api_keys_file[0] if v.api_keys_file else None,
         trusted_proxies=v.trusted_proxies or (),
+        forwarded_fields=(v.forwarded_field,) if v.forwarded_field else CLIENT_FIELDS,
         server=Limits(
             read=ReadLimits(body=v.max_body),
             connections=v.max_connections,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from cfchat.app import routes as app
 from cfchat.conversation.prepare import DROP, MERGE, REJECT
+from cfchat.guard.addresses import CLIENT_FIELDS as _NAMED
 from cfchat.ops import logs
 from cfchat.server.request import Limits
 from cfchat.settings.values import (
@@ -117,7 +118,8 @@ SETTINGS = (
     Setting("rate-limit", "N/PERIOD", None, to_rate, "requests of one key or address: 20/minute", unset="no limit"),
     Setting("daily-tokens", "N", None, to_count, "tokens a day (UTC), all clients together", unset="no limit"),
     Setting("daily-tokens-each", "N", None, to_count, "tokens a day of one key or address", unset="no limit"),
-    Setting("trusted-proxies", "NETWORKS", None, to_networks, "proxies whose X-Forwarded-For counts", unset="none"),
+    Setting("trusted-proxies", "NETWORKS", None, to_networks, "proxies that name their clients", unset="none"),
+    Setting("forwarded-field", "NAME", None, to_choice(*_NAMED), f"field they set: {', '.join(_NAMED)}", unset="any"),
     Setting("client-system", "WHAT", MERGE, to_choice(*_SYSTEM), f"clients' system messages: {', '.join(_SYSTEM)}"),
     Setting("drain-timeout", "S", _SERVER.drain, to_seconds, "seconds that replies may go on after Ctrl-C or SIGTERM"),
     Setting("max-body", "BYTES", _APP.max_body, to_count, "largest request body"),

@@ -15,6 +15,7 @@ from ipaddress import ip_network
 from urllib.parse import urlsplit
 
 from cfchat.guard.addresses import Network
+from cfchat.guard.cors import DEFAULT_PORTS
 from cfchat.guard.keys import Keys, parse_keys
 from cfchat.guard.limits import Rate
 from cfchat.upstream import pool
@@ -200,11 +201,16 @@ _ORIGIN = r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
 
 
 def to_origins(text: str) -> tuple[str, ...]:
-    """Return the origins whose pages may ask; `*` is every origin."""
+    """Return the origins whose pages may ask, as browsers write them; `*` is every origin."""
     origins = tuple(dict.fromkeys(origin.strip() for origin in text.split(",")))
     if not all(origin == "*" or re.fullmatch(_ORIGIN, origin) for origin in origins):
         raise ValueError("must be * or origins such as https://example.com, in lower case, without a path")
-    return origins
+    return tuple(map(_as_browsers_write, origins))
+
+
+def _as_browsers_write(origin: str) -> str:
+    """Leave out the port that the scheme implies (RFC 6454 §6.2)."""
+    return origin.removesuffix(":" + DEFAULT_PORTS.get(origin.partition(":")[0], ""))
 
 
 def read_keys(path: str) -> Keys:

@@ -86,10 +86,26 @@ async def test_origins_that_are_named_and_others() -> None:
     assert len(standin.requests) == 2
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("127.0.0.1:8787", "http://127.0.0.1:8787", 200),
+        ("127.0.0.1:8787", "https://127.0.0.1:8787", 403),
+        ("evil.example:8787", "http://evil.example:8787", 403),
+        ("Our.example:80", "http://our.example", 200),
+    ],
+)
+async def test_the_own_page_and_one_of_a_name_that_leads_here(host: str, origin: str, status: int) -> None:
+    guard = Guard(Settings(origins=Origins(("https://a.example",), ("our.example",))))
+    ask = request(BODY, fields=f"Origin: {origin}\r\n").replace(b"Host: x\r\n", f"Host: {host}\r\n".encode())
+    async with StandIn([WORDS]) as standin, house(standin, guard=guard) as cfchat:
+        assert parse(await cfchat.send(ask)).status == status
+
+
 @pytest.mark.parametrize(("fields", "status"), [("Expect: more\r\n", 417), ("X-Fault: ours\r\n", 500)])
 async def test_a_page_can_read_the_servers_own_errors_too(fields: str, status: int) -> None:
     class Faulty(Guard):
-        def identify(self, fields: Fields) -> str:
+        def identify(self, fields: Fields, secure: bool = False) -> str:
             raise ZeroDivisionError
 
     guard = Faulty(Settings(origins=Origins(("https://a.example",))))
@@ -122,6 +138,16 @@ async def test_behind_a_proxy_each_client_has_a_rate_of_its_own() -> None:
         ]
     assert statuses == [200, 200, 429]
     assert " 2.2.2.2 POST " in "\n".join(cfchat.log) and "127.0.0.1" not in cfchat.log[-1]
+
+
+@pytest.mark.parametrize("forged", ["x", "for=9.9.9.9", "for=unknown"])
+async def test_no_field_of_its_own_moves_a_client_to_its_proxys_rate(forged: str) -> None:
+    guard, peers = Guard(Settings(rate=Rate(1, 3600))), Proxies((ip_network("127.0.0.0/8"),))
+    named = "X-Forwarded-For: 1.1.1.1\r\n"
+    async with StandIn([WORDS]) as standin, house(standin, guard=guard, peers=peers) as cfchat:
+        assert (await cfchat.post(fields=named)).status == 200
+        assert (await cfchat.post(fields=f"{named}Forwarded: {forged}\r\n")).status == 429
+    assert " 1.1.1.1 POST " in cfchat.log[-1]
 
 
 async def test_daily_tokens_are_counted_as_cloudflare_counts_them() -> None:

@@ -37,12 +37,31 @@ TRUSTED = (ip_network("10.0.0.0/8"), ip_network("::1"))
         ("10.0.0.1", [("Forwarded", "for=_hidden, for=10.3.3.3")], "10.3.3.3"),
         ("10.0.0.1", [("Forwarded", "proto=https")], "10.0.0.1"),
         ("10.0.0.1", [("Forwarded", "for=5.6.7.8"), ("X-Forwarded-For", "5.6.7.8")], "5.6.7.8"),
-        ("10.0.0.1", [("Forwarded", "for=9.9.9.9"), ("X-Forwarded-For", "5.6.7.8")], "10.0.0.1"),
+        ("10.0.0.1", [("Forwarded", "for=9.9.9.9"), ("X-Forwarded-For", "5.6.7.8")], "5.6.7.8"),
+        ("10.0.0.1", [("Forwarded", "x"), ("X-Forwarded-For", "5.6.7.8")], "5.6.7.8"),
+        ("10.0.0.1", [("Forwarded", "for=unknown"), ("X-Forwarded-For", "5.6.7.8")], "5.6.7.8"),
+        ("10.0.0.1", [("Forwarded", ""), ("X-Forwarded-For", "5.6.7.8, 10.1.1.1")], "5.6.7.8"),
+        ("10.0.0.1", [("Forwarded", "for=5.6.7.8"), ("X-Forwarded-For", "x")], "5.6.7.8"),
+        ("10.0.0.1", [("Forwarded", "for=5.6.7.8"), ("X-Forwarded-For", "9.9.9.9, unknown")], "5.6.7.8"),
     ],
 )
 def test_the_rightmost_hop_that_is_no_trusted_proxy(peer: str, sent: list[tuple[str, str]], address: str) -> None:
     assert client_address(peer, Fields(sent), TRUSTED) == address
     assert client_address(peer, Fields(sent), ()) == peer
+
+
+@pytest.mark.parametrize("beside", ["9.9.9.9", "x", "unknown", ""])
+@pytest.mark.parametrize(
+    ("name", "right", "other", "form"),
+    [("x-forwarded-for", "5.6.7.8", "Forwarded", "for={}"), ("forwarded", "for=5.6.7.8", "X-Forwarded-For", "{}")],
+)
+def test_the_field_that_the_operator_names_decides_alone(
+    name: str, right: str, other: str, form: str, beside: str
+) -> None:
+    proxies, clients = Proxies(TRUSTED, (name,)), (other, form.format(beside))
+    assert proxies.client("10.0.0.1", Fields([(name, right), clients])) == "5.6.7.8"
+    assert proxies.client("10.0.0.1", Fields([clients])) == "10.0.0.1"
+    assert proxies.client("10.0.0.1", Fields([(name, "unknown"), clients])) == "10.0.0.1"
 
 
 def test_peers_of_a_unix_socket_are_trusted() -> None:

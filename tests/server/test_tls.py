@@ -7,7 +7,7 @@ import ssl
 from contextlib import suppress
 
 import pytest
-from bare_server import GET, LAST, Localhost, codes, serving, the_connection, trusting
+from bare_server import GET, LAST, Localhost, codes, serving, talk, the_connection, trusting
 from client import parse, until
 from places import CERTS
 
@@ -85,6 +85,19 @@ async def test_a_handshake_and_requests_in_any_cut(size: int) -> None:
         received = await client.hear()
         client.writer.close()
     assert codes(received) == [200, 200] and received.endswith(b"empty")
+
+
+async def test_a_request_knows_that_it_came_over_tls() -> None:
+    async def handler(request: Request, reply: Reply) -> None:
+        reply.send(200, (), b"secure" if request.secure else b"plain")
+
+    async with serving(handler, tls=Localhost()) as (_, port):
+        client = await connected(port)
+        await client.send(client.protect(LAST))
+        assert (await client.hear()).endswith(b"secure")
+        client.writer.close()
+    async with serving(handler) as (_, port):
+        assert (await talk(port, LAST)).endswith(b"plain")
 
 
 # --- handshakes that come to nothing --------------------------------------------------------------
