@@ -261,6 +261,12 @@ class UpstreamProtocolError(UpstreamError):
     words = "The model's server sent nonsense."
 
 
+class UpstreamEndless(UpstreamProtocolError):
+    """A reply far longer than was asked for. Another one would cost as much again."""
+
+    retryable = False
+
+
 class UpstreamTimeout(UpstreamError):
     """Cloudflare, or the way to it, is too slow."""
 

@@ -95,7 +95,9 @@ class Exchange:
             reply.write(start + form.encode(batch))
             start = b""
 
-        if not form.whole:
+        if form.whole:
+            answer.collect()
+        else:
             reply.start(200, fields, heartbeat=form.heartbeat, fail=form.fail)
         reply.follow(answer)
         last = await answer.pour(take)

@@ -25,6 +25,8 @@ FORMS: dict[str, Callable[[], Form]] = {
     "application/json": Whole,
 }
 
+_MOST_KEPT = 256  # characters of a field whose choice is cached: one may have 32 KiB
+
 _TOKEN = grammar.TOKEN.pattern.decode()
 _RANGE = rf"({_TOKEN})/({_TOKEN})[ \t]*((?:;.*)?)"
 _WEIGHT = r";[ \t]*[qQ]=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*(?:;.*)?"
@@ -39,7 +41,8 @@ def negotiate(accept: str | None) -> Form:
     Raises:
         NotAcceptable: the field accepts none of the forms.
     """
-    return _choose(accept or "")()
+    accept = accept or ""
+    return (_choose.__wrapped__ if accept[_MOST_KEPT:] else _choose)(accept)()
 
 
 @lru_cache(maxsize=64)

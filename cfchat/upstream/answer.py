@@ -24,8 +24,9 @@ from cfchat.wire.messages import Data
 
 log = logging.getLogger("cfchat.upstream")
 
-# How long the end of the message may take after [DONE], in seconds; then the connection is not worth keeping.
+# What the end of the message may take after [DONE], in seconds and bytes; then the connection is not worth keeping.
 END_AFTER_DONE = 1.0
+BYTES_AFTER_DONE = 64 * 1024
 # An error reply or a reply that is plain JSON is read whole, up to this many bytes.
 WHOLE_BODY = 1 << 20
 
@@ -97,6 +98,10 @@ class Answer:
             raise
         deadline.pause()
 
+    def collect(self) -> None:
+        """Bound what is still to come by what was asked for, because the caller keeps all of it."""
+        self._reply.collected = True
+
     @property
     def lost(self) -> Lost | None:
         """What a failed try has cost: the usage that Cloudflare reported and the characters of reasoning, or None."""
@@ -132,11 +137,12 @@ class Answer:
     async def _read_to_end(self) -> None:
         """Read what follows [DONE]: only the connection's next use depends on it."""
         self.connection.deadline.move(END_AFTER_DONE, AFTER_DONE)
+        left = BYTES_AFTER_DONE
         try:
-            while type(await self.connection.next_event()) is Data:
-                pass
+            while left > 0 and type(event := await self.connection.next_event()) is Data:
+                left -= len(event.data)
         except UpstreamError as error:
-            log.debug("%s connection not kept: %s", self._tag, error)
+            log.debug("%s connection not kept: %s", self._tag, str(error))
 
     # --- push: from the first words on --------------------------------------------------------
 

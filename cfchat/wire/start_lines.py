@@ -1,7 +1,7 @@
 """Start lines of HTTP/1.1 messages (RFC 9112 §3, §4): a request line or a status line, without its CRLF.
 
-A connection repeats its start line with every message, so the last few results are kept. Few, because lines may
-be long. A line that the grammar does not match is refused, not repaired.
+A connection repeats its start line with every message, so the last few results are kept. Few, because a line may
+have 8 KiB. A line that the grammar does not match is refused, not repaired.
 """
 
 from __future__ import annotations

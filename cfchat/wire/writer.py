@@ -41,7 +41,7 @@ def encode_response_head(status: int, fields: Iterable[tuple[str, str]], encoded
     """
     if not 100 <= status <= 599:
         raise ValueError("the status is not between 100 and 599")
-    lines = [_encode_known_field(name, value) for name, value in fields]
+    lines = [(_encode_field if value[_MOST_KEPT:] else _encode_known_field)(name, value) for name, value in fields]
     return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (status, _REASONS.get(status, b""), b"".join(lines), encoded)
 
 
@@ -53,6 +53,7 @@ def _encode_field(name: str, value: str) -> bytes:
     return b"%b: %b\r\n" % line
 
 
+_MOST_KEPT = 256  # characters of a value: a client may choose one of 30 KiB, and no cache may keep many of those
 # Most fields of a response were in the last one, too. Fields of requests are not cached: they hold the API token.
 _encode_known_field = lru_cache(maxsize=256)(_encode_field)
 

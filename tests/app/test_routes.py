@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Literal
 
@@ -349,6 +350,34 @@ async def test_preflight() -> None:
     assert answer.fields["access-control-allow-methods"] == "POST, OPTIONS"
     assert answer.fields["access-control-allow-headers"] == "authorization, x-a"
     assert answer.fields["access-control-allow-origin"] == "*"
+
+
+async def test_long_fields_of_requests_are_not_kept() -> None:
+    """What a reply repeats, and what is chosen by a field, is cached: of short fields only."""
+    async with StandIn([]) as standin, house(standin) as cfchat:
+        reader, writer = await cfchat.connect()
+
+        async def ask(number: int) -> None:
+            names = b"x" * 25_000 + b"%d" % number
+            writer.write(
+                b"OPTIONS /api/chatbot HTTP/1.1\r\nHost: x\r\nOrigin: https://a.example\r\n"
+                b"Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: %b\r\n\r\n"
+                b"POST /api/chatbot HTTP/1.1\r\nHost: x\r\nAccept: text/plain, x/%b\r\nContent-Length: 1\r\n\r\n1"
+                % (names, names)
+            )
+            for _ in range(2):
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(parse(head).fields.get("content-length", "0")))
+
+        await ask(0)
+        tracemalloc.start()
+        try:
+            for number in range(1, 20):
+                await ask(number)
+            assert tracemalloc.get_traced_memory()[0] < 250_000
+        finally:
+            tracemalloc.stop()
+        writer.close()
 
 
 @pytest.mark.parametrize(

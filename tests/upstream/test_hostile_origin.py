@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 from client import Reply
-from house import House, house, quicker
+from house import HELLO, House, house, quicker
 from proxy_standin import ProxyStandIn
 from standin import TURNS, Exchange, Script, StandIn, chunks_of, hang_up, head_of, raw, reply, wire_of
 
@@ -26,6 +26,7 @@ HALF = b'data: {"response":"Hel"}\n\n'
 END = b'data: {"response":"lo"}\n\ndata: [DONE]\n\n'
 WORDS = HALF + END
 NEXT = b'data: {"response":"next"}\n\ndata: [DONE]\n\n'
+THOUGHT = b'data: {"choices":[{"delta":{"reasoning_content":"' + b"hm " * 300 + b'"}}]}\n\n'
 STREAM = [("content-type", "text/event-stream")]
 CHUNKED = head_of(200, [*STREAM, ("transfer-encoding", "chunked")])
 UNTIL_CLOSE = head_of(200, STREAM)
@@ -122,6 +123,7 @@ CASES = {
     "endless comments in the reply": cut(endless(b": still thinking\n\n", UNTIL_CLOSE + HALF), late=True),
     "an event of 5 MiB": refused(reply(b'data: {"response":"' + b"x" * (5 << 20) + b'"}\n\n'), "upstream_protocol"),
     "an event of 5 MiB in the reply": cut(reply(HALF + b"data: " + b"x" * (5 << 20) + b"\n\n")),
+    "thoughts without end": refused(endless(THOUGHT * 20, UNTIL_CLOSE), "upstream_protocol", requests=1),
     "JSON over 1 MiB": refused(
         reply(b'{"response":"' + b"x" * (2 << 20) + b'"}', fields=[("content-type", "application/json")]),
         "upstream_protocol",
@@ -172,6 +174,20 @@ async def test_what_an_origin_can_do(name: str) -> None:
         assert standin.connections == case.requests + (not case.kept)
         failures = [line for line in cfchat.log if " failed: " in line]
         assert len(failures) == (case.requests if case.code else 0)
+
+
+ENDLESS_TEXT = b'data: {"response":"' + b"word" * 200 + b'"}\n\n'
+ENDLESS_CALL = b'data: {"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"arguments":"x"}}]}}]}\n\n'
+
+
+@pytest.mark.parametrize(("path", "piece"), [("/api/chatbot", ENDLESS_TEXT), ("/v1/chat/completions", ENDLESS_CALL)])
+async def test_a_reply_that_is_collected_is_bounded_by_what_was_asked_for(path: str, piece: bytes) -> None:
+    asked = {"messages": HELLO, "max_tokens": 10, "tools": [{"type": "function", "function": {"name": "f"}}]}
+    script = endless(piece * 20, UNTIL_CLOSE + HALF)
+    async with StandIn([script]) as standin, house(standin) as cfchat, tidy(cfchat):
+        answer = await cfchat.post(asked, path, "Accept: application/json\r\n")
+        assert len(standin.requests) == 1
+    assert (answer.status, answer.error["code"]) == (502, "upstream_protocol")
 
 
 async def test_a_pooled_connection_that_went_stale_is_replaced_free() -> None:

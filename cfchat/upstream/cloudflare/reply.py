@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cfchat.conversation.model import Delta, ToolCall
-from cfchat.errors import UpstreamEmpty, UpstreamError, UpstreamInterrupted, UpstreamProtocolError
+from cfchat.errors import UpstreamEmpty, UpstreamEndless, UpstreamError, UpstreamInterrupted, UpstreamProtocolError
 from cfchat.upstream.cloudflare.event import Content, Joiner, ReadContent, decode, read_event, read_whole
 from cfchat.upstream.cloudflare.faults import ERROR_KEYS, error_in_event, error_in_reply, finish_error
 from cfchat.upstream.cloudflare.thoughts import Thoughts
@@ -29,6 +29,9 @@ _FINISH_REASONS = {
     "other": "other",
     "unknown": "other",
 }
+# The most characters that are kept of a reply: so many for each token that was asked for, but never fewer than the
+# floor. A piece of reasoning or of a call is kept as an object, so it counts as some more.
+_EACH_TOKEN, _FLOOR, _EACH_PIECE = 64, 256 * 1024, 32
 _NO_BLANK_AFTER = frozenset(" \t\n\r\f\v([{<\"'`«„“‘‚")
 
 
@@ -36,15 +39,19 @@ class ReplyReader:
     """The state of one streamed reply: events in, deltas out. Calls of tools come out only if it has `tools`.
 
     `done` is true once nothing more is to be read: after [DONE], or after an error that `close` raises. `answered` is
-    true once there was text or a call. `passed_over` counts events that were neither content nor an error.
+    true once there was text or a call. `passed_over` counts events that were neither content nor an error. Set
+    `collected` if all of the reply is kept until its end. What is kept, as everything is before the first words, may
+    not be far longer than `max_tokens` allows.
     """
 
     def __init__(self, max_tokens: int, thinks_first: bool = False, tools: bool = False) -> None:
         self.done = False
         self.answered = False
         self.passed_over = 0
+        self.collected = False
         self.finish_reason: str | None = None
         self._max_tokens = max_tokens
+        self._room = max(_FLOOR, _EACH_TOKEN * max_tokens)
         self._read_content: ReadContent = read_event
         self._usage = Usage()
         self._text = Joiner()
@@ -95,7 +102,9 @@ class ReplyReader:
         self._last = text[-1]
         text = self._text.join(text)
         self.answered |= bool(text)
-        return Delta(text) if text else None
+        if not text:
+            return None
+        return self._fit(Delta(text), len(text)) if self.collected else Delta(text)
 
     def says_only(self, text: str, usage: str, data: str) -> bool:
         """Return whether an event of this data says the text and a usage, and nothing else.
@@ -189,7 +198,24 @@ class ReplyReader:
                 reasoning += in_text
             self.answered |= bool(text)
         calls = self._call(content.tool_calls) if content.tool_calls else ()
-        return Delta(text, reasoning=reasoning, tool_calls=calls) if text or reasoning or calls else None
+        if not (text or reasoning or calls):
+            return None
+        delta = Delta(text, reasoning=reasoning, tool_calls=calls)
+        if self.answered and not self.collected:
+            return delta
+        size = len(text)
+        if reasoning or calls:
+            sizes = [len(call.id) + len(call.name) + len(call.arguments) for call in calls]
+            size += len(reasoning) + sum(sizes) + _EACH_PIECE * (1 + len(calls))
+        return self._fit(delta, size)
+
+    def _fit(self, delta: Delta, size: int) -> Delta | None:
+        """Return the delta, or end the reply if more would be kept of it than was asked for."""
+        self._room -= size
+        if self._room >= 0:
+            return delta
+        self._fail(UpstreamEndless(detail=f"far more text than max_tokens {self._max_tokens} allows"))
+        return None
 
     def _call(self, items: object) -> tuple[ToolCall, ...]:
         self._called_tools = True
