@@ -65,7 +65,7 @@ class Exchange:
             model = conversation.options.model or self._default_model
             settled = True
             try:
-                asking = self._upstream.ask(conversation, client=request.client, tag=request.id, lost=usage.lost.append)
+                asking = self._upstream.ask(conversation, client=asker.name, tag=request.id, lost=usage.lost.append)
                 async with asking as answer:
                     self._note_first_words(request, answer, usage, asked)
                     model = answer.model

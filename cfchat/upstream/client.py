@@ -130,8 +130,8 @@ class Upstream:
     ) -> Asking:
         """Return what asks the model for as long as it is entered: `async with upstream.ask(...) as answer`.
 
-        Entering it waits until the model has said its first words; leaving it ends the reply. `client` is the address
-        that the conversation comes from, `tag` begins the log lines, and `lost` is called with what each failed try has
+        Entering it waits until the model has said its first words; leaving it ends the reply. `client` is the name
+        that the client is counted by, `tag` begins the log lines, and `lost` is called with what each failed try has
         cost: the usage that Cloudflare reported, and the characters of reasoning.
 
         Raises:
@@ -172,7 +172,7 @@ class Upstream:
         """Try until the first words have come; see `ask`. The answer must be ended, once."""
         policy, began, attempt = self._settings.policy, self._clock(), 0
         asked: list[str] = []
-        model, *others = self._order(conversation, began)
+        model, *others = self._order(conversation, client, began)
         while True:
             attempt += 1
             asked.append(model)
@@ -182,7 +182,7 @@ class Upstream:
                 answer = await self._try(conversation, model, hurry, client, tag, lost)
             except UpstreamError as error:
                 error.tries, error.model = attempt, model
-                others = self._others(conversation, asked, error, tag)
+                others = self._others(conversation, asked, error, client, tag)
                 following = retry.next_try(
                     policy, error, attempt, self._clock() - began, self._chance, model, others
                 )
@@ -196,7 +196,7 @@ class Upstream:
                 answer.tries = attempt
                 return answer
             await asyncio.sleep(following.wait)
-            others = self._rest(conversation, [*asked, model])
+            others = self._rest(conversation, client, [*asked, model])
 
     def _log_failure(self, error: UpstreamError, following: retry.Next | None, tag: str) -> None:
         attempts = self._settings.policy.attempts
@@ -212,15 +212,17 @@ class Upstream:
                 *(*what, error.tries + 1, attempts, following.model, following.wait),
             )
 
-    def _others(self, conversation: Conversation, asked: list[str], error: UpstreamError, tag: str) -> list[str]:
+    def _others(
+        self, conversation: Conversation, asked: list[str], error: UpstreamError, client: str, tag: str
+    ) -> list[str]:
         """Note that the model asked last has failed, and return the others that may answer."""
-        self._note_failure(asked[-1], error, tag)
+        self._note_failure(asked[-1], error, client, tag)
         if isinstance(error, UpstreamTimeout) and error.origin_status is None:
             # The address may have died, and what lies idle may lead to the same one.
             self._pool.clear()
-        return self._rest(conversation, asked)
+        return self._rest(conversation, client, asked)
 
-    def _order(self, conversation: Conversation, now: float) -> list[str]:
+    def _order(self, conversation: Conversation, client: str, now: float) -> list[str]:
         """Return the models to ask: the one that the conversation names, then the default and its fallbacks."""
         named = conversation.options.model
         models = dict.fromkeys((named, *self._settings.models) if named else self._settings.models)
@@ -228,26 +230,28 @@ class Upstream:
         # A reply without the tools that were asked for is no help. The first one was asked for by name, or by default.
         for name in conversation.passed:
             fallbacks = [model for model in fallbacks if takes(model, name)]
-        return self._circuits.order((first, *fallbacks), now)
+        return self._circuits.order((first, *fallbacks), client, now)
 
-    def _rest(self, conversation: Conversation, asked: list[str]) -> list[str]:
+    def _rest(self, conversation: Conversation, client: str, asked: list[str]) -> list[str]:
         """Return the models but for the one asked last: first those that were not asked yet."""
-        others = [model for model in self._order(conversation, self._clock()) if model != asked[-1]]
+        others = [model for model in self._order(conversation, client, self._clock()) if model != asked[-1]]
         return sorted(others, key=lambda model: model in asked)
 
-    def _note_failure(self, model: str, error: UpstreamError, tag: str) -> None:
+    def _note_failure(self, model: str, error: UpstreamError, client: str, tag: str) -> None:
         self._failed(error)
+        now, settings = self._clock(), self._settings.circuits
         if isinstance(error, UpstreamModelGone):
-            if self._circuits.gone(model) and len(self._settings.models) > 1:
-                log.warning("%s model %s is gone (code %s): left out from now on", tag, model, error.origin_code)
-        elif error.elsewhere and self._circuits.failed(model, self._clock()):
-            failures, rest = self._settings.circuits.failures, self._settings.circuits.rest
-            log.warning("%s model %s failed %d times in a row: not asked first for %g s", tag, model, failures, rest)
+            if self._circuits.gone(model, now) and len(self._settings.models) > 1:
+                what = (tag, model, error.origin_code, settings.gone)
+                log.warning("%s model %s is gone (code %s): left out for %g s", *what)
+        elif error.elsewhere and self._circuits.failed(model, client, now):
+            what = (tag, model, settings.failures, settings.rest)
+            log.warning("%s model %s failed for %d clients in a row: not asked first for %g s", *what)
 
     async def _try(
         self, conversation: Conversation, model: str, hurry: bool, client: str, tag: str, lost: Callable[[Lost], None]
     ) -> Answer:
-        self._circuits.asked(model, self._clock())
+        self._circuits.asked(model, client, self._clock())
         settings = self._settings
         max_tokens = conversation.options.max_tokens or settings.max_tokens
         conversation, left_out = self._fit(conversation, model, max_tokens)
@@ -300,6 +304,7 @@ class Upstream:
             except UpstreamError as error:
                 log.warning("the account's list of models could not be read: %s; `cfchat check` says more", str(error))
             else:
+                self._circuits.listed(listed)
                 for name in self._settings.models:
                     self._warn_of_model(name, listed.get(name))
             await asyncio.sleep(DAY)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from itertools import pairwise
 
 import pytest
@@ -17,6 +18,7 @@ from standin import Exchange, Script, StandIn, hang_up, json_error, partial, rep
 
 from cfchat.app.routes import Settings as AppSettings
 from cfchat.conversation.model import Options
+from cfchat.guard.addresses import Proxies
 from cfchat.secret import Secret
 from cfchat.upstream import circuits
 from cfchat.upstream.client import Settings
@@ -119,12 +121,75 @@ async def test_cloudflare_is_told_to_refuse_only_where_somebody_else_is_left() -
     assert "options" not in sent(standin.requests[0])
 
 
-async def test_a_model_that_is_gone_is_left_out_for_good_with_one_warning() -> None:
-    async with StandIn([GONE, *[WORDS] * 3]) as standin, house(standin, change=chain()) as cfchat:
+async def test_a_model_that_is_gone_is_left_out_for_an_hour_with_one_warning() -> None:
+    now = 0.0
+    scripts = [GONE, *[WORDS] * 4]
+    async with StandIn(scripts) as standin, house(standin, change=chain(), clock=lambda: now) as cfchat:
         for _ in range(3):
             assert (await cfchat.post()).fields["x-model"] == SECOND
-    assert list(map(asked, standin.requests)) == [FIRST, SECOND, SECOND, SECOND]
-    assert len([line for line in cfchat.log if "left out from now on" in line]) == 1
+            now += 1190.0
+        now = 3600.0
+        assert (await cfchat.post()).fields["x-model"] == FIRST
+    assert list(map(asked, standin.requests)) == [FIRST, SECOND, SECOND, SECOND, FIRST]
+    assert len([line for line in cfchat.log if "left out for 3600 s" in line]) == 1
+
+
+async def test_a_model_that_was_gone_is_asked_again_once_the_list_has_it() -> None:
+    listed = reply(models_listed(FIRST), framing="length", fields=[("content-type", "application/json")])
+
+    async def script(exchange: Exchange) -> None:
+        await (listed if exchange.method == "GET" else GONE if len(standin.requests) == 1 else WORDS)(exchange)
+
+    async with StandIn([script], repeat=True) as standin, house(standin, change=chain(warm=0)) as cfchat:
+        assert (await cfchat.post()).fields["x-model"] == SECOND
+        await cfchat.upstream.start()
+        await cfchat.logged(f"model {SECOND} is not in the account's list")
+        assert (await cfchat.post()).fields["x-model"] == FIRST
+
+
+def models_listed(*names: str) -> bytes:
+    models = [{"name": name, "task": {"name": "Text Generation"}} for name in names]
+    return json.dumps({"success": True, "result": models}).encode()
+
+
+BY_PROXY = Proxies((ip_network("127.0.0.1"),))
+
+
+async def test_failures_of_one_client_move_nobody_else_to_the_fallback() -> None:
+    """Its own requests go there: what it sends may be what the model fails of."""
+
+    async def script(exchange: Exchange) -> None:
+        await (BUSY if b"poison" in exchange.body and asked(exchange) == FIRST else WORDS)(exchange)
+
+    poison = [{"role": "user", "content": "poison"}]
+    async with StandIn([script], repeat=True) as standin, house(standin, change=chain(), peers=BY_PROXY) as cfchat:
+        for _ in range(4):
+            answer = await cfchat.post(poison, fields="X-Forwarded-For: 192.0.2.1\r\n")
+            assert answer.fields["x-model"] == SECOND
+        assert list(map(asked, standin.requests)) == [FIRST, SECOND] * 3 + [SECOND]
+        # So are those of others that the model answers in between: they are not in a row.
+        for address in ("192.0.2.2", "192.0.2.3", "192.0.2.4"):
+            for question, model in ((HELLO, FIRST), (poison, SECOND)):
+                answer = await cfchat.post(question, fields=f"X-Forwarded-For: {address}\r\n")
+                assert answer.fields["x-model"] == model
+
+
+async def test_failures_of_three_clients_move_everybody_to_the_fallback() -> None:
+    scripts = [BUSY, WORDS] * 3 + [WORDS]
+    async with StandIn(scripts) as standin, house(standin, change=chain(), peers=BY_PROXY) as cfchat:
+        for number in range(4):
+            answer = await cfchat.post(fields=f"X-Forwarded-For: 2001:db8:0:{number}::1\r\n")
+            assert answer.fields["x-model"] == SECOND
+        assert asked(standin.requests[-1]) == SECOND and len(standin.requests) == 7
+
+
+async def test_addresses_of_one_network_are_one_client() -> None:
+    scripts = [BUSY, WORDS] * 4
+    async with StandIn(scripts) as standin, house(standin, change=chain(), peers=BY_PROXY) as cfchat:
+        for number in range(3):
+            await cfchat.post(fields=f"X-Forwarded-For: 2001:db8::{number}\r\n")
+        await cfchat.post(fields="X-Forwarded-For: 192.0.2.1\r\n")
+        assert asked(standin.requests[-2]) == FIRST
 
 
 async def test_a_circuit_opens_rests_and_is_tried_again_by_one_request() -> None:
@@ -136,11 +201,14 @@ async def test_a_circuit_opens_rests_and_is_tried_again_by_one_request() -> None
 
     change = chain(circuits=circuits.Settings(failures=2, rest=10.0))
     scripts = [BUSY, WORDS, BUSY, WORDS, WORDS, BUSY, WORDS, WORDS, in_the_end, WORDS, BUSY, WORDS, WORDS]
-    async with StandIn(scripts) as standin, house(standin, change=change, clock=lambda: now) as cfchat:
+    async with StandIn(scripts) as standin, house(
+        standin, change=change, clock=lambda: now, peers=BY_PROXY
+    ) as cfchat:
 
         async def models_asked() -> list[str]:
+            """Another client asks each time."""
             before = len(standin.requests)
-            assert (await cfchat.post()).body == b"Hello"
+            assert (await cfchat.post(fields=f"X-Forwarded-For: 192.0.2.{before}\r\n")).body == b"Hello"
             return list(map(asked, standin.requests[before:]))
 
         assert await models_asked() == [FIRST, SECOND]

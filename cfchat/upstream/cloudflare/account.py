@@ -99,15 +99,15 @@ class Api:
     def affinity(self, conversation: Conversation, client: str) -> str:
         """Return an id that all turns of one conversation share, so that Cloudflare finds its warm prefix cache.
 
-        It is a keyed hash of the client's address, the first message and the first one of the user: no state is kept
-        here, and Cloudflare does not learn the address.
+        It is a keyed hash of the client's name, the first message and the first one of the user: no state is kept
+        here, and Cloudflare does not learn the name.
         """
-        address, begin, first = client.encode(), conversation.messages[0].content.encode(), b""
+        name, begin, first = client.encode(errors="surrogatepass"), conversation.messages[0].content.encode(), b""
         for message in conversation.messages:
             if message.role == "user":
                 first = message.content.encode()
                 break
-        whole = b"%d:%b%d:%b%b" % (len(address), address, len(begin), begin, first)
+        whole = b"%d:%b%d:%b%b" % (len(name), name, len(begin), begin, first)
         return blake2b(whole, digest_size=16, key=self._key).hexdigest()
 
 
