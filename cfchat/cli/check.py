@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import ssl
 import sys
 import time
@@ -30,6 +29,7 @@ from cfchat.errors import (
     UpstreamProtocolError,
     UpstreamTimeout,
 )
+from cfchat.net.dial import Resolver, dial
 from cfchat.settings.config import Config
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.cloudflare.account import Api
@@ -111,7 +111,7 @@ def _steps(settings: Settings, context: ssl.SSLContext | None) -> Iterator[tuple
     if proxy is not None:
         yield "proxy", lambda: _reach_proxy(proxy, seconds)
     else:
-        yield "resolve", lambda: _resolve(origin)
+        yield "resolve", lambda: _resolve(origin, seconds)
     yield "connect", lambda: _connect(origin, context, seconds, proxy)
 
 
@@ -129,25 +129,28 @@ def _ms(began: float) -> float:
     return round((time.perf_counter() - began) * 1000, 1)
 
 
-async def _resolve(origin: Origin) -> str:
+async def _resolve(origin: Origin, seconds: float) -> str:
     try:
-        infos = await asyncio.get_running_loop().getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        async with asyncio.timeout(seconds):
+            addresses = await Resolver().resolve(origin.host, origin.port)
+    except TimeoutError as error:
+        raise UpstreamTimeout(f"the resolver said nothing of {origin.host} in {seconds:g} s") from error
     except OSError as error:
         raise UpstreamConnectError(f"{origin.host} has no address", detail=error.strerror or str(error)) from error
-    return f"{origin.host} is " + ", ".join(dict.fromkeys(str(address[0]) for *_, address in infos))
+    return f"{origin.host} is " + ", ".join(dict.fromkeys(str(address.sockaddr[0]) for address in addresses))
 
 
 async def _reach_proxy(proxy: Proxy, seconds: float) -> str:
     try:
         async with asyncio.timeout(seconds):
-            _, writer = await asyncio.open_connection(proxy.host, proxy.port)
+            stream = await dial(await Resolver().resolve(proxy.host, proxy.port), seconds)
     except TimeoutError as error:
         raise UpstreamTimeout(f"the proxy {proxy.host}:{proxy.port} did not answer in {seconds:g} s") from error
     except OSError as error:
         raise UpstreamConnectError(
             f"the proxy {proxy.host}:{proxy.port} cannot be reached", detail=error.strerror or str(error)
         ) from error
-    writer.transport.abort()
+    stream.abort()
     return f"{proxy.host}:{proxy.port} takes connections"
 
 

@@ -60,11 +60,6 @@ async def serve(config: Config, demo: bool) -> int:
         if worker is not None:
             # A signal that meets a half closed loop would print a traceback, or kill.
             signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT))
-        else:
-            # Python waits for a thread that resolves a name, and cannot end it. A further signal ends the process.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().remove_signal_handler(number)
-                signal.signal(number, signal.SIG_DFL)
     return OK
 
 

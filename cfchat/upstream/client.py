@@ -18,6 +18,7 @@ from typing import NamedTuple
 from cfchat.conversation.model import NO_OPTIONS, Conversation, Options
 from cfchat.conversation.prepare import trim, with_defaults
 from cfchat.errors import DAY, UpstreamError, UpstreamModelGone, UpstreamOverloaded, UpstreamRefused, UpstreamTimeout
+from cfchat.net.dial import Resolver
 from cfchat.secret import Secret
 from cfchat.upstream import circuits, pool, retry
 from cfchat.upstream.answer import Answer, Deadlines, Lost, whole_body
@@ -85,6 +86,7 @@ class Upstream:
         self._context = context
         self._failed = failed  # gets the error of every try
         self._failures, self._lost = 0, 0.0
+        self._resolver = Resolver()
         self.pool = self._pool = pool.Pool(self._connect, settings.pool, clock)
 
     @property
@@ -95,7 +97,9 @@ class Upstream:
     async def _connect(self) -> Connection:
         settings = self._settings
         try:
-            made = await connect(settings.origin, self._context, settings.deadlines.connect, settings.proxy)
+            made = await connect(
+                settings.origin, self._context, settings.deadlines.connect, settings.proxy, self._resolver
+            )
         except UpstreamError:
             self._failures, self._lost = self._failures + 1, self._clock()
             raise

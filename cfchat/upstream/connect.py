@@ -8,21 +8,17 @@ never worth another try.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
-import re
 import socket
 import ssl
-from typing import Any
 
 from cfchat.errors import UpstreamConnectError, UpstreamTimeout
+from cfchat.net.dial import Resolver, dial
 from cfchat.net.stream import Stream
 from cfchat.upstream.connection import Connection
 from cfchat.upstream.origin import Origin
 from cfchat.upstream.proxy import Proxy, open_tunnel
 
-# Seconds from the try of one address of a host to the next one's (RFC 8305 §5).
-NEXT_ADDRESS = 0.25
 HANDSHAKE = "TLS handshake"
 UNKNOWN_AUTHORITY = (18, 19, 20, 21)  # OpenSSL's X509_V_ERR_...: self-signed, or signed by an unknown authority
 
@@ -43,15 +39,22 @@ def make_ssl_context(cafile: str | None = None) -> ssl.SSLContext:
 
 
 async def connect(
-    origin: Origin, context: ssl.SSLContext | None, seconds: float, proxy: Proxy | None = None
+    origin: Origin,
+    context: ssl.SSLContext | None,
+    seconds: float,
+    proxy: Proxy | None = None,
+    resolver: Resolver | None = None,
 ) -> Connection:
     """Connect within `seconds`, including the TLS handshake. The quickest address of the host wins (RFC 8305).
+
+    Where the system can notice it, the connection ends if the other end acknowledges nothing for as long. `resolver`
+    is shared by connections of one loop.
 
     Raises:
         UpstreamTimeout: one of the steps took too long.
         UpstreamConnectError: one of them failed.
     """
-    way = _Way()
+    way = _Way(resolver or Resolver(), seconds)
     try:
         async with asyncio.timeout(seconds):
             return await way.go(origin, context if origin.tls else None, proxy)
@@ -72,14 +75,17 @@ async def connect(
 class _Way:
     """The steps to a Connection. `step` names the step under way."""
 
-    step = ""
+    def __init__(self, resolver: Resolver, silence: float) -> None:
+        self.step = ""
+        self._resolver = resolver
+        self._silence = silence
 
     async def go(self, origin: Origin, context: ssl.SSLContext | None, proxy: Proxy | None) -> Connection:
         """Take all steps. If one fails, close what was opened."""
         first = proxy or origin
         there = f"{first.host}:{first.port}"
         self.step = f"connection to {there}"
-        stream = await _open(first.host, first.port)
+        stream = await dial(await self._resolver.resolve(first.host, first.port), self._silence)
         try:
             if proxy is not None:
                 if proxy.tls:
@@ -97,29 +103,6 @@ class _Way:
         self.step = f"{HANDSHAKE} with {there}"
         assert context is not None
         await stream.start_tls(context, name)
-
-
-async def _open(host: str, port: int) -> Stream:
-    stream = Stream()
-    try:
-        loop = asyncio.get_running_loop()
-        race: dict[str, Any] = {"happy_eyeballs_delay": NEXT_ADDRESS, "interleave": 1}
-        if not isinstance(loop, asyncio.BaseEventLoop):
-            race = {}  # uvloop's loop tries one address after the other
-        await loop.create_connection(lambda: stream, host, port, **race)
-    except OSError as error:
-        raise _of_one_kind(error) from error.__cause__
-    return stream
-
-
-def _of_one_kind(error: OSError) -> OSError:
-    """Give an error a number: asyncio's error for several addresses holds their errors as words alone."""
-    numbers = [int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))] if error.errno is None else []
-    if not numbers:
-        return error
-    # A refusal comes from the host. "No route" comes from this machine, often because it has no IPv6.
-    number = errno.ECONNREFUSED if errno.ECONNREFUSED in numbers else numbers[0]
-    return OSError(number, str(error))
 
 
 def _reason(error: OSError) -> str:

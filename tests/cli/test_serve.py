@@ -10,8 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -166,31 +164,34 @@ def test_it_survives_without_free_files() -> None:
     assert "Traceback" not in log and log.count("no connection can be accepted") <= 3
 
 
-def test_a_resolver_that_hangs_does_not_delay_a_further_signal() -> None:
-    """At its end Python waits for the thread that resolves a name."""
-    code = (
-        "import socket, sys, time; sys.path.insert(0, {!r}); real = socket.getaddrinfo\n"
-        "hangs = lambda host, *more, **so: time.sleep(60) if 'cloudflare' in str(host) else real(host, *more, **so)\n"
-        "socket.getaddrinfo = hangs\n"
-        "from cfchat.cli.main import main; sys.exit(main(['--port', '0']))"
+@pytest.mark.parametrize("command", [["--port", "0"], ["--port", "0", "--workers", "1"], ["ask", "Hello"]])
+def test_a_resolver_that_hangs_does_not_hold_up_the_end(command: list[str], tmp_path: Path) -> None:
+    """Python cannot stop the thread that resolves a name, and would wait for it."""
+    (tmp_path / "main.py").write_text(
+        f"import socket, sys, time; sys.path.insert(0, {str(ROOT)!r}); real = socket.getaddrinfo\n"
+        "def getaddrinfo(host, *more, **so):\n"
+        "    if 'cloudflare' in str(host):\n"
+        "        print('it hangs', file=sys.stderr, flush=True)\n"
+        "        time.sleep(60)\n"
+        "    return real(host, *more, **so)\n"
+        "socket.getaddrinfo = getaddrinfo\n"
+        "from cfchat.cli.main import main; sys.exit(main())"
     )
     settings = environ(CLOUDFLARE_ACCOUNT_ID="0" * 32, CLOUDFLARE_API_TOKEN="t")
-    argv = [sys.executable, "-c", code.format(str(ROOT))]
+    argv = [sys.executable, str(tmp_path / "main.py"), *command]
     with subprocess.Popen(argv, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stderr
-        while "stops it" not in process.stdout.readline():
+        if command[0] != "ask":
+            while "stops it" not in process.stdout.readline():
+                pass
+        while "it hangs" not in process.stderr.readline():
             pass
-        process.send_signal(signal.SIGTERM)
-        while not process.stderr.readline().endswith("INFO stopped\n"):
-            pass
-        until = time.monotonic() + 20
-        while process.poll() is None and time.monotonic() < until:
-            process.send_signal(signal.SIGTERM)  # an early one only closes connections
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(0.1)
-        left = process.poll()
-        process.kill()
-    assert left == -signal.SIGTERM
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(20) == (130 if command[0] == "ask" else 0)
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(("soft", "taken"), [(256, 10240), (20_000, 20_000)])

@@ -213,6 +213,41 @@ async def test_the_keys_may_change_while_it_talks() -> None:
         server._transport.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("how", ["close_notify", "broken record", "words"])
+async def test_an_idle_stream_that_is_disturbed_ends_at_once(how: str) -> None:
+    """The peer goes on sending for as long as it can: nothing of that is kept."""
+    shaken, sent, ended = asyncio.Event(), 0, asyncio.Event()
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        peer = Peer()
+        for _ in range(2):  # the client's flights
+            writer.write(peer.shake(await reader.read(1 << 16)))
+        await shaken.wait()
+        if how == "close_notify":
+            with suppress(ssl.SSLWantReadError):
+                peer.tls.unwrap()
+            writer.write(peer.outbound.read())
+        elif how == "words":
+            writer.write(peer.say(b"words"))
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b"x" * 65536)
+                await writer.drain()
+                sent += 65536
+        writer.close()
+        ended.set()
+
+    server = await asyncio.start_server(flood, "127.0.0.1", 0)
+    async with server, streaming(server.sockets[0].getsockname()[1]) as stream:
+        stream.rest()
+        shaken.set()
+        await ended.wait()
+        assert stream.disturbed and stream.closing
+        assert stream._layers[0]._incoming.pending == 0 and not stream._unread
+        assert sent < 16 << 20  # what the kernels took
+
+
 async def test_what_nobody_reads_is_left_with_the_sender() -> None:
     said = bytes(range(256)) * 4096 * 8
 

@@ -6,6 +6,8 @@ Written without any of cfchat's own wire code, so that the two cannot share a mi
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import fcntl
 import json
 import re
 import socket
@@ -18,10 +20,12 @@ from itertools import pairwise
 from types import TracebackType
 from typing import Literal
 
+from client import until
 from places import CERTS
 
 STREAM_TYPE = ("content-type", "text/event-stream")
 
+SIOCOUTQ, SO_ATTACH_FILTER = 0x5411, 26  # of Linux
 # Turns of the loop after each write of `reply`: a reader in the same loop gets each write alone.
 TURNS = 6
 
@@ -66,6 +70,21 @@ class Exchange:
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_no_more)
         self.abort()
 
+    async def vanish(self) -> bool:
+        """Be gone without a word once all that was sent has arrived; return whether this system can do it.
+
+        The kernel drops whatever comes, and acknowledges nothing. Only Linux can, and perhaps only for root.
+        """
+        sock: socket.socket = self._connection.writer.get_extra_info("socket")
+        unacknowledged = bytearray(4)
+        nothing = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))  # BPF: return 0
+        try:
+            await until(lambda: not (fcntl.ioctl(sock, SIOCOUTQ, unacknowledged) or any(unacknowledged)))
+            sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", 1, ctypes.addressof(nothing)))
+        except OSError:
+            return False
+        return True
+
 
 Script = Callable[[Exchange], Awaitable[None]]
 
@@ -91,7 +110,7 @@ class StandIn:
         self.port = 0
         self._scripts = list(scripts)
         self._repeat = repeat
-        self._tls = _server_context(certificate) if certificate else None
+        self._tls = server_context(certificate) if certificate else None
         self._host = host
         self._tasks: set[asyncio.Task[None]] = set()
         self._faults: list[BaseException] = []
@@ -227,7 +246,8 @@ class _Connection:
         return not (self._ended or self.closed_by_peer.is_set())
 
 
-def _server_context(certificate: str) -> ssl.SSLContext:
+def server_context(certificate: str = "localhost") -> ssl.SSLContext:
+    """What the stand-in speaks TLS with."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(CERTS / f"{certificate}.pem")
     context.set_alpn_protocols(["http/1.1"])

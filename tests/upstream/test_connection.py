@@ -52,10 +52,10 @@ def black_hole(port: int) -> Iterator[str]:
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     """Make every name these addresses, in this order."""
 
-    async def getaddrinfo(host: str, port: int, **more: Any) -> list[tuple[Any, ...]]:
+    def getaddrinfo(host: str, port: int, **more: Any) -> list[tuple[Any, ...]]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
 async def test_an_address_that_does_not_answer_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ import pytest
 from client import Reply
 from house import HELLO, House, house, quicker
 from proxy_standin import ProxyStandIn
-from standin import TURNS, Exchange, Script, StandIn, chunks_of, hang_up, head_of, raw, reply, wire_of
+from standin import TURNS, Exchange, Script, StandIn, chunks_of, hang_up, head_of, raw, reply, server_context, wire_of
 
+from cfchat.app.routes import Settings as AppSettings
+from cfchat.server.request import Limits
 from cfchat.upstream.client import Settings
 from cfchat.upstream.connection import Connection
 from cfchat.upstream.proxy import parse_proxy
+from cfchat.wire.messages import ReadLimits
 
 HALF = b'data: {"response":"Hel"}\n\n'
 END = b'data: {"response":"lo"}\n\ndata: [DONE]\n\n'
@@ -215,6 +219,76 @@ async def test_a_pooled_connection_that_dies_of_the_request_is_replaced_free() -
             assert (await cfchat.post()).body == b"next"
         assert (len(standin.requests), standin.connections) == (3, 2)
         assert "tries=1" in cfchat.log[-1]
+
+
+# --- an origin that is gone without a word --------------------------------------------------------
+
+
+class Vanishing:
+    """A script that sends these bytes and is gone."""
+
+    def __init__(self, wire: bytes) -> None:
+        self.wire = wire
+        self.gone = asyncio.Event()
+
+    async def __call__(self, exchange: Exchange) -> None:
+        await exchange.send(self.wire)
+        self.can_be = await exchange.vanish()
+        self.gone.set()
+        await exchange.closed_by_peer.wait()
+
+    async def wait(self) -> None:
+        await self.gone.wait()
+        if not self.can_be:
+            pytest.skip("the kernel does not let this user drop what comes")
+
+
+async def test_a_pooled_connection_that_died_silently_is_replaced_free() -> None:
+    """Its request is not acknowledged: known within about the connect deadline, long before that of the first words."""
+    vanishing = Vanishing(wire_of(WORDS))
+    async with StandIn([vanishing, reply(NEXT)]) as standin, house(standin, change=quicker(connect=0.3)) as cfchat:
+        await cfchat.post()
+        await vanishing.wait()
+        assert (await cfchat.post()).body == b"next"
+        assert (len(standin.requests), standin.connections) == (2, 2)
+        assert "tries=1" in cfchat.log[-1]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no such option")
+async def test_the_kernel_is_told_to_notice_silence() -> None:
+    async with StandIn([reply(WORDS)]) as standin, house(standin, change=quicker(connect=8.0)) as cfchat:
+        await cfchat.post()
+        (conn,) = cfchat.upstream.pool.state.kept()
+        sock = conn._stream.transport.get_extra_info("socket")
+        options = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)
+        assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [8000, 2, 2]
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+async def test_a_connection_whose_request_was_answered_too_early_is_lent_to_nobody() -> None:
+    """The rest of that request has not been sent: the next one would stand behind it, and wait its whole deadline."""
+    left: list[asyncio.StreamWriter] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        if len(left) == 1:
+            writer.write(head_of(413, [("content-length", "0")]))  # and nothing more is read
+        else:
+            writer.write(wire_of(NEXT))
+
+    standin = StandIn([])
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=server_context(), limit=1 << 12)
+    server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+    standin.port = server.sockets[0].getsockname()[1]
+    app, limits = AppSettings(max_body=16 << 20), Limits(read=ReadLimits(body=16 << 20))
+    async with server, house(standin, app=app, limits=limits, change=quicker(first_delta=5.0)) as cfchat:
+        question = b'[{"role":"user","content":"%b"}]' % (b"x" * (6 << 20))  # more than kernels keep
+        assert (await cfchat.post(question)).status == 400
+        assert (await cfchat.post()).body == b"next"
+        assert len(left) == 2 and "tries=1" in cfchat.log[-1]
+        for writer in left:
+            writer.transport.abort()
 
 
 @pytest.mark.parametrize("certificate", ["wrong_host", "expired", "self_signed"])
