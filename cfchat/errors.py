@@ -281,10 +281,14 @@ class UpstreamInterrupted(UpstreamError):
 
 
 class UpstreamEmpty(UpstreamError):
-    """A complete reply without text. Cloudflare charges for it, and would charge again for another try."""
+    """A complete reply without text. Cloudflare charges for it, and would charge again for another try.
+
+    If the model wrote no token at all, another one is asked: that is `elsewhere`.
+    """
 
     code = "upstream_empty"
     retryable = False
+    cut = False  # whether the reply was cut at its max_tokens
 
 
 class UpstreamUnavailable(UpstreamError):
@@ -322,7 +326,7 @@ class ContextLengthExceeded(UpstreamError):
 
 
 class ContentBlocked(UpstreamError):
-    """The guardrails of AI Gateway blocked the user's text."""
+    """The guardrails of AI Gateway blocked the user's text, or the reply, where Cloudflare does not say which."""
 
     status, type, code = 400, "invalid_request_error", "content_blocked"
     retryable = False

@@ -1,8 +1,8 @@
 """Try each step on the way to the models, and say which one fails and what to do (`cfchat check`).
 
 The steps are tried in order: settings, name or proxy, connection, token, and each model with one short reply. If a step
-fails, all later steps are skipped, because they could only fail for the same reason. A token that may not list models
-is the exception: it may still run them. Each step uses the code that serves clients.
+fails, all later steps are skipped, because they could only fail for the same reason. A refused list of models is the
+exception: the token may still run them. Each step uses the code that serves clients.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from cfchat import api
-from cfchat.cli.advice import GOING, NOT_LISTED, explain, is_foreign
+from cfchat.cli.advice import CHOOSE, NOT_LISTED, explain, is_foreign
 from cfchat.cli.terminal import FAILED, OK
 from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.errors import (
@@ -40,7 +40,7 @@ from cfchat.upstream.proxy import Proxy
 
 MAX_TOKENS = 16  # that the trial of a model may cost
 QUESTION = Conversation((Message("user", "Say OK"),), Options(max_tokens=MAX_TOKENS))
-NO_PERMISSION = (403, 10000)  # status and code; perhaps only the permission to list models is missing
+NO_PERMISSION = (401, 403)  # statuses: perhaps only the permission to list models is missing
 
 
 class Status(StrEnum):
@@ -184,9 +184,9 @@ async def _try_token(
 
 def _is_final(error: UpstreamError) -> bool:
     """Return whether a model could only give the same answer."""
-    if isinstance(error, UpstreamAuthError):
-        return (error.origin_status, error.origin_code) != NO_PERMISSION
-    return is_foreign(error) or isinstance(error, (UpstreamConnectError, UpstreamProtocolError))
+    if error.origin_status in NO_PERMISSION:
+        return False
+    return is_foreign(error) or isinstance(error, (UpstreamAuthError, UpstreamConnectError, UpstreamProtocolError))
 
 
 async def _try_models(
@@ -222,19 +222,18 @@ async def _try_model(
                 async for _ in batches:
                     pass
         detail = "answers; the time is that of its first words"
-    except UpstreamEmpty:
-        ms, detail = _ms(began), f"answers, but without words: {MAX_TOKENS} tokens are too few for it"
     except UpstreamError as error:
-        what, next_step = explain(error, settings)
-        return Result("model", Status.FAIL, what, next_step, _ms(began), name)
+        if not (isinstance(error, UpstreamEmpty) and error.cut):
+            what, next_step = explain(error, settings)
+            return Result("model", Status.FAIL, what, next_step, _ms(began), name)
+        ms, detail = _ms(began), f"answers, but without words: {MAX_TOKENS} tokens are too few for it"
     finally:
         await upstream.aclose()
     if listed is not None and name not in listed:
         detail = f"{detail}; but it is not in the account's list of models"
         return Result("model", Status.WARN, detail, NOT_LISTED, ms, name)
-    if listed is not None and listed[name].deprecation:
-        detail = f"{detail}; but Cloudflare removes it on {listed[name].deprecation}"
-        return Result("model", Status.WARN, detail, GOING, ms, name)
+    if listed is not None and (removal := listed[name].removal(time.time())):
+        return Result("model", Status.WARN, f"{detail}; but it {removal}", CHOOSE, ms, name)
     return Result("model", Status.OK, detail, ms=ms, model=name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 
 from cfchat import api
@@ -49,8 +50,8 @@ def _notes(model: Model, configured: Sequence[str]) -> str:
     notes = []
     if model.name in configured:
         notes.append("your default" if model.name == configured[0] else "your fallback")
-    if model.deprecation:
-        notes.append(f"removed on {model.deprecation}")
+    if removal := model.removal(time.time()):
+        notes.append(removal)
     if model.paid:
         notes.append("paid plan only")
     if model.reasoning:

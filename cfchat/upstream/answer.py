@@ -50,7 +50,14 @@ class Answer:
     """
 
     def __init__(
-        self, lent: Connection, model: str, max_tokens: int, deadlines: Deadlines, tag: str, tools: bool = False
+        self,
+        lent: Connection,
+        model: str,
+        max_tokens: int,
+        deadlines: Deadlines,
+        tag: str,
+        tools: bool = False,
+        json_mode: bool = False,
     ) -> None:
         self.model = model
         self.tries = 1
@@ -58,7 +65,7 @@ class Answer:
         self.connection = lent
         self._deadlines = deadlines
         self._tag = tag
-        self._shape = (max_tokens, thinks_first(model), tools)
+        self._shape = (max_tokens, thinks_first(model), tools, json_mode)
         self._reply = ReplyReader(*self._shape)
         self._events = EventReader(self._reply)
         self._first: list[Delta] = []
@@ -85,8 +92,10 @@ class Answer:
         try:
             if not await self._read_head():
                 while not (self._reply.answered or self._over):
-                    if deltas := await self._read():
-                        self._first += deltas
+                    unsure = self._reply.unsure
+                    deltas = await self._read()
+                    self._first += deltas
+                    if deltas or self._reply.unsure > unsure:
                         # The model thinks. Asking again would only make it think again.
                         deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
                 if not self._reply.answered:
@@ -106,6 +115,7 @@ class Answer:
     def lost(self) -> Lost | None:
         """What a failed try has cost: the usage that Cloudflare reported and the characters of reasoning, or None."""
         usage, thought = self._reply.usage or {}, sum(len(delta.reasoning) for delta in self._first)
+        thought += self._reply.unsure
         return (usage, thought) if usage or thought else None
 
     async def _read_head(self) -> bool:

@@ -259,15 +259,15 @@ class Upstream:
         settings = self._settings
         max_tokens = conversation.options.max_tokens or settings.max_tokens
         conversation, left_out = self._fit(conversation, model, max_tokens)
-        body = encode_request(
-            conversation, model, max_tokens, extra=settings.fields.get(model, {}), reject_if_busy=hurry
-        )
+        extra = settings.fields.get(model, {})
+        body = encode_request(conversation, model, max_tokens, extra=extra, reject_if_busy=hurry)
         request = self._api.run(model, body, self._api.affinity(conversation, client), tag)
 
         tools = "tools" in conversation.passed
+        json_mode = "response_format" in conversation.passed or "response_format" in extra
         lent, pooled = await self._pool.borrow()
         while True:
-            answer = Answer(lent, model, max_tokens, settings.deadlines, tag, tools)
+            answer = Answer(lent, model, max_tokens, settings.deadlines, tag, tools, json_mode)
             answer.left_out = left_out
             try:
                 await answer.begin(request)
@@ -316,8 +316,8 @@ class Upstream:
     def _warn_of_model(self, name: str, listed: Model | None) -> None:
         if listed is None:
             log.warning("model %s is not in the account's list of models", name)
-        elif listed.deprecation:
-            log.warning("model %s is going to be removed on %s: choose another", name, listed.deprecation)
+        elif removal := listed.removal(time.time()):
+            log.warning("model %s %s: choose another", name, removal)
 
 
 class Asking:

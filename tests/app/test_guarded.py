@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+from functools import partial as bind
 from ipaddress import ip_network
 
 import pytest
@@ -21,6 +22,7 @@ from cfchat.guard.guard import Guard, Settings
 from cfchat.guard.keys import parse_keys
 from cfchat.guard.limits import Rate
 from cfchat.upstream.answer import Answer
+from cfchat.upstream.client import Settings as UpstreamSettings
 from cfchat.wire.fields import Fields
 
 WORDS = reply(
@@ -158,6 +160,7 @@ async def test_daily_tokens_are_counted_as_cloudflare_counts_them() -> None:
 
 
 THOUGHT = b'data: {"choices":[{"delta":{"reasoning_content":"hmm, hmm"}}]}\n\n'
+UNSURE = b'data: {"response":"hmm, hmm"}\n\n'
 THOUGHT_ALL = (
     b'data: {"choices":[{"delta":{},"finish_reason":"length"}],'
     b'"usage":{"prompt_tokens":50,"completion_tokens":400,"total_tokens":450}}\n\ndata: [DONE]\n\n'
@@ -169,15 +172,17 @@ THOUGHT_ALL = (
     [
         (reply(THOUGHT + THOUGHT_ALL), 502, "upstream_empty", (50, 400, False)),
         (half(THOUGHT * 30), 502, "upstream_interrupted", (28, 80, True)),
+        (half(UNSURE * 30), 502, "upstream_interrupted", (28, 80, True)),
     ],
-    ids=["thoughts alone", "a break before the first word"],
+    ids=["thoughts alone", "a break before the first word", "a break before the closing tag"],
 )
 async def test_thoughts_without_a_word_are_paid_for(
     script: Script, status: int, code: str, counted: tuple[int, int, bool]
 ) -> None:
     guard, told = Guard(Settings(daily_tokens=70)), asyncio.Queue[Reply]()
     ours = Hooks(after_reply=told.put)
-    async with StandIn([script] * 3) as standin, house(standin, guard=guard, hooks=ours) as cfchat:
+    change = bind(UpstreamSettings._replace, models=("@cf/qwen/qwq-32b",))
+    async with StandIn([script] * 3) as standin, house(standin, guard=guard, hooks=ours, change=change) as cfchat:
         answer = await cfchat.post()
         assert (answer.status, answer.error["code"]) == (status, code)
         found, tries = await told.get(), len(standin.requests)

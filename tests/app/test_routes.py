@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import tracemalloc
+from functools import partial as bind
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,8 @@ from places import STREAMS
 from standin import Exchange, Framing, StandIn, json_error, partial, raw, reply, silence
 
 from cfchat.app.routes import Settings as AppSettings
+from cfchat.upstream.client import Settings
+from cfchat.upstream.cloudflare.models import DEFAULT_MODEL
 
 WORDS = b'data: {"response":"Hel"}\n\ndata: {"response":"lo"}\n\ndata: [DONE]\n\n'
 HALF = b'data: {"response":"Hel"}\n\n'
@@ -83,7 +86,10 @@ async def test_every_recorded_stream(path: Path) -> None:
     expected = json.loads(path.with_suffix(".json").read_text())
     content_type = expected.get("content_type", "text/event-stream")
     script = reply(path.read_bytes(), fields=[("Content-Type", content_type)])
-    async with StandIn([script], repeat=True) as standin, house(standin) as cfchat:
+    model = expected.get("model", DEFAULT_MODEL)
+    fields = {model: {"response_format": {"type": "json_object"}} if "json_mode" in expected else {}}
+    change = bind(Settings._replace, models=(model,), fields=fields)
+    async with StandIn([script], repeat=True) as standin, house(standin, change=change) as cfchat:
         answer = await cfchat.post()
     broken = expected["finish"] in ("interrupted", "error")
     if expected["text"]:

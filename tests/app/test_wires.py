@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial as bind
 from typing import Any
 
 import pytest
@@ -245,10 +246,13 @@ async def test_calls_are_streamed() -> None:
     assert chunks[-1]["finish_reason"] == "tool_calls"
 
 
-async def test_a_json_reply_is_had_whole_and_passed_on() -> None:
-    said = {"result": {"response": {"a": 1}, "usage": {"total_tokens": 3}}, "success": True}
+@pytest.mark.parametrize("model", [GEMMA, LLAMA, "@cf/qwen/qwq-32b"])
+@pytest.mark.parametrize("value", [{"a": 1}, '{"a":1}'])
+async def test_a_json_reply_is_had_whole_and_passed_on(model: str, value: object) -> None:
+    said = {"result": {"response": value, "usage": {"total_tokens": 3}}, "success": True}
     script = reply(json.dumps(said).encode(), framing="length", fields=[("Content-Type", "application/json")])
-    async with StandIn([script]) as standin, house(standin) as cfchat:
+    change = bind(UpstreamSettings._replace, models=(model,))
+    async with StandIn([script]) as standin, house(standin, change=change) as cfchat:
         answer = json.loads((await complete(cfchat, response_format={"type": "json_object"})).body)
     assert json.loads(standin.requests[0].body)["stream"] is False
     assert json.loads(answer["choices"][0]["message"]["content"]) == {"a": 1}

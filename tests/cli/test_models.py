@@ -15,8 +15,8 @@ PRICE = [
 ]
 CATALOGUE = listing(
     listed(MODEL, context_window="256000", price=PRICE, reasoning="true"),
-    listed("@cf/moonshotai/kimi-k2.6", require_workers_paid="true", planned_deprecation_date="2027-05-30"),
-    listed(OTHER),
+    listed("@cf/moonshotai/kimi-k2.6", require_workers_paid="true", planned_deprecation_date="2999-05-30"),
+    listed(OTHER, planned_deprecation_date="2001-05-30"),
 )
 
 
@@ -29,7 +29,7 @@ async def test_models_are_listed_as_a_table() -> None:
     gemma, llama, kimi = lines
     assert gemma.split()[:4] == [MODEL, "256,000", "0.100", "0.300"] and "default" in gemma and "reasoning" in gemma
     assert llama.split()[:4] == [OTHER, "-", "-", "-"] and "fallback" in llama
-    assert "paid" in kimi and "2027-05-30" in kimi
+    assert "paid" in kimi and "going to be removed on 2999-05-30" in kimi and "was to be removed on 2001-05-30" in llama
 
 
 async def test_models_as_json() -> None:

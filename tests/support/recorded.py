@@ -8,6 +8,8 @@ from typing import Any
 from hypothesis import strategies as st
 from places import DATA
 
+from cfchat.upstream.cloudflare.models import thinks_first
+
 STREAMS = sorted(path.stem for path in (DATA / "streams").glob("*.sse"))
 ERRORS = sorted(path.stem for path in (DATA / "errors").glob("*.json"))
 
@@ -19,6 +21,12 @@ def load(folder: str, name: str) -> dict[str, Any]:
 
 def stream_bytes(name: str) -> bytes:
     return (DATA / "streams" / f"{name}.sse").read_bytes()
+
+
+def shape_of(expected: dict[str, Any]) -> tuple[int, bool, bool, bool]:
+    """Return what a ReplyReader needs to know of the request that a recorded stream answered."""
+    named = thinks_first(expected.get("model", ""))
+    return expected.get("request_max_tokens", 2048), named, "tools" in expected, "json_mode" in expected
 
 
 KEYS = ("response", "choices", "delta", "content", "reasoning", "finish_reason", "usage", "total_tokens")

@@ -31,9 +31,9 @@ class Outcome:
         return "".join(delta.reasoning for delta in self.deltas)
 
 
-def read_stream(pieces: Iterable[bytes], max_tokens: int = 2048, thinks_first: bool = False) -> Outcome:
+def read_stream(pieces: Iterable[bytes], max_tokens: int = 2048, *shape: bool) -> Outcome:
     """Read a stream as the client does, until [DONE] or the end of the body, but parse each event."""
-    parser, reader, outcome = SSEParser(), ReplyReader(max_tokens, thinks_first), Outcome()
+    parser, reader, outcome = SSEParser(), ReplyReader(max_tokens, *shape), Outcome()
     try:
         for piece in pieces:
             outcome.deltas += reader.read(parser.feed(piece))

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from cfchat.errors import UpstreamProtocolError
 
 _TOKENS = re.compile(r"[0-9]{1,9}")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class Model(NamedTuple):
@@ -26,6 +28,13 @@ class Model(NamedTuple):
     paid: bool = False  # only on the Workers Paid plan
     reasoning: bool = False
     functions: bool = False
+
+    def removal(self, now: float) -> str:
+        """Return what to say of its planned removal, or an empty text. `now` is in seconds since the epoch."""
+        if not self.deprecation:
+            return ""
+        past = self.deprecation < datetime.fromtimestamp(now, UTC).date().isoformat()
+        return f"{'was' if past else 'is going'} to be removed on {self.deprecation}"
 
 
 def read_models(body: bytes) -> list[Model]:
@@ -50,7 +59,7 @@ def _model(name: str, properties: Any) -> Model:
         _window(values.get("context_window")),
         _price(prices.get("per M input tokens")),
         _price(prices.get("per M output tokens")),
-        str(values.get("planned_deprecation_date") or "")[:10],
+        _day(values.get("planned_deprecation_date")),
         _is_true(values.get("require_workers_paid")),
         _is_true(values.get("reasoning")),
         _is_true(values.get("function_calling")),
@@ -60,6 +69,11 @@ def _model(name: str, properties: Any) -> Model:
 def _window(value: object) -> int | None:
     text = str(value)  # the list has numbers as strings
     return int(text) if _TOKENS.fullmatch(text) else None
+
+
+def _day(value: object) -> str:
+    match = _DAY.match(value) if isinstance(value, str) else None  # a time may follow
+    return "" if match is None else match[0]
 
 
 def _price(value: object) -> float | None:

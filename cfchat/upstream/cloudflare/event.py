@@ -1,8 +1,9 @@
 """Read what one event of a reply says. Pure.
 
 Cloudflare speaks two dialects, the classic `{"response": "..."}` and OpenAI's chunks, and mixes them in one reply:
-each event is judged by itself. A reply that was not streamed is read as one large event. The values of a Content are
-as JSON gave them: a token that happens to be valid JSON arrives as a number or a boolean, so text may be no string.
+each event is judged by itself. gpt-oss may also speak that of OpenAI's Responses API, whose events have a type. A reply
+that was not streamed is read as one large event. The values of a Content are as JSON gave them: a token that happens to
+be valid JSON arrives as a number or a boolean, so text may be no string.
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ from typing import Any, NamedTuple
 
 from cfchat.wire.strict_json import decode_first
 
-# The names of the classic dialect, in the order of Content; and those that say that an event is of any dialect.
-_CLASSIC = ("response", "finish_reason", "usage", "tool_calls")
-_KEYS = frozenset({*_CLASSIC, "choices"})
+# The names that an event may have, those of the classic dialect last; and whether it has none of either dialect.
+_CLASSIC = ("response", "response_text", "finish_reason", "usage", "tool_calls", "reasoning_content", "reasoning")
+_NAMES = ("type", "choices", *_CLASSIC)
+_NEITHER = frozenset(_NAMES[1:]).isdisjoint
 
 
 class Content(NamedTuple):
-    """What one event says, in either dialect."""
+    """What one event says, in any dialect. With `repeats` it may be what the events before have said already."""
 
     text: Any = None
     finish: Any = None
     usage: Any = None
     tool_calls: Any = None
     reasoning: Any = None
+    repeats: bool = False
 
 
-# Return the content of an event or a whole reply; None for an object of neither dialect.
+# Return the content of an event or a whole reply; None for an object of no dialect.
 ReadContent = Callable[[Any], Content | None]
 
 
@@ -45,26 +48,31 @@ def decode(data: str) -> Any:
 
 
 def read_event(reply: dict[str, Any]) -> Content | None:
-    """Return the content of one event of a stream; None if it is of neither dialect."""
-    choices = reply.get("choices")
+    """Return the content of one event of a stream; None if it is of no dialect."""
+    kind, choices, text, other_text, finish, usage, calls, reasoning, other_reasoning = map(reply.get, _NAMES)
+    if other_text is not None and (text is None or text == ""):
+        text = other_text
     if choices:
-        return _read_choices(choices, reply)
-    if _KEYS.isdisjoint(reply):
+        return _read_choices(choices, text, usage)
+    if kind is not None and (content := _read_typed(kind, reply)) is not None:
+        return content
+    if _NEITHER(reply):
         return None
-    return Content(*map(reply.get, _CLASSIC))
+    return Content(text, finish, usage, calls, reasoning or other_reasoning)
 
 
-def _read_choices(choices: Any, reply: dict[str, Any]) -> Content | None:
+def _read_choices(choices: Any, classic_text: Any, usage: Any) -> Content | None:
     choice = choices[0] if type(choices) is list else None
     if type(choice) is not dict:
         return None
     delta = choice.get("delta", {})
     if type(delta) is not dict:
         return None
+    text = delta.get("content")
     return Content(
-        delta.get("content"),
+        classic_text if text is None or text == "" else text,  # some models fill both, and either may be empty
         choice.get("finish_reason"),
-        reply.get("usage"),
+        usage,
         delta.get("tool_calls"),
         delta.get("reasoning_content") or delta.get("reasoning"),
     )
@@ -79,7 +87,7 @@ def read_whole(reply: dict[str, Any]) -> Content | None:
     if type(result) is not dict:
         return None
     if type(result.get("output")) is list:
-        return Content("".join(_output_texts(result["output"])), usage=result.get("usage"))
+        return _read_response(result)
     choices = result.get("choices")
     if type(choices) is list and choices and type(choices[0]) is dict:
         result = {**result, "choices": [{**choices[0], "delta": choices[0].get("message")}]}
@@ -87,13 +95,78 @@ def read_whole(reply: dict[str, Any]) -> Content | None:
     return read_event(result) or (Content() if "result" in reply else None)
 
 
-def _output_texts(output: list[Any]) -> Iterator[str]:
+# --- OpenAI's responses --------------------------------------------------------------------------
+
+_TEXT_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
+_REASONING_EVENTS = frozenset({"response.reasoning_text.delta", "response.reasoning_summary_text.delta"})
+_LAST_EVENTS = frozenset({"response.completed", "response.incomplete"})
+_FAILURES = frozenset({"response.failed", "error"})
+
+
+def is_typed(value: dict[str, Any]) -> bool:
+    """Return whether an object has a type of the Responses API. Its `response` repeats the request, no user's text."""
+    kind = value.get("type")
+    return type(kind) is str and kind.startswith("response.")
+
+
+def _read_typed(kind: Any, event: dict[str, Any]) -> Content | None:
+    """Return the content of an event of the Responses API; None if its type is of something else.
+
+    Source: platform.openai.com/docs/api-reference/responses-streaming.
+    """
+    if type(kind) is str and kind in _FAILURES:
+        return Content(finish="error")
+    if not is_typed(event):
+        return None
+    if kind in _TEXT_EVENTS:
+        return Content(event.get("delta"))
+    if kind in _REASONING_EVENTS:
+        return Content(reasoning=event.get("delta"))
+    if kind == "response.output_item.done":
+        # The pieces of a call came before; here it is whole.
+        return Content(tool_calls=[*_output_calls([event.get("item")], event.get("output_index"))])
+    response = event.get("response")
+    if kind in _LAST_EVENTS and type(response) is dict:
+        return _read_response(response)._replace(repeats=True)
+    return Content()
+
+
+def _read_response(response: dict[str, Any]) -> Content:
+    """Return the content of a response as a whole."""
+    output = response.get("output")
+    items: list[Any] = output if type(output) is list else []
+    status, details = response.get("status"), response.get("incomplete_details")
+    finish = {"completed": "stop", "failed": "error"}.get(status) if type(status) is str else None
+    if status == "incomplete":
+        cut = type(details) is dict and details.get("reason") == "max_output_tokens"
+        finish = "length" if cut else "other"
+    return Content(
+        "".join(_output_texts(items, "message")),
+        finish,
+        response.get("usage"),
+        [*_output_calls(items)],
+        "".join(_output_texts(items, "reasoning")),
+    )
+
+
+def _output_texts(output: list[Any], kind: str) -> Iterator[str]:
+    """Yield the texts of the items of one kind: `message` is the answer, `reasoning` is not for the user."""
     for item in output:
-        # A reasoning item has content too, but it is not for the user.
-        if type(item) is dict and item.get("type", "message") == "message":
-            for part in item.get("content") or ():
-                if type(part) is dict and type(part.get("text")) is str:
-                    yield part["text"]
+        if type(item) is dict and item.get("type", "message") == kind:
+            parts = item.get("content") or item.get("summary")
+            for part in parts if type(parts) is list else ():
+                if type(part) is dict and type(text := part.get("text", part.get("refusal"))) is str:
+                    yield text
+
+
+def _output_calls(output: list[Any], index: object = None) -> Iterator[dict[str, object]]:
+    """Yield the calls of tools among the items, in the shape of a chat completion."""
+    for item in output:
+        if type(item) is dict and item.get("type") == "function_call":
+            yield {"index": index, "id": item.get("call_id") or item.get("id"), "function": item}
+
+
+# --- torn characters -----------------------------------------------------------------------------
 
 
 class Joiner:

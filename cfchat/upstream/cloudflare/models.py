@@ -90,7 +90,7 @@ def window_of(model: str) -> int | None:
 
 @lru_cache(maxsize=64)
 def thinks_first(model: str) -> bool:
-    """Return whether the model begins its text with reasoning, and leaves out the opening tag."""
+    """Return whether the model may begin its text with reasoning, and leave out the opening tag."""
     return _THINKS_FIRST.fullmatch(model) is not None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from cfchat.conversation.model import Delta, ToolCall
 from cfchat.errors import UpstreamEmpty, UpstreamEndless, UpstreamError, UpstreamInterrupted, UpstreamProtocolError
-from cfchat.upstream.cloudflare.event import Content, Joiner, ReadContent, decode, read_event, read_whole
+from cfchat.upstream.cloudflare.event import Content, Joiner, ReadContent, decode, is_typed, read_event, read_whole
 from cfchat.upstream.cloudflare.faults import ERROR_KEYS, error_in_event, error_in_reply, finish_error
 from cfchat.upstream.cloudflare.thoughts import Thoughts
 from cfchat.upstream.cloudflare.tools import ToolCalls
@@ -38,13 +38,16 @@ _NO_BLANK_AFTER = frozenset(" \t\n\r\f\v([{<\"'`«„“‘‚")
 class ReplyReader:
     """The state of one streamed reply: events in, deltas out. Calls of tools come out only if it has `tools`.
 
+    `thinks_first` is for models that may begin their text with reasoning. In `json_mode` the text may be a JSON object.
     `done` is true once nothing more is to be read: after [DONE], or after an error that `close` raises. `answered` is
     true once there was text or a call. `passed_over` counts events that were neither content nor an error. Set
     `collected` if all of the reply is kept until its end. What is kept, as everything is before the first words, may
     not be far longer than `max_tokens` allows.
     """
 
-    def __init__(self, max_tokens: int, thinks_first: bool = False, tools: bool = False) -> None:
+    def __init__(
+        self, max_tokens: int, thinks_first: bool = False, tools: bool = False, json_mode: bool = False
+    ) -> None:
         self.done = False
         self.answered = False
         self.passed_over = 0
@@ -56,7 +59,8 @@ class ReplyReader:
         self._usage = Usage()
         self._text = Joiner()
         self._reasoning = Joiner()
-        self._thoughts: Thoughts | None = Thoughts(thinks_first)  # None from the answer on
+        self._thoughts: Thoughts | None = Thoughts(thinks_first, json_mode)  # None from the answer on
+        self._json_mode = json_mode
         self._last = ""  # the last character of the text so far
         self._thought = False
         self._called_tools = False
@@ -67,6 +71,11 @@ class ReplyReader:
     def usage(self) -> Mapping[str, object] | None:
         """The usage with the largest total so far; counts only."""
         return self._usage.counts
+
+    @property
+    def unsure(self) -> int:
+        """How many characters are held back, because they may be reasoning or the answer."""
+        return self._thoughts.unsure if self._thoughts is not None else 0
 
     @property
     def answering(self) -> bool:
@@ -119,7 +128,7 @@ class ReplyReader:
         if type(reply) is not dict or error_in_reply(reply) is not None:
             return False
         content = self._read_content(reply)
-        if content is None or content.finish or content.reasoning or content.tool_calls:
+        if content is None or content.finish or content.reasoning or content.tool_calls or content.repeats:
             return False
         return bool(content.text == text and (wanted is None or content.usage == wanted))
 
@@ -142,7 +151,9 @@ class ReplyReader:
 
         Hidden thinking counts towards max_tokens and is paid for, although no text comes of it.
         """
-        if self.finish_reason == "length":
+        # Some models say "stop" where they were cut.
+        cut = self.finish_reason == "length" or self._usage.completion >= self._max_tokens
+        if cut:
             message = "The model used its whole budget thinking; a larger max_tokens may help."
         elif self._thought:
             message = "The model thought about it, but gave no answer."
@@ -152,7 +163,10 @@ class ReplyReader:
             message = "The model gave an empty answer."
         reason, usage = self.finish_reason, self.usage
         detail = f"finish reason {reason}, usage {usage}, passed over {self.passed_over}"
-        return UpstreamEmpty(message, detail=detail)
+        error = UpstreamEmpty(message, detail=detail)
+        error.cut = cut
+        error.elsewhere = self._usage.wrote_nothing and not self._thought
+        return error
 
     def _read_event(self, event: Event) -> Delta | None:
         data = event.data
@@ -188,16 +202,23 @@ class ReplyReader:
         return self._make_delta(content, data)
 
     def _make_delta(self, content: Content, data: str) -> Delta | None:
+        if content.repeats:
+            content = self._without_repeats(content)
         text = content.text if type(content.text) is str else self._restore_text(content.text, data)
-        reasoning = self._think(content.reasoning) if content.reasoning else ""
+        settled, reasoning = self._think(content.reasoning) if content.reasoning else ("", "")
         if text:
             self._last = text[-1]
             text = self._text.join(text)
             if self._thoughts is not None:
                 text, in_text = self._split(self._thoughts, text)
                 reasoning += in_text
-            self.answered |= bool(text)
         calls = self._call(content.tool_calls) if content.tool_calls else ()
+        if self._called_tools and self._thoughts is not None:
+            text += self._settle(self._thoughts)
+        text = settled + text
+        self.answered |= bool(text)
+        if self._thoughts is not None and self._thoughts.unsure > self._room:
+            self._fail_endless()
         if not (text or reasoning or calls):
             return None
         delta = Delta(text, reasoning=reasoning, tool_calls=calls)
@@ -214,8 +235,19 @@ class ReplyReader:
         self._room -= size
         if self._room >= 0:
             return delta
-        self._fail(UpstreamEndless(detail=f"far more text than max_tokens {self._max_tokens} allows"))
+        self._fail_endless()
         return None
+
+    def _fail_endless(self) -> None:
+        self._fail(UpstreamEndless(detail=f"far more text than max_tokens {self._max_tokens} allows"))
+
+    def _without_repeats(self, content: Content) -> Content:
+        """Return the content without what the events before have said."""
+        return content._replace(
+            text="" if self._last else content.text,
+            reasoning=None if self._thought else content.reasoning,
+            tool_calls=None if self._called_tools else content.tool_calls,
+        )
 
     def _call(self, items: object) -> tuple[ToolCall, ...]:
         self._called_tools = True
@@ -223,9 +255,19 @@ class ReplyReader:
         self.answered |= bool(calls)
         return calls
 
-    def _think(self, reasoning: object) -> str:
+    def _think(self, reasoning: object) -> tuple[str, str]:
+        """Return the text that this shows to be the answer, and the reasoning."""
+        if not isinstance(reasoning, str):
+            return "", ""
         self._thought = True
-        return self._reasoning.join(reasoning) if isinstance(reasoning, str) else ""
+        settled = "" if self._thoughts is None else self._settle(self._thoughts, in_field=True)
+        return settled, self._reasoning.join(reasoning)
+
+    def _settle(self, thoughts: Thoughts, in_field: bool = False) -> str:
+        answer = thoughts.settle(in_field)
+        if thoughts.over:
+            self._thoughts = None
+        return answer
 
     def _split(self, thoughts: Thoughts, text: str) -> tuple[str, str]:
         answer, reasoning = thoughts.split(text)
@@ -247,6 +289,8 @@ class ReplyReader:
             # Few events hold a number as text: only those are decoded again, with literals.
             content = self._read_content(decode_literals(data))
             return "" if content is None else str(content.text)
+        if type(value) is dict and value and (not self._json_mode or is_typed(value)):
+            return ""  # never text, but what the request was
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
     def _finish(self, reason: object) -> None:
@@ -273,7 +317,9 @@ class ReplyReader:
         self.done = True
 
 
-def read_json_reply(body: bytes, max_tokens: int, thinks_first: bool = False, tools: bool = False) -> list[Delta]:
+def read_json_reply(
+    body: bytes, max_tokens: int, thinks_first: bool = False, tools: bool = False, json_mode: bool = False
+) -> list[Delta]:
     """Return the deltas of a reply that came as one JSON although a stream was asked for.
 
     Raises:
@@ -281,7 +327,7 @@ def read_json_reply(body: bytes, max_tokens: int, thinks_first: bool = False, to
         UpstreamEmpty: it has neither text nor a call.
         UpstreamError: it reports an error under its 200.
     """
-    reader = ReplyReader(max_tokens, thinks_first, tools)
+    reader = ReplyReader(max_tokens, thinks_first, tools, json_mode)
     reader._read_content = read_whole
     deltas = reader.read([Event(body.decode("utf-8", "replace").removeprefix("\ufeff"))])
     if reader.passed_over:

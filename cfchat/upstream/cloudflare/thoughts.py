@@ -1,35 +1,55 @@
 """Split the reasoning that a model writes into its text from the answer. Pure.
 
-Some models think in the text itself, `<think>...</think>` before the answer. The tags may be cut anywhere between two
-events. What may be the start of a tag is held back until the next text shows whether it is one: a few characters at
-most, and blanks before an opening tag.
+Some models think in the text itself, `<think>...</think>` before the answer. Some leave out the opening tag, or close
+a thought that they never began. The tags may be cut anywhere between two events. What may be the start of a tag is held
+back until the next text shows whether it is one: a few characters at most, and blanks before it. If a model may leave
+out the opening tag, its text is unsure, and is held back until the reply shows what it is: the closing tag makes it
+reasoning. Reasoning in a field of its own, a call of a tool or the end of the reply make it the answer.
+
+A closing tag behind the first words of the answer stays in the text. The words before it may have been sent already,
+and an answer may speak of tags.
 """
 
 from __future__ import annotations
 
 from enum import Enum
+from io import StringIO
 
-_OPEN, _CLOSE = "<think>", "</think>"
-_MOST_BLANKS = 64  # before an opening tag
+_THINK, _CLOSE = "<think>", "</think>"
+# Opening tags with the tags that close them. The others are of Gemma's template and of gpt-oss's, which Workers AI
+# should have read: no user must see them.
+_TAGS = {
+    _THINK: _CLOSE,
+    "<|channel>thought\n": "<channel|>",
+    "<|channel|>analysis<|message|>": "<|end|><|start|>assistant<|channel|>final<|message|>",
+}
+_CLOSING_ALONE = (_CLOSE, "<channel|>", "<|channel|>final<|message|>")
+_MOST_BLANKS = 64  # before a tag
 
 
 class _Place(Enum):
-    START = 1  # nothing but blanks so far
-    THOUGHT = 2
-    BETWEEN = 3  # behind the closing tag: blanks there belong neither to the reasoning nor to the answer
+    START = 1  # nothing but blanks so far, or behind the reasoning
+    UNSURE = 2  # reasoning or the answer: a closing tag decides
+    THOUGHT = 3
     ANSWER = 4
 
 
 class Thoughts:
     """The place in one reply's text: before, in or behind the reasoning.
 
-    With `thinks_first` the text begins with reasoning even without an opening tag: distilled models leave it out.
+    With `thinks_first` the text may begin with reasoning even without an opening tag: distilled models leave it out. In
+    `json_mode` a text that begins as JSON does is the answer.
     """
 
-    def __init__(self, thinks_first: bool) -> None:
+    def __init__(self, thinks_first: bool, json_mode: bool = False) -> None:
         self._place = _Place.START
         self._thinks_first = thinks_first
+        self._json_mode = json_mode
+        self._keeps_blanks = True  # blanks at the start are the answer's; those behind reasoning are not
+        self._closing = _CLOSE
         self._held = ""
+        self._unsure = StringIO()
+        self.unsure = 0  # how many characters are held back as unsure
 
     @property
     def over(self) -> bool:
@@ -42,36 +62,71 @@ class Thoughts:
         at_start = self._place is _Place.START and not (self._held or self._thinks_first)
         if at_start and (bare := text.lstrip()) and bare[0] != "<":
             self._place = _Place.ANSWER
-            return text, ""
+            return text if self._keeps_blanks else bare, ""
         text, self._held = self._held + text, ""
-        if self._place is _Place.START:
-            bare = text.lstrip()
-            may_open = len(text) - len(bare) < _MOST_BLANKS
-            if may_open and len(bare) < len(_OPEN) and _OPEN.startswith(bare):
-                self._held = text
-                return "", ""
-            opened = may_open and bare.startswith(_OPEN)
-            text = bare[len(_OPEN) :] if opened else text
-            self._place = _Place.THOUGHT if opened or self._thinks_first else _Place.ANSWER
-        thought = ""
-        if self._place is _Place.THOUGHT:
-            thought, tag, text = text.partition(_CLOSE)
-            if not tag:
-                kept = len(thought) - _started(thought, _CLOSE)
-                self._held = thought[kept:]
-                return "", thought[:kept]
-            self._place = _Place.BETWEEN
-        if self._place is _Place.BETWEEN:
-            text = text.lstrip()
-            if text:
-                self._place = _Place.ANSWER
-        return text, thought
+        thoughts = ""
+        while text and self._place is not _Place.ANSWER:
+            if self._place is _Place.START:
+                text = self._begin(text)
+            else:
+                thought, text = self._think(text)
+                thoughts += thought
+        return text, thoughts
+
+    def settle(self, in_field: bool = False) -> str:
+        """Return the text that was unsure, because it is the answer; `in_field` if the reasoning is in a field."""
+        self._thinks_first = False
+        if in_field and self._place is not _Place.ANSWER:
+            self._keeps_blanks = False
+        if self._place is not _Place.UNSURE:
+            return ""
+        self._place = _Place.ANSWER
+        text = self._take_unsure() + self._held
+        self._held = ""
+        return text if self._keeps_blanks else text.lstrip()
 
     def flush(self) -> tuple[str, str]:
         """Return answer and reasoning in what was held back, because the text has ended without the tag."""
+        text = self.settle()
         held, self._held = self._held, ""
-        thinking = self._place is _Place.THOUGHT or (self._place is _Place.START and self._thinks_first)
-        return ("", held) if thinking else (held, "")
+        if self._place is _Place.THOUGHT:
+            return text, held
+        return text + (held if self._keeps_blanks else held.lstrip()), ""
+
+    def _begin(self, text: str) -> str:
+        """Find the place of a text at the start; return what is behind its tag, or nothing if it is held back."""
+        bare = text.lstrip()
+        text = text if self._keeps_blanks else bare
+        if len(text) - len(bare) < _MOST_BLANKS:
+            for tag in (*_TAGS, *_CLOSING_ALONE):
+                if bare.startswith(tag):
+                    self._thinks_first = self._keeps_blanks = False
+                    if tag in _TAGS:
+                        self._place, self._closing = _Place.THOUGHT, _TAGS[tag]
+                    return bare[len(tag) :]
+                if tag.startswith(bare):
+                    self._held = text
+                    return ""
+        is_json = self._json_mode and bare.startswith(("{", "["))
+        self._place = _Place.UNSURE if self._thinks_first and not is_json else _Place.ANSWER
+        return text
+
+    def _think(self, text: str) -> tuple[str, str]:
+        """Return the reasoning up to the closing tag, and what is behind it."""
+        thought, tag, text = text.partition(self._closing)
+        if not tag:
+            kept = len(thought) - _started(thought, self._closing)
+            thought, self._held = thought[:kept], thought[kept:]
+        if self._place is _Place.UNSURE:
+            self.unsure += self._unsure.write(thought)
+            thought = self._take_unsure() if tag else ""
+        if tag:
+            self._place, self._thinks_first, self._keeps_blanks = _Place.START, False, False
+        return thought, text
+
+    def _take_unsure(self) -> str:
+        text, self._unsure, self.unsure = self._unsure.getvalue(), StringIO(), 0
+        return text
 
 
 def _started(text: str, tag: str) -> int:

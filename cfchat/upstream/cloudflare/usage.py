@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# The names of the number of tokens in the reply.
+_WRITTEN = ("completion_tokens", "output_tokens")
+
 
 class Usage:
     """The largest usage so far. What is no usage, or says nothing, changes nothing."""
@@ -25,7 +28,13 @@ class Usage:
     @property
     def completion(self) -> float:
         """The tokens of the reply; 0 if no usage says it."""
-        return _count(self._largest or {}, "completion_tokens", "output_tokens")
+        return _count(self._largest or {}, *_WRITTEN)
+
+    @property
+    def wrote_nothing(self) -> bool:
+        """Whether the usage says that the reply has no tokens at all."""
+        usage = self._largest or {}
+        return any(_is_count(usage.get(name)) for name in _WRITTEN) and not self.completion
 
     @property
     def counts(self) -> dict[str, object] | None:
@@ -44,7 +53,7 @@ class Usage:
 def _total(usage: Mapping[str, Any]) -> float:
     if _is_count(usage.get("total_tokens")):
         return float(usage["total_tokens"])
-    return _count(usage, "prompt_tokens", "input_tokens") + _count(usage, "completion_tokens", "output_tokens")
+    return _count(usage, "prompt_tokens", "input_tokens") + _count(usage, *_WRITTEN)
 
 
 def _count(usage: Mapping[str, Any], *names: str) -> float:

@@ -45,6 +45,20 @@ def test_the_list_of_models() -> None:
 
 
 @pytest.mark.parametrize(
+    ("day", "words"),
+    [
+        ("2026-11-29", "was to be removed on 2026-11-29"),
+        ("2026-11-30", "is going to be removed on 2026-11-30"),
+        ("2026-12-01T00:00:00Z", "is going to be removed on 2026-12-01"),
+        *((odd, "") for odd in (None, "", "soon", 20261130, "30.11.2026")),
+    ],
+)
+def test_a_day_that_is_past_is_told_as_past(day: object, words: str) -> None:
+    (model,) = read_models(listed(entry("@cf/a/b", planned_deprecation_date=day)))
+    assert model.removal(1796083199.0) == words  # the last second of 2026-11-30 in UTC
+
+
+@pytest.mark.parametrize(
     "body", [b"", b"<html>", b"[]", b'{"result":null}', b'{"result":{}}x', b'{"result":[{"name":"@cf/a/b"}]}', b"\xff"]
 )
 def test_a_list_of_something_else(body: bytes) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded import ERRORS, REPLIES, STREAMS, load, stream_bytes
+from recorded import ERRORS, REPLIES, STREAMS, load, shape_of, stream_bytes
 from streams import Outcome, cut, events, read_stream
 
 from cfchat.conversation.model import Delta
@@ -27,6 +27,8 @@ from cfchat.errors import (
 from cfchat.replies.text import Text
 from cfchat.upstream.cloudflare.reply import ReplyReader, read_json_reply
 from cfchat.wire.sse import Event, SSEParser
+
+WHOLE = [name for name in STREAMS if "content_type" in load("streams", name)]
 
 
 def check(outcome: Outcome, expected: dict[str, Any]) -> None:
@@ -47,21 +49,21 @@ def check(outcome: Outcome, expected: dict[str, Any]) -> None:
 
 
 def test_the_recordings_are_all_here() -> None:
-    assert (len(STREAMS), len(ERRORS)) == (44, 47)
+    assert (len(STREAMS), len(ERRORS)) == (59, 47)
 
 
-@pytest.mark.parametrize("name", [name for name in STREAMS if name != "json_instead_of_stream"])
+@pytest.mark.parametrize("name", [name for name in STREAMS if name not in WHOLE])
 def test_recorded_streams_at_any_cut(name: str) -> None:
     expected, raw = load("streams", name), stream_bytes(name)
-    max_tokens = expected.get("request_max_tokens", 2048)
-    check(read_stream([raw], max_tokens), expected)
-    check(read_stream((raw[index : index + 1] for index in range(len(raw))), max_tokens), expected)
+    shape = shape_of(expected)
+    check(read_stream([raw], *shape), expected)
+    check(read_stream((raw[index : index + 1] for index in range(len(raw))), *shape), expected)
     for index in range(1, min(len(raw), 3000)):
-        check(read_stream([raw[:index], raw[index:]], max_tokens), expected)
+        check(read_stream([raw[:index], raw[index:]], *shape), expected)
     for seed in range(20):
         chance = random.Random(seed)
         pieces = cut(raw, [chance.randint(0, len(raw)) for _ in range(1 + seed)])
-        check(read_stream(pieces, max_tokens), expected)
+        check(read_stream(pieces, *shape), expected)
 
 
 @pytest.mark.parametrize("name", [name for name in STREAMS if load("streams", name).get("empty")])
@@ -71,10 +73,10 @@ def test_recorded_streams_without_text_were_seen_to_have_none(name: str) -> None
     assert not reader.answered
 
 
-def test_a_recorded_json_reply() -> None:
-    expected = load("streams", "json_instead_of_stream")
-    body = stream_bytes("json_instead_of_stream")
-    check(Outcome(read_json_reply(body, 2048)), expected)
+@pytest.mark.parametrize("name", WHOLE)
+def test_recorded_json_replies(name: str) -> None:
+    expected = load("streams", name)
+    check(Outcome(read_json_reply(stream_bytes(name), *shape_of(expected))), expected)
 
 
 def test_both_dialects_in_one_reply() -> None:
@@ -145,7 +147,7 @@ def test_numbers_keep_their_literal(literal: str) -> None:
     ids=lambda junk: junk[:20],
 )
 def test_junk_is_passed_over_and_counted(junk: str) -> None:
-    reader = ReplyReader(9)
+    reader = ReplyReader(9, json_mode=True)
     assert [delta.text for delta in reader.read(events(junk, {"response": "x"}))] == ["x"]
     assert reader.passed_over == 1
 
@@ -166,6 +168,8 @@ def test_length_is_inferred_only_without_a_reason() -> None:
     [
         ([{"choices": [{"delta": {"reasoning": "hm"}, "finish_reason": "length"}]}], "budget"),
         ([{"choices": [{"delta": {"reasoning": "hm"}, "finish_reason": "stop"}]}], "thought"),
+        ([{"reasoning": "hm", "usage": {"completion_tokens": 9}, "finish_reason": "stop"}], "budget"),
+        ([{"response": "<think>hm"}, "[DONE]"], "thought"),
         ([{"tool_calls": [{"name": "f"}]}, "[DONE]"], "tool"),
         ([{"response": ""}, "[DONE]"], "empty"),
     ],
@@ -175,7 +179,28 @@ def test_an_empty_reply_says_why(replies: list[object], words: str) -> None:
     reader.read(events(*replies))
     reader.close(None)
     assert not reader.answered
-    assert words in reader.empty_error().message
+    error = reader.empty_error()
+    assert words in error.message
+    assert error.cut is (words == "budget")
+    assert not (error.retryable or error.elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("usage", "free"),
+    [
+        ({"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}, True),
+        ({"input_tokens": 9, "output_tokens": 0}, True),
+        ({"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}, False),
+        ({"prompt_tokens": 9, "total_tokens": 9}, False),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, False),
+        (None, False),
+    ],
+)
+def test_a_reply_without_any_token_may_come_of_another_model(usage: object, free: bool) -> None:
+    reader = ReplyReader(9)
+    reader.read(events({"response": "", "usage": usage}, "[DONE]"))
+    reader.close(None)
+    assert (reader.empty_error().elsewhere, reader.empty_error().retryable) == (free, False)
 
 
 # --- errors inside a stream ----------------------------------------------------------------------

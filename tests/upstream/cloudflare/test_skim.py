@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded import REPLIES, STREAMS, load, stream_bytes
+from recorded import REPLIES, STREAMS, load, shape_of, stream_bytes
 from streams import COUNTED, CUTS, SHAPES, counted_streams, cut, fill, streams
 
 from cfchat.conversation.model import Delta
@@ -95,7 +95,7 @@ def test_any_json_at_all(replies: list[object], cuts: list[int], tools: bool) ->
 @pytest.mark.parametrize("name", STREAMS)
 def test_recorded_streams(name: str) -> None:
     raw = stream_bytes(name)
-    settings = (load("streams", name).get("request_max_tokens", 2048),)
+    settings = shape_of(load("streams", name))
     expected = parsed([raw], *settings)
     assert skimmed([raw], *settings) == expected
     for size in (1, 2, 7, 50, 333):
@@ -105,7 +105,7 @@ def test_recorded_streams(name: str) -> None:
     one_by_one = raw.replace(b"\n\n", b"\n\n\0").split(b"\0")
     assert skimmed(one_by_one, *settings) == expected
     longer = raw.removesuffix(b"data: [DONE]\n\n") * 20
-    assert skimmed(cut(longer, range(0, 10**6, 4001)), 2048) == parsed([longer], 2048)
+    assert skimmed(cut(longer, range(0, 10**6, 4001)), *settings) == parsed([longer], *settings)
 
 
 # --- that it is skimmed at all -------------------------------------------------------------------
