@@ -41,8 +41,11 @@ class Explained(NamedTuple):
 
 CHOOSE = "choose another: `cfchat models` lists them; --model and --fallback-models name those to ask"
 NOT_LISTED = f"its name may be an old one that will go: {CHOOSE}"
-GOING = f"before that day {CHOOSE}"
 STATUS_PAGE = "if it stays so, see https://www.cloudflarestatus.com"
+_GATEWAY = "check --gateway: the dashboard (AI > AI Gateway) names the gateways of this account"
+_KEYS = "the gateway's key for the model's provider is wrong (dashboard: AI > AI Gateway > Provider Keys)"
+_BUDGET = "the gateway's budget is used up: raise it (dashboard: AI > AI Gateway), or wait until it is renewed"
+_DAY = "wait for 00:00 UTC, when the day's free allowance is renewed, or move the account to the Workers Paid plan"
 # By class of error. A `what` replaces the message that clients get; `next` counts if there is no known code.
 _BY_CLASS: Mapping[type[UpstreamError], Explained] = {
     UpstreamAuthError: Explained(
@@ -51,10 +54,7 @@ _BY_CLASS: Mapping[type[UpstreamError], Explained] = {
         "and Workers AI - Edit for this account (dashboard: My Profile > API Tokens)",
     ),
     UpstreamModelGone: Explained("Cloudflare does not offer this model to this account", CHOOSE),
-    UpstreamQuota: Explained(
-        "the allowance is used up",
-        "wait for 00:00 UTC, when the day's free allowance is renewed, or move the account to the Workers Paid plan",
-    ),
+    UpstreamQuota: Explained("the allowance is used up", _BUDGET),
     UpstreamRateLimited: Explained("too many requests", "wait a minute; see who else uses this account"),
     UpstreamOverloaded: Explained(
         "Cloudflare has no capacity for this model at the moment",
@@ -82,8 +82,8 @@ _TOKEN = (
 )
 _MALFORMED = "CLOUDFLARE_API_TOKEN is no token: copy it again, without quotes, blanks, or the word Bearer"
 _ACCOUNT = "CLOUDFLARE_ACCOUNT_ID must be the account's id, 32 hex digits: see the dashboard, dash.cloudflare.com/ID"
-_GATEWAY = "check --gateway: the dashboard (AI > AI Gateway) names the gateways of this account"
-_BY_CODE: Mapping[int, str] = {
+# By code; where a code has two meanings, by code and class of error.
+_BY_CODE: Mapping[object, str] = {
     **dict.fromkeys((1000, 10000), f"the token was revoked, or is not for this account: check both, or {_TOKEN}"),
     **dict.fromkeys((6003, 9106), _MALFORMED),
     9109: f"the token is good, but not for this: {_TOKEN}",
@@ -91,10 +91,17 @@ _BY_CODE: Mapping[int, str] = {
     7000: "check --base-url (CFCHAT_BASE_URL): it should be https://api.cloudflare.com/client/v4",
     **dict.fromkeys((3023, 3041), "Cloudflare has blocked this account: ask its support"),
     2001: _GATEWAY,
-    2009: f"this gateway needs a token of its own: put it into CF_AIG_TOKEN; {_GATEWAY}",
+    2005: "the model's provider failed behind the gateway: try again in a minute; the gateway's log says more",
+    2008: "the gateway does not know the provider: check --base-url (CFCHAT_BASE_URL) and the name in --model",
+    2009: f"this gateway needs a token of its own: put it into CF_AIG_TOKEN; or {_KEYS}; {_GATEWAY}",
     2003: "the gateway's own limit is reached: raise it (dashboard: AI > AI Gateway > Settings), or wait",
-    2045: "the gateway's budget is used up: raise it (dashboard: AI > AI Gateway), or wait until it is renewed",
+    2018: "the gateway's shared access to this model is busy: try again in a minute, or add --fallback-models",
+    2021: "the account's prepaid credits are used up: add some (dashboard: AI > AI Gateway > Credits)",
+    (2021, UpstreamAuthError): _KEYS,
+    2045: _BUDGET,
     **dict.fromkeys((2016, 2017), "the gateway's guardrails stopped it (dashboard: AI > AI Gateway > Guardrails)"),
+    7013: "the gateway's guardrails are out of order: try again in a minute, or switch them off (AI > AI Gateway)",
+    **dict.fromkeys((3036, 4006), _DAY),
     5016: f"agree to the licence of the model (its page in the dashboard, AI > Models), or {CHOOSE}",
     5018: f"this account may not use the model: {CHOOSE}",
     5028: f"Cloudflare has removed the model: {CHOOSE}",
@@ -127,8 +134,9 @@ def explain(error: UpstreamError, settings: Settings) -> Explained:
     what = (general.what or error.message).rstrip(".")
     what = f"{what}: {error.detail}" if error.detail else what
     code = error.origin_code
-    if isinstance(code, int) and code in _BY_CODE:
-        return Explained(what, _BY_CODE[code])
+    advice = _BY_CODE.get((code, type(error))) or _BY_CODE.get(code)
+    if advice is not None:
+        return Explained(what, advice)
     if is_foreign(error) or isinstance(error, UpstreamProtocolError):
         return Explained(what, _advise_on_url(settings))
     if error.origin_status is None and isinstance(error, (UpstreamConnectError, UpstreamTimeout)):
@@ -142,7 +150,7 @@ def is_foreign(error: UpstreamError) -> bool:
     Each of Cloudflare's refusals has a code, except those of its edge.
     """
     status = error.origin_status
-    return error.origin_code is None and status is not None and status < 500 and status not in (408, 413, 429)
+    return error.origin_code is None and status is not None and status < 500 and status not in (402, 408, 413, 429)
 
 
 def _advise_on_url(settings: Settings) -> str:

@@ -14,6 +14,8 @@ from places import CERTS
 from proxy_standin import ProxyStandIn
 from standin import Script, StandIn, hang_up, json_error, partial, reply, silence
 
+EMPTY = b'data: {"response":""}\n\ndata: [DONE]\n\n'
+THOUGHT_ENOUGH = THOUGHTS.replace(b'"length"', b'"stop"')
 HTML = reply(b"<html>It works!</html>", 404, framing="length", fields=[("content-type", "text/html")])
 
 
@@ -48,14 +50,13 @@ async def test_check_as_json() -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (json_error(401, 10000, "Authentication error"), ["10000", "Workers AI", "API Tokens", "CLOUDFLARE_API_TOKEN"]),
         (json_error(400, 9106, "Invalid"), ["9106", "token"]),
         (json_error(404, 7003, "Could not route"), ["7003", "CLOUDFLARE_ACCOUNT_ID", "dashboard"]),
         (HTML, ["404", "It works!", "CFCHAT_BASE_URL", "https://localhost:", "https://api.cloudflare.com/client/v4"]),
         (reply(b"<html></html>", fields=[("content-type", "text/html")]), ["CFCHAT_BASE_URL"]),
         (reply(b"SSH-2.0-OpenSSH_9.7\r\n"), ["CFCHAT_BASE_URL"]),
     ],
-    ids=["10000", "9106", "7003", "HTML with 404", "HTML with 200", "no JSON"],
+    ids=["9106", "7003", "HTML with 404", "HTML with 200", "no JSON"],
 )
 async def test_check_where_token_or_account_is_wrong(answer: Script, words: list[str]) -> None:
     async with cloudflare(models=answer) as standin:
@@ -68,18 +69,28 @@ async def test_check_where_token_or_account_is_wrong(answer: Script, words: list
     assert len(standin.requests) == 1, "no model was asked in vain"
 
 
-async def test_check_of_a_token_that_may_not_list_models() -> None:
-    refused = json_error(403, 10000, "Authentication error")
+@pytest.mark.parametrize(
+    "refused",
+    [
+        json_error(401, 10000, "Authentication error"),
+        json_error(403, 10000, "Authentication error"),
+        json_error(403, 9109, "Unauthorized to access requested resource"),
+        reply(b"<html>Forbidden</html>", 403, framing="length", fields=[("content-type", "text/html")]),
+    ],
+    ids=["401 10000", "403 10000", "403 9109", "HTML"],
+)
+async def test_check_of_a_token_that_may_not_list_models(refused: Script) -> None:
     async with cloudflare(models=refused) as standin:
         done = await cfchat(standin.base_url, "check", *ALONE)
     assert done.code == 0
-    assert done.line("token").startswith("warn") and "Workers AI" in done.line("token")
+    assert done.line("token").startswith("warn") and "      next: " in done.line("token")
     assert done.line("model").startswith("ok")
     assert done.out.index("token") < done.out.index(" model ")
     async with cloudflare(models=refused, answer=refused) as standin:
         done = await cfchat(standin.base_url, "check", *ALONE)
     assert done.code == 1
     assert done.line("token").startswith("FAIL") and done.line("model").startswith("FAIL")
+    assert "10000" not in done.out or "API Tokens), and put it into CLOUDFLARE_API_TOKEN" in done.line("token")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +102,15 @@ async def test_check_of_a_token_that_may_not_list_models() -> None:
         (json_error(429, 3040, "Capacity temporarily exceeded"), ["3040", "--fallback-models"]),
         (json_error(429, 4006, "you have used up your daily free allocation"), ["4006", "00:00 UTC", "Workers Paid"]),
         (json_error(400, 2001, "Please configure AI Gateway"), ["2001", "--gateway"]),
+        (json_error(400, 2005, "Failed to get response from provider"), ["2005", "again in a minute"]),
+        (json_error(400, 2008, "Invalid provider"), ["2008", "CFCHAT_BASE_URL", "--model"]),
+        (json_error(402, 2021, "Insufficient credits"), ["2021", "Credits"]),
+        (json_error(402, 2021, "Invalid User Credentials"), ["2021", "Provider Keys"]),
+        (json_error(422, 2017, "Blocked due to security configurations"), ["2017", "Guardrails"]),
+        (json_error(503, 7013, "Guardrail scanner unavailable"), ["7013", "guardrails", "again in a minute"]),
+        (json_error(429, 0, "Spend limit reached"), ["budget", "AI > AI Gateway"]),
+        (reply(EMPTY), ["empty answer", "take another model"]),
+        (reply(THOUGHT_ENOUGH), ["no answer", "take another model"]),
         (json_error(400, 5006, "Bad input: /temperature"), ["5006", "/temperature"]),
         (json_error(500, 3043, "Internal server error"), ["3043", "again"]),
         (reply(b"<html>Bad gateway</html>", 502, fields=[("content-type", "text/html")]), ["502", "again"]),
@@ -98,7 +118,8 @@ async def test_check_of_a_token_that_may_not_list_models() -> None:
         (partial(HELLO, then="abort"), ["again"]),
         (hang_up("abort"), ["again"]),
     ],
-    ids=["5007", "5028", "5035", "3040", "4006", "2001", "5006", "3043", "502", "silence", "cut", "hung up"],
+    ids=["5007", "5028", "5035", "3040", "4006", "2001", "2005", "2008", "no credits", "wrong credentials", "2017"]
+    + ["7013", "spend limit", "empty", "thoughts", "5006", "3043", "502", "silence", "cut", "hung up"],
 )
 async def test_check_where_a_model_fails(answer: Script, words: list[str]) -> None:
     async with cloudflare(answer=answer) as standin:
@@ -118,14 +139,15 @@ async def test_check_of_a_model_that_only_thinks() -> None:
     assert done.line("model").startswith("ok") and "tokens" in done.line("model")
 
 
-async def test_check_warns_of_models_that_will_go() -> None:
-    models = listing(listed(MODEL, planned_deprecation_date="2027-05-30"))
+@pytest.mark.parametrize(("day", "words"), [("2999-05-30", "is going to be"), ("2001-05-30", "was to be")])
+async def test_check_warns_of_models_that_will_go(day: str, words: str) -> None:
+    models = listing(listed(MODEL, planned_deprecation_date=day))
     async with cloudflare(models) as standin:
         done = await cfchat(standin.base_url, "check", "--fallback-models", OTHER)
     assert done.code == 0
     warnings = done.out[done.out.index("warn") :]
     assert warnings.count("warn") == 2 and warnings.count("      next: ") == 2
-    assert re.search(re.escape(MODEL) + ".* 2027-05-30\n.*cfchat models", warnings)
+    assert re.search(re.escape(MODEL) + f".* {words} removed on {day}\n.*cfchat models", warnings)
     assert re.search(re.escape(OTHER) + ".* not in the account's list", warnings)
 
 

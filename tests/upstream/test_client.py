@@ -13,7 +13,7 @@ import pytest
 from client import until
 from expected import status_and_code
 from house import ACCOUNT, HELLO, House, house, quicker
-from recorded import ERRORS, load
+from recorded import ERRORS, load, stream_bytes
 from standin import Exchange, Script, StandIn, hang_up, json_error, partial, reply, silence
 
 from cfchat.app.routes import Settings as AppSettings
@@ -25,6 +25,7 @@ from cfchat.upstream.client import Settings
 from cfchat.upstream.cloudflare.account import Gateway
 from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS
 
+THINKER = "@cf/deepseek-ai/deepseek-r1-distill-qwen-32b"
 FIRST, SECOND, THIRD = CHAIN = (DEFAULT_MODEL, *FALLBACK_MODELS)
 WORDS = reply(b'data: {"response":"Hello"}\n\ndata: [DONE]\n\n')
 HALF = b'data: {"response":"Hel"}\n\n'
@@ -32,6 +33,8 @@ BUSY = json_error(429, 3040, "Capacity temporarily exceeded, please try again.")
 GONE = json_error(410, 5028, "Model has been deprecated")
 FAULT = json_error(500, 3043, "Internal server error")
 SPENT = json_error(429, 4006, "you have used up your daily free allocation of 10,000 neurons")
+PROVIDER = json_error(400, 2005, "Failed to get response from provider")
+NO_TOKENS = reply(stream_bytes("empty_reply"))
 EDGE = reply(b"<html>", 502, framing="length", fields=[("content-type", "text/html")])
 
 Change = Callable[[Settings], Settings]
@@ -62,6 +65,8 @@ def sent(exchange: Exchange) -> dict[str, object]:
         ([BUSY, BUSY], [FIRST, SECOND, THIRD]),
         ([GONE, FAULT], [FIRST, SECOND, THIRD]),
         ([EDGE], [FIRST, FIRST]),
+        ([PROVIDER], [FIRST, SECOND]),
+        ([NO_TOKENS], [FIRST, SECOND]),
         ([EDGE, BUSY], [FIRST, FIRST, SECOND]),
         ([BUSY, EDGE], [FIRST, SECOND, SECOND]),
     ],
@@ -298,9 +303,8 @@ async def test_extra_fields_go_to_their_own_model_only() -> None:
 
 
 async def test_distilled_thoughts_are_not_the_answer() -> None:
-    thinker = "@cf/deepseek-ai/deepseek-r1-distill-qwen-32b"
     thoughts = reply(b'data: {"response":"Okay, hm.\\n</th"}\n\ndata: {"response":"ink>\\n\\nHi!"}\n\ndata: [DONE]\n\n')
-    change: Change = lambda settings: settings._replace(models=(thinker,))  # noqa: E731
+    change: Change = lambda settings: settings._replace(models=(THINKER,))  # noqa: E731
     async with StandIn([thoughts]) as standin, house(standin, change=change) as cfchat:
         assert (await cfchat.post()).body == b"Hi!"
 
@@ -423,20 +427,27 @@ async def test_a_silent_address_is_given_up_with_all_that_leads_there() -> None:
         assert cfchat.upstream._pool.state.idle == 1
 
 
-async def test_thinking_is_no_silence() -> None:
+@pytest.mark.parametrize("thought", ['{"choices":[{"delta":{"reasoning_content":"Hm."}}]}', '{"response":"Hm."}'])
+@pytest.mark.parametrize("close", ["", "</think>"])
+async def test_thinking_is_no_silence(thought: str, close: str) -> None:
     """The first words come later than the first-token deadline allows, but never is the model silent for long."""
-    thought = b'data: {"choices":[{"delta":{"reasoning_content":"Hm."}}]}\n\n'
 
     async def thinking(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
-        for _ in range(40):
-            await exchange.send(thought)
+        for _ in range(20):
+            await exchange.send(f"data: {thought}\n\n".encode())
             await asyncio.sleep(0.01)
-        await exchange.send(b'data: {"response":"Hello"}\n\ndata: [DONE]\n\n')
+        await exchange.send(b'data: {"response":"%b\\nHello"}\n\ndata: [DONE]\n\n' % close.encode())
         exchange.close()
 
-    async with StandIn([thinking]) as standin, house(standin, change=quicker(first_delta=0.2)) as cfchat:
-        assert (await cfchat.post()).body == b"Hello"
+    def change(settings: Settings) -> Settings:
+        return quicker(first_delta=0.1)(settings)._replace(models=(THINKER,))
+
+    async with StandIn([thinking]) as standin, house(standin, change=change) as cfchat:
+        answer = await cfchat.post()
+    # Nothing but the text shows whether it is a thought.
+    unsure = "reasoning" not in thought and not close
+    assert answer.body == (b"Hm." * 20 + b"\nHello" if unsure else b"Hello")
 
 
 async def test_what_timed_out_at_cloudflare_for_good_is_asked_of_nobody() -> None:
@@ -521,14 +532,15 @@ async def test_the_first_user_finds_a_connection_made() -> None:
 
 
 async def test_planned_removals_and_strange_names_are_warned_of() -> None:
-    listing = models_list((FIRST, "2026-12-24"), (SECOND, ""))
+    listing = models_list((FIRST, "2999-12-24"), (SECOND, "2001-12-24"))
     async with StandIn([either(listing, WORDS)], repeat=True) as standin, house(standin, change=chain()) as cfchat:
         await cfchat.upstream.start()
         await cfchat.logged(THIRD)
         assert (await cfchat.post()).body == b"Hello"
     (seen,) = (exchange for exchange in standin.requests if exchange.method == "GET")
     assert seen.target == f"/client/v4/accounts/{ACCOUNT}/ai/models/search?task=Text%20Generation"
-    assert any(f"model {FIRST} is going to be removed on 2026-12-24" in line for line in cfchat.log)
+    assert any(f"model {FIRST} is going to be removed on 2999-12-24" in line for line in cfchat.log)
+    assert any(f"model {SECOND} was to be removed on 2001-12-24" in line for line in cfchat.log)
     assert any(f"model {THIRD} is not in the account's list of models" in line for line in cfchat.log)
     assert not any(f"model {SECOND} is" in line for line in cfchat.log)
 

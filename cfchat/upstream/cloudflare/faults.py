@@ -2,7 +2,8 @@
 
 An error is judged by Cloudflare's own code first and by the HTTP status second, because a bad token may be a 400 and a
 200 can carry an error. Two tables hold a verdict for each code and status: the error for the client, and whether
-another try or another model may help. Cloudflare's own words hold ids and names: they go into `detail`, for the log.
+another try or another model may help. A few codes have two meanings: their status or their words tell which.
+Cloudflare's own words hold ids and names: they go into `detail`, for the log.
 """
 
 from __future__ import annotations
@@ -77,27 +78,29 @@ _REPLY_BLOCKED = _Verdict(UpstreamRefused, "The reply was blocked.")
 # Workers AI 3xxx, 5xxx and 8xxx; v4 API 971, 1000, 6003, 7xxx, 9xxx and 10000; AI Gateway 2xxx; edge 1015.
 # Cloudflare sends 4006 where its documentation says 3036.
 _CODES: Mapping[int, _Verdict] = {
-    **dict.fromkeys((3003, 3030, 3039, 5004, 5005, 5006, 5012, 5019, 5025, 8001, 8006), _REFUSED),
+    **dict.fromkeys((3003, 3030, 3039, 5004, 5005, 5006, 5012, 5019, 5023, 5025, 8001, 8006), _REFUSED),
     **dict.fromkeys((3042, 5007, 5018, 5028, 5035), _GONE),
     5016: _NOT_YET,  # until the account agrees to the model's licence
     **dict.fromkeys((3006, 5021), _TOO_LONG),
-    **dict.fromkeys((1000, 2001, 2009, 6003, 7000, 7003, 9106, 9109, 10000), _SETUP),
+    **dict.fromkeys((1000, 2001, 2008, 2009, 6003, 7000, 7003, 9106, 9109, 10000), _SETUP),
     **dict.fromkeys((3023, 3041), _BLOCKED_ACCOUNT),
     **dict.fromkeys((3007, 3008), _SLOW),
     3046: _TOO_SLOW,
     **dict.fromkeys((3036, 4006), _DAY_USED_UP),
-    2045: _BUDGET_USED_UP,
-    **dict.fromkeys((2018, 2021, 3040), _BUSY),
+    **dict.fromkeys((2021, 2045), _BUDGET_USED_UP),
+    **dict.fromkeys((2018, 3040), _BUSY),
     **dict.fromkeys((971, 2003), _TOO_MANY),
     1015: _EDGE_TOO_MANY,
     3021: _MODEL_TOO_MANY,
-    **dict.fromkeys((3043, 8004, 8005), _ENGINE_FAULT),
+    **dict.fromkeys((2005, 3043, 8004, 8005), _ENGINE_FAULT),  # 2005: the engine behind the gateway
+    **dict.fromkeys((7009, 7013), _FAULT),
     2016: _PROMPT_BLOCKED,
     2017: _REPLY_BLOCKED,
 }
 # The statuses that say more than that the client or the server is at fault.
 _STATUSES: Mapping[int, _Verdict] = {
     **dict.fromkeys((401, 403), _SETUP),
+    402: _BUDGET_USED_UP,
     408: _SLOW,
     410: _GONE,
     413: _TOO_LONG,
@@ -109,6 +112,10 @@ _STATUSES: Mapping[int, _Verdict] = {
 }
 # Cloudflare uses 3030 for other refusals, too: only its words say that the conversation is too long.
 _LENGTH_WORDS = r"(?i)context|too long|tokens|sequence"
+# 2021 is about money, or about the credentials of a provider.
+_CREDENTIAL_WORDS = r"(?i)credential|authenti|unauthori|api key"
+# The spend limit of a gateway has no documented code, but the status of a rate limit.
+_MONEY_WORDS = r"(?i)\b(spen[dt]|spending|budget|credits?|cost limit)\b"
 
 
 def read_error(status: int, fields: FieldsLike, body: bytes, now: float | None = None) -> UpstreamError:
@@ -167,11 +174,17 @@ def _verdict(status: int, fault: _Fault) -> _Verdict:
     code = fault.code
     if code == 3030 and re.search(_LENGTH_WORDS, fault.message):
         return _TOO_LONG
+    if code == 2021 and re.search(_CREDENTIAL_WORDS, fault.message):
+        return _SETUP
+    if code == 2017 and status == 422:
+        return _PROMPT_BLOCKED  # there it may be the reply as well: nothing tells which
     if isinstance(code, int) and code in _CODES:
         return _CODES[code]
     if 200 <= status < 300:
         # OpenAI's errors have the status as their code. Any other error under a 200 may pass.
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    if status == 429 and re.search(_MONEY_WORDS, fault.message):
+        return _BUDGET_USED_UP
     return _STATUSES.get(status, _FAULT if status >= 500 else _REFUSED)
 
 
@@ -213,13 +226,16 @@ def _faults(reply: Mapping[str, Any]) -> list[_Fault]:
 def _fault(item: object) -> _Fault:
     if type(item) is not dict:
         return _Fault(None, item if isinstance(item, str) else "")
-    code = item.get("internalCode") if item.get("code") is None else item["code"]
-    if isinstance(code, str) and re.fullmatch(_CODE_DIGITS, code):
-        code = int(code)
-    if type(code) not in (int, str):
-        code = None
+    codes = [_code(item.get(name)) for name in ("code", "internalCode")]
+    code = next((code for code in codes if code in _CODES), codes[0] if codes[0] is not None else codes[1])
     messages = [item.get("message"), *_reasons(item.get("error_chain"))]
     return _Fault(code, ": ".join(message for message in messages if isinstance(message, str)))
+
+
+def _code(value: object) -> int | str | None:
+    if isinstance(value, str) and re.fullmatch(_CODE_DIGITS, value):
+        return int(value)
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
 
 
 def _reasons(chain: object) -> list[object]:

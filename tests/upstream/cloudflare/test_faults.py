@@ -28,7 +28,7 @@ ELSEWHERE = {
     "429_3040_capacity",
     "500_3043_internal",
     "524_html",
-    "gw_402_2021_wholesale",
+    "gw_400_2005_provider_failed",
 }
 WAITS = {"429_971_api_throttle": 30.0, "429_3021_per_minute": 10.0, "429_1015_edge_text": 60.0}
 
@@ -62,6 +62,42 @@ def test_ids_and_names_are_for_the_log_only(name: str) -> None:
 def test_code_3030_is_about_length_only_where_it_says_so(message: str) -> None:
     body = json.dumps({"errors": [{"code": 3030, "message": message}]}).encode()
     assert read_error(400, {}, body).code == "upstream_refused"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "expected"),
+    [
+        (402, 2021, "Invalid User Credentials", "upstream_auth"),
+        (402, 2021, "Authentication failed", "upstream_auth"),
+        (402, 2021, "Insufficient credits", "upstream_quota"),
+        (402, 2021, "", "upstream_quota"),
+        (200, 2021, "Invalid User Credentials", "upstream_auth"),
+        (402, None, "Payment required", "upstream_quota"),
+        (422, 2017, "Response blocked", "content_blocked"),
+        (424, 2017, "Response blocked", "upstream_refused"),
+        (424, 2016, "Prompt blocked", "content_blocked"),
+        (429, None, "Spend limit reached", "upstream_quota"),
+        (429, None, "Monthly budget exceeded", "upstream_quota"),
+        (429, 99, "You have spent all credits", "upstream_quota"),
+        (429, None, "Too many requests", "upstream_rate_limited"),
+        (429, 2003, "Rate limited, budget your requests", "upstream_rate_limited"),
+        (400, None, "budget is no field", "upstream_refused"),
+    ],
+)
+def test_words_and_status_tell_what_a_code_leaves_open(
+    status: int, code: int | None, message: str, expected: str
+) -> None:
+    error = read_error(status, {}, json.dumps({"error": [{"code": code, "message": message}]}).encode())
+    assert error.code == expected
+    assert not error.elsewhere
+    assert error.retryable is (expected == "upstream_rate_limited")
+
+
+@pytest.mark.parametrize("status", [200, 400, 424, 500, 502])
+@pytest.mark.parametrize(("code", "elsewhere"), [(2005, True), (7009, False), (7013, False)])
+def test_a_passing_fault_is_one_under_any_status(status: int, code: int, elsewhere: bool) -> None:
+    error = read_error(status, {}, json.dumps({"error": {"code": code, "message": "?"}}).encode())
+    assert (error.code, error.retryable, error.elsewhere) == ("upstream_unavailable", True, elsewhere)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +162,8 @@ def test_a_wait_of_two_minutes_is_not_spent_three_times() -> None:
         {"name": "AiGatewayError", "httpCode": 401, "internalCode": 2009, "message": "Unauthorized"},
         {"success": False, "error": [{"code": None, "internalCode": "2009", "message": "Unauthorized"}]},
         {"success": False, "errors": [], "error": [{"code": "2009", "message": "Unauthorized"}]},
+        {"errors": {"code": 2009, "message": "Unauthorized"}, "success": False},
+        {"errors": {"code": 401, "internalCode": 2009, "message": "Unauthorized"}},
         {"errors": [{"code": 7, "message": "?"}, {"code": 2009, "message": "Unauthorized"}]},
         {"error": {"code": 2009, "message": "Unauthorized"}},
     ],
