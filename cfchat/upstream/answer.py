@@ -18,7 +18,7 @@ from cfchat.net.mailbox import Mailbox
 from cfchat.upstream.cloudflare.faults import read_error
 from cfchat.upstream.cloudflare.models import thinks_first
 from cfchat.upstream.cloudflare.reply import ReplyReader, read_json_reply
-from cfchat.upstream.cloudflare.skim import EventReader
+from cfchat.upstream.cloudflare.skim import EventReader, Learned
 from cfchat.upstream.connection import AFTER_DONE, FIRST_TOKEN, NEXT_TOKEN, WHOLE_REPLY, Connection
 from cfchat.wire.messages import Data
 
@@ -50,15 +50,9 @@ class Answer:
     """
 
     def __init__(
-        self,
-        lent: Connection,
-        model: str,
-        max_tokens: int,
-        deadlines: Deadlines,
-        tag: str,
-        tools: bool = False,
-        json_mode: bool = False,
-    ) -> None:
+        self, lent: Connection, model: str, max_tokens: int, deadlines: Deadlines, tag: str,
+        tools: bool = False, json_mode: bool = False, learned: Learned | None = None,
+    ) -> None:  # fmt: skip
         self.model = model
         self.tries = 1
         self.left_out = 0
@@ -67,7 +61,7 @@ class Answer:
         self._tag = tag
         self._shape = (max_tokens, thinks_first(model), tools, json_mode)
         self._reply = ReplyReader(*self._shape)
-        self._events = EventReader(self._reply)
+        self._events = EventReader(self._reply, learned)
         self._first: list[Delta] = []
         self._over = False
         self._take: Take | None = None

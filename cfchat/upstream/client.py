@@ -12,6 +12,7 @@ import logging
 import random
 import ssl
 import time
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from cfchat.upstream.cloudflare.account import Api, Gateway
 from cfchat.upstream.cloudflare.catalogue import Model, read_models
 from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, MODEL_FIELDS, takes, window_of
 from cfchat.upstream.cloudflare.request import encode_request
+from cfchat.upstream.cloudflare.skim import Learned
 from cfchat.upstream.connect import connect
 from cfchat.upstream.connection import LIST_OF_MODELS, Connection, UpstreamStale
 from cfchat.upstream.origin import Origin
@@ -82,6 +84,7 @@ class Upstream:
         self._chance = chance
         self._api = Api(settings.origin, settings.account, settings.token, settings.gateway)
         self._circuits = circuits.Circuits(settings.circuits)
+        self._learned: defaultdict[str, Learned] = defaultdict(Learned)  # by model, of which few are offered
         self._upkeep: list[asyncio.Task[None]] = []
         self._context = context
         self._failed = failed  # gets the error of every try
@@ -267,7 +270,8 @@ class Upstream:
         json_mode = "response_format" in conversation.passed or "response_format" in extra
         lent, pooled = await self._pool.borrow()
         while True:
-            answer = Answer(lent, model, max_tokens, settings.deadlines, tag, tools, json_mode)
+            learned = self._learned[model]
+            answer = Answer(lent, model, max_tokens, settings.deadlines, tag, tools, json_mode, learned)
             answer.left_out = left_out
             try:
                 await answer.begin(request)

@@ -99,13 +99,14 @@ class ReplyReader:
             raise self._error
         return deltas
 
-    def say(self, text: str, usage: Mapping[str, Any]) -> Delta | None:
-        """Return the delta of events that say this text and no more but a usage; `usage` is the largest that is new.
+    def say(self, text: str, usage: bytes, total: float) -> Delta | None:
+        """Return the delta of events that say this text and no more but a usage.
+
+        `usage` is the JSON of the largest that is new, `total` its total; empty and 0 if none is new.
 
         Call it only while `answering`. It does what `read` does with such events, but for parsing them.
         """
-        if usage:
-            self._usage.add(usage)
+        self._usage.add_json(usage, total)
         if not text:
             return None
         self._last = text[-1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from cfchat.conversation.model import Delta
 from cfchat.errors import EventTooLarge, UpstreamError
 from cfchat.upstream.cloudflare.reply import ReplyReader
-from cfchat.upstream.cloudflare.template import Template, find
+from cfchat.upstream.cloudflare.template import Match, Template, find
 from cfchat.wire.sse import SSEParser
 
 # How many events are parsed one by one to find a template: of one read, and in a row.
@@ -21,13 +21,24 @@ _MORE, _BEFORE = 8, 2
 _MOST_SKIMMED = 1 << 19
 
 
-class EventReader:
-    """The reader of one stream: bytes in, deltas out. What the events say is kept in `reply`."""
+class Learned:
+    """What the streams of one model have taught: the last template of their events, None before there was one."""
 
-    def __init__(self, reply: ReplyReader) -> None:
+    template: Template | None = None
+
+
+class EventReader:
+    """The reader of one stream: bytes in, deltas out. What the events say is kept in `reply`.
+
+    A template that it makes is kept in `learned`, for the next stream of the model.
+    """
+
+    def __init__(self, reply: ReplyReader, learned: Learned | None = None) -> None:
         self._reply = reply
         self._parser = SSEParser()
-        self._template: Template | None = None
+        self._learned = learned or Learned()
+        self._template = self._learned.template
+        self._seen = ""  # the pattern of the last event that was learned from
         self._tried = 0
         self._between = False  # no event has begun, and the next one can be more of the answer
 
@@ -41,12 +52,9 @@ class EventReader:
         deltas: list[Delta] = []
         if self._template is not None and self._between and len(data) <= _MOST_SKIMMED:
             # Fast case: events like those before. Falls through to _skim and _parse; equal by test_skim.py.
-            match = self._template.one(data) or self._template.read(data)
+            match = self._template.read(data)
             if match is not None:
-                self._tried = 0
-                delta = self._reply.say(match.text, match.usage)
-                if delta is not None:
-                    deltas.append(delta)
+                self._say(match, deltas)
                 if match.rest:
                     self._parse(match.rest, deltas)
                 return deltas
@@ -79,18 +87,28 @@ class EventReader:
                 break
             last = self._parse(data[:end], deltas)
             data = data[end:]
-            if last is None or not self._reply.answering:
+            if last is None:
                 break
+            if not self._reply.answering:
+                continue  # the first event of many models has no text yet
             self._tried += 1
-            self._learn(last)
-            match = self._template.read(data) if self._template is not None and self._between else None
+            match = self._match(data)
+            if match is None:
+                self._learn(last)
+                match = self._match(data)
             if match is not None:
-                self._tried = 0
-                delta = self._reply.say(match.text, match.usage)
-                if delta is not None:
-                    deltas.append(delta)
+                self._say(match, deltas)
                 return match.rest
         return data
+
+    def _match(self, data: bytes) -> Match | None:
+        return self._template.read(data) if data and self._between and self._template is not None else None
+
+    def _say(self, match: Match, deltas: list[Delta]) -> None:
+        self._tried = 0
+        delta = self._reply.say(match.text, match.usage, match.total)
+        if delta is not None:
+            deltas.append(delta)
 
     def _parse(self, data: bytes, deltas: list[Delta]) -> str | None:
         """Read event by event. Return the data of the last event, None if there is none or an error."""
@@ -107,9 +125,10 @@ class EventReader:
         return events[-1].data if events else None
 
     def _learn(self, data: str) -> None:
-        """Keep the template of an event that was parsed, if an example of it says its text and no more."""
-        template = find(data)
-        if template is not None:
-            usage = template.example_usage
-            if self._reply.says_only("text", usage, template.fill("text", "padding", usage)):
-                self._template = template
+        """Make a template of two events, one after the other, that are alike and say their text and no more."""
+        shape = find(data)
+        # Compiling takes as long as parsing fifty events: only for two that are alike.
+        pattern = "" if shape is None else shape.pattern
+        if shape is not None and pattern == self._seen and self._reply.says_only("text", shape.usage, shape.example):
+            self._template = self._learned.template = Template(shape)
+        self._seen = pattern

@@ -1,194 +1,153 @@
 """Read events that look alike without parsing them. Pure.
 
 The events of one stream differ in their text only, and where the model adds them in random padding (`p`) and in the
-numbers of a usage. `find` learns the rest from one event: the template. Bytes that are nothing but such events are
-cut at the template's literals, and one call of the JSON decoder reads the texts of all. Anything else is no match,
-and is left to the parsers.
+numbers of a usage. `find` learns the rest from one event: what it shares with those like it is one regular expression,
+which reads any number of them at once. Anything else is no match, and is left to the parsers.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from cfchat.wire.strict_json import decode_first
+from cfchat.wire.strict_json import decode, decode_first
 
-# The parts of an event that may vary. Which string is the text is a guess here: the caller tries an example.
+# The inside of a string, its escapes unchecked; and a number that is a count (usage.py).
+_STRING = r'[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+'
+_NUMBER = r"(?:0|[1-9][0-9]{0,14}+)(?:\.[0-9]{1,20}+)?+"
+# The parts that may vary; `id` and `created` do so from stream to stream. Which string is the text is a guess here:
+# the caller tries an example.
 _PARTS = re.compile(
-    r'"(?:response|content)"\s*:\s*"(?P<text>(?:[^"\\]|\\.)*+)"'
-    r'|"p"\s*:\s*"(?P<padding>[0-9A-Za-z]++)"'
+    rf'"(?:response|content)"\s*:\s*"(?P<text>{_STRING})"'
+    r'|"(?:p|id)"\s*:\s*"(?P<word>[0-9A-Za-z-]++)"'
+    rf'|"created"\s*:\s*(?P<number>{_NUMBER})(?=\s*[,}}])'
     r'|"usage"\s*:\s*(?P<usage>\{(?:[^{}]|\{[^{}]*+\})*+\})'
 )
-# Two usages that differ in these alone have the same structure, if both are JSON at all.
-_DIGITS = b"0123456789."
-_total_of = itemgetter("total_tokens")
-_NO_TOTAL = 1e15  # from here on a number is no count, as below 0 (usage.py)
+_ANY = {"text": f"(?P<text>{_STRING})", "word": "[0-9A-Za-z-]++", "number": _NUMBER}
+_OTHER = {"text": "text", "word": "word", "number": "1"}
+_COUNTS = re.compile(rf'(?P<total>"total_tokens")?\s*:\s*(?P<number>{_NUMBER})(?=\s*[,}}])')
 _OTHER_DIGITS = str.maketrans("0123456789", "1234567891")
+# The more the events share, the longer it takes to compile; those of no model share as many characters.
+_LONGEST_PATTERN = 4096
+# How many events of another kind a read may end with: the finish reason, a usage or two, [DONE], and one cut in two.
+_MOST_OTHERS = 5
 
 
 class Match(NamedTuple):
-    """What some events say together, and the bytes behind them. `usage` is the largest; empty if none is new."""
+    """What some events say together, and the bytes behind them.
+
+    `usage` is the JSON of the first usage with the largest total, `total` that number; empty and 0 if none may vary.
+    """
 
     text: str
-    usage: Mapping[str, Any]
+    usage: bytes
+    total: float
     rest: bytes
 
 
-class Template:
-    """What the events of one stream share: `kinds` of parts that vary, and the `literals` before, between, behind them.
+class Shape(NamedTuple):
+    """What an event shares with those like it: the `pattern` of one.
 
-    `usage` is the usage of one event, as JSON; the others may have other digits in it. `example_usage` is such another
-    one. Both are empty if all events have the same usage, or none.
+    `example` is the data of another one, with the text "text" and this `usage`, which is empty if it may not vary.
     """
 
-    def __init__(self, literals: Sequence[str], kinds: Sequence[str], usage: str = "") -> None:
-        self.example_usage = usage.translate(_OTHER_DIGITS)
-        self._literals, self._kinds = literals, kinds
-        self._usage = usage.encode()  # the last one that was read
-        self._without_digits = self._usage.translate(None, _DIGITS)
-        begin, *behind = (literal.encode() for literal in literals)
-        self._begin = b"data: " + begin
-        self._end = behind.pop() + b"\n\n"
-        self._next = self._end + self._begin
-        self._parts = [*zip(kinds, [*behind, self._end], strict=True)]  # each part with the literal behind it
+    pattern: str
+    example: str
+    usage: str
 
-    def fill(self, text: str, padding: str, usage: str) -> str:
-        """Return the data of an event with these parts; the text is escaped, the usage is JSON."""
-        parts = {"text": text, "padding": padding, "usage": usage}
-        filled = [literal + parts[kind] for literal, kind in zip(self._literals, self._kinds, strict=False)]
-        return "".join([*filled, self._literals[-1]])
 
-    def one(self, data: bytes) -> Match | None:
-        """Match one whole event whose text has no escapes; None in any doubt."""
-        if not data.startswith(self._begin):
-            return None
-        text, usage, rest = b"", b"", data[len(self._begin) :]
-        for kind, literal in self._parts:
-            part, found, rest = rest.partition(literal)
-            if not found:
-                return None
-            if kind == "text":
-                text = part
-            elif kind == "usage":
-                usage = part
-            elif not part.isalnum():
-                return None
-        # A quote or a backslash means another string than it seems to be, or more than one.
-        if rest or b'"' in text or b"\\" in text:
-            return None
-        largest: Mapping[str, Any] = {}
-        try:
-            decoded = text.decode()
-            if not decoded.isprintable():  # JSON escapes what moves the cursor
-                return None
-            if usage != self._usage:
-                if usage.translate(None, _DIGITS) != self._without_digits:
-                    return None
-                largest, end = decode_first(usage.decode())
-                if end != len(usage) or type(largest) is not dict:  # a digit in the wrong place made it another value
-                    return None
-                self._usage = usage
-        except ValueError:
-            return None
-        return Match(decoded, largest, b"")
+class Template:
+    """Reads the events of one shape."""
+
+    def __init__(self, shape: Shape) -> None:
+        # The streams of one model have one pattern, so `re` has it compiled already.
+        self._event = re.compile(shape.pattern.encode(), re.MULTILINE)
+        self._text = self._event.groupindex["text"]
+        self._usage = self._event.groupindex.get("usage", 0)  # 0 if it may not vary
 
     def read(self, data: bytes) -> Match | None:
         """Match the events that the bytes begin with; None in any doubt."""
-        if not data.startswith(self._begin):
+        last = data.rfind(b"\ndata: ") + 1
+        match = self._event.match(data, last)
+        others = 0
+        while match is None and last and others < _MOST_OTHERS:
+            last = data.rfind(b"\ndata: ", 0, last) + 1
+            match = self._event.match(data, last)
+            others += 1
+        if match is None:
             return None
-        start, last = len(self._begin), data.rfind(self._begin)
-        end = data.find(b"\n\n", last) + 2
-        if not data.endswith(self._end, last + start, end):
-            end = last  # the last event is another one, or not whole
-            if not data.endswith(self._end, start, end):
-                return None
-        pieces: Sequence[bytes] = data[start : end - len(self._end)].split(self._next)
-        texts: Sequence[bytes] = ()
-        usages: Sequence[bytes] = ()
-        for kind, literal in self._parts:
-            parts = pieces
-            if literal is not self._end:
-                parts, found, pieces = zip(*[piece.partition(literal) for piece in pieces], strict=True)
-                if b"" in found:
-                    return None
-            if kind == "text":
-                texts = parts
-            elif kind == "usage":
-                usages = parts
-            elif not b"".join(parts).isalnum():
-                return None
-        text = _decode(texts)
-        usage = self._largest(usages) if text is not None and usages else {}
-        return None if text is None or usage is None else Match(text, usage, data[end:])
+        if last:
+            return self._read_many(data, match.end())
+        text = _decode(match["text"])
+        if text is None:
+            return None
+        rest = data[match.end() :]
+        return Match(text, match["usage"], float(match["total"]), rest) if self._usage else Match(text, b"", 0, rest)
 
-    def _largest(self, usages: Sequence[bytes]) -> Mapping[str, Any] | None:
-        """Return the first usage with the largest total; {} if none is new, None in any doubt."""
-        new = dict.fromkeys(usages)
-        new.pop(self._usage, None)
-        if not new:
-            return {}
-        if b"\n".join(new).translate(None, _DIGITS) != b"\n".join([self._without_digits] * len(new)):
+    def _read_many(self, data: bytes, end: int) -> Match | None:
+        """Read up to the end of the last event that matches."""
+        rows = self._event.findall(data, 0, end)
+        # Each has the two newlines behind it, and no others: then nothing else is among them.
+        if len(rows) * 2 != data.count(b"\n", 0, end):
             return None
-        try:
-            read = decode_first(f"[{b','.join(new).decode()}]")[0]
-            totals = [*map(_total_of, read)]
-        except (ValueError, KeyError):
+        columns = [*zip(*rows, strict=True)]
+        text = _decode(b"\n".join(columns[self._text - 1]))
+        if text is None:
             return None
-        largest = max(totals)
-        if min(totals) < 0 or largest >= _NO_TOTAL:
-            return None
-        self._usage = usages[-1]
-        usage: Mapping[str, Any] = read[totals.index(largest)]
-        return usage
+        if not self._usage:
+            return Match(text, b"", 0, data[end:])
+        usages, totals = columns[self._usage - 1 : self._usage + 1]  # the total is the next group
+        most = max(dict.fromkeys(totals), key=float)
+        return Match(text, usages[totals.index(most)], float(most), data[end:])
 
 
-def _decode(texts: Sequence[bytes]) -> str | None:
-    """Return the texts as one, if each is the inside of one JSON string."""
-    listed = b'","'.join(texts)
-    if not _are_strings(listed, len(texts)):
-        return None
+def _decode(lines: bytes) -> str | None:
+    """Return the texts, one a line, as one; None if one of them is wrong in its escapes or no UTF-8."""
     try:
-        return "".join(decode_first(f'["{listed.decode()}"]')[0])
+        texts = lines.decode()
+        if "\\" not in texts:
+            return texts.replace("\n", "")
+        return "".join(decode('["' + texts.replace("\n", '","') + '"]'))
     except ValueError:
         return None
 
 
-def _are_strings(listed: bytes, count: int) -> bool:
-    """Return whether each of the texts, with `","` between them, is one string of JSON, if it is right in its escapes.
-
-    It is if it has a quote only behind a single backslash, and none at its end. Two backslashes could mean anything.
-    """
-    quotes = 2 * (count - 1)
-    if b"\\" in listed:
-        if b"\\\\" in listed or b'\\","' in listed:
-            return False
-        quotes += listed.count(b'\\"')
-    return listed.count(b'"') == quotes
-
-
-def find(data: str) -> Template | None:
-    """Return the template that an event of this data may be one of; None for data of an unusual form."""
+def find(data: str) -> Shape | None:
+    """Return what an event of this data may share with others; None for data of an unusual form."""
     if "\n" in data:
         return None
-    literals, kinds, usage, at = list[str](), list[str](), "", 0
-    for match in _PARTS.finditer(data):
-        kind = match.lastgroup or ""
-        if kind != "padding" and kind in kinds:
-            continue
+    pattern, example, usage, at = "^data: ", "", "", 0
+    for part in _PARTS.finditer(data):
+        kind = part.lastgroup or ""
         if kind == "usage":
-            if not _has_total(match[kind]):
+            varied, other = _usages_like(part[kind]), part[kind].translate(_OTHER_DIGITS)
+            if usage or not varied:
                 continue
-            usage = match[kind]
-        literals.append(data[at : match.start(kind)])
-        kinds.append(kind)
-        at = match.end(kind)
-    return Template([*literals, data[at:]], kinds, usage) if "text" in kinds else None
+            usage = other
+        else:
+            varied, other = _ANY[kind], _OTHER[kind]
+            if kind == "text" and varied in pattern:
+                continue  # the first one is the text
+        literal = data[at : part.start(kind)]
+        pattern += re.escape(literal) + varied
+        example += literal + other
+        at = part.end(kind)
+    if _ANY["text"] not in pattern or len(pattern) + len(data) - at > _LONGEST_PATTERN:
+        return None
+    # findall returns rows only where there are two groups or more.
+    return Shape(f"{pattern}{re.escape(data[at:])}()\n\n", example + data[at:], usage)
 
 
-def _has_total(usage: str) -> bool:
+def _usages_like(usage: str) -> str:
+    """Return the pattern of a usage that differs from this one in its numbers only; nothing if it has no one total."""
     try:
-        return type(decode_first(usage)[0].get("total_tokens")) in (int, float)
+        total = decode_first(usage)[0].get("total_tokens")
     except (ValueError, RecursionError):
-        return False
+        return ""
+    pattern, at = "(?P<usage>", 0
+    for count in _COUNTS.finditer(usage):
+        pattern += re.escape(usage[at : count.start("number")])
+        pattern += f"(?P<total>{_NUMBER})" if count["total"] else _NUMBER
+        at = count.end()
+    varies = type(total) in (int, float) and usage.count('"total_tokens"') == 1 and "(?P<total>" in pattern
+    return f"{pattern}{re.escape(usage[at:])})" if varies else ""

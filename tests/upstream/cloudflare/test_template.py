@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from streams import PADS, WORDS
 
 from cfchat.upstream.cloudflare.template import Match, Template, find
+from cfchat.wire.strict_json import decode
 
 USAGE = '{"completion_tokens":%d,"total_tokens":%d,"details":{"cached":0},"neurons":0.5}'
+CLASSIC = '{"response":"%(text)s"}'
+PADDED = '{"choices":[{"delta":{"content":"%(text)s"}}],"p":"%(padding)s"}'
+COUNTED = '{"usage":%(usage)s,"choices":[{"delta":{"content":"%(text)s"}}]}'
+SHAPES = (CLASSIC, PADDED, COUNTED)
 
 
-def templates() -> tuple[Template, Template, Template]:
-    """Return a plain one, one with padding, and one with a usage, none of which has read anything."""
-    return (
-        Template(['{"response":"', '"}'], ["text"]),
-        Template(['{"choices":[{"delta":{"content":"', '"}}],"p":"', '"}'], ["text", "padding"]),
-        Template(['{"usage":', ',"choices":[{"delta":{"content":"', '"}}]}'], ["usage", "text"], USAGE % (1, 1)),
-    )
+def event(shape: str, text: str, padding: str = "ab", usage: str = USAGE % (1, 1)) -> bytes:
+    data = shape % {"text": text, "padding": padding, "usage": usage}
+    return f"data: {data}\n\n".encode("utf-8", "surrogatepass")
 
 
-CLASSIC, PADDED, _ = templates()
+def learn(shape: str) -> Template:
+    """Return the template of an event of this shape."""
+    found = find(event(shape, "a")[6:-2].decode())
+    assert found is not None
+    return Template(found)
 
 
-def counted() -> Template:
-    return templates()[2]
-
-
-def event(template: Template, text: str, padding: str = "ab", usage: str = USAGE % (1, 1)) -> bytes:
-    return f"data: {template.fill(text, padding, usage)}\n\n".encode("utf-8", "surrogatepass")
-
-
-def test_an_odd_event_ends_nothing() -> None:
-    """A backslash of the model's own is parsed; what follows is skimmed again."""
-    template = find('{"response":"a"}')
-    assert template is not None
-    assert template.read(b'data: {"response":"\\\\"}\n\n') is None
-    assert template.read(b'data: {"response":"b"}\n\ndata: [DONE]\n\n') == Match("b", {}, b"data: [DONE]\n\n")
+def check(shape: str, raw: bytes) -> Match | None:
+    """Return what the template reads, if it is what the events in front of the rest say, one parsed after the other."""
+    match = learn(shape).read(raw)
+    if match is not None:
+        read = raw.removesuffix(match.rest)
+        events = [decode(data.removeprefix("data: ")) for data in read.decode().split("\n\n")[:-1]]
+        deltas = [found["choices"][0]["delta"] if "choices" in found else found for found in events]
+        assert match.text == "".join(delta.get("content", delta.get("response")) for delta in deltas)
+        usages = [found.get("usage", {"total_tokens": 0}) for found in events]
+        largest = max(usages, key=lambda usage: usage["total_tokens"])
+        assert match.total == largest["total_tokens"]
+        assert (decode(match.usage.decode()) if match.usage else {"total_tokens": 0}) == largest
+    return match
 
 
 @pytest.mark.parametrize(
@@ -52,24 +54,28 @@ def test_an_odd_event_ends_nothing() -> None:
         ["a\tb"],
         ["\\u00", "41"],  # right only if they are put together
         ["\\"],
-        ["\\\\"],
         ["\\x"],
-        ["a", "\\"],
         ["\\", "a"],
         ["a\r"],
+        ["\ud800"],  # no UTF-8
     ],
 )
 def test_text_in_doubt_does_not_match(words: list[str]) -> None:
-    for template in templates():
-        raw = b"".join(event(template, word) for word in words)
-        assert template.read(raw) is None and template.one(raw) is None
+    for shape in SHAPES:
+        assert learn(shape).read(b"".join(event(shape, word) for word in words)) is None
+
+
+def test_bytes_that_are_right_only_if_they_are_put_together_do_not_match() -> None:
+    euro = "\u20ac".encode()
+    for cut in (1, 2):
+        halves = (event(CLASSIC, "#").replace(b"#", half) for half in (euro[:cut], euro[cut:]))
+        assert learn(CLASSIC).read(b"".join(halves)) is None
 
 
 @pytest.mark.parametrize("padding", ["\\", 'a"', '","q":"', "é", " ", "\n", '"}}],"p":"'])
 def test_padding_in_doubt_does_not_match(padding: str) -> None:
-    raw = b"".join(event(PADDED, "a", other) for other in ("ab", padding, "ab"))
-    assert PADDED.read(raw) is None
-    assert PADDED.one(event(PADDED, "a", padding)) is None
+    assert learn(PADDED).read(b"".join(event(PADDED, "a", other) for other in ("ab", padding, "ab"))) is None
+    assert learn(PADDED).read(event(PADDED, "a", padding)) is None
 
 
 @pytest.mark.parametrize(
@@ -78,52 +84,20 @@ def test_padding_in_doubt_does_not_match(padding: str) -> None:
         USAGE.replace("0.5", number) % (1, 1)
         for number in ("01", "1.", ".5", "1.2.3", "--1", "1e", "", '"1"', "null", "NaN", "1 ", "1" * 5000)
     ]
-    + ["", "{}", USAGE[:-1] % (1, 1), USAGE[:-1] % (1, 1) + ',"more":1}', USAGE.replace("neurons", "n1") % (1, 1)],
+    + ["", "{}", USAGE[:-1] % (1, 1), USAGE[:-1] % (1, 1) + ',"more":1}', USAGE.replace("neurons", "n1") % (1, 1)]
+    + [USAGE.replace("%d", total) for total in ("-1", "1e3", "null", "1" * 16, "9" * 400 + ".0")],
 )
 def test_a_usage_in_doubt_does_not_match(usage: str) -> None:
-    template = counted()
-    raw = b"".join(event(template, "a", usage=other) for other in (USAGE % (1, 1), usage, USAGE % (1, 1)))
-    assert template.read(raw) is None
-    assert template.one(event(template, "a", usage=usage)) is None
-
-
-@pytest.mark.parametrize("total", ["-1", "1e3", "null", "1" * 16, "9" * 400 + ".0"])
-def test_events_of_which_one_has_a_total_that_is_no_count_do_not_match(total: str) -> None:
-    template = counted()
-    assert template.read(event(template, "a") + event(template, "b", usage=USAGE.replace("%d", total))) is None
-
-
-def test_a_total_below_zero_does_not_match_among_others() -> None:
-    template = find('{"response":"a","usage":{"completion_tokens":5,"total_tokens":-0}}')
-    assert template is not None
-    usages = ['{"completion_tokens":6,"total_tokens":-7}', '{"completion_tokens":9,"total_tokens":-8}']
-    assert template.read(b"".join(event(template, "a", usage=usage) for usage in usages)) is None
+    usages = USAGE % (1, 1), usage, USAGE % (1, 1)
+    assert learn(COUNTED).read(b"".join(event(COUNTED, "a", usage=other) for other in usages)) is None
+    assert learn(COUNTED).read(event(COUNTED, "a", usage=usage)) is None
 
 
 def test_the_first_usage_with_the_largest_total_is_the_one_that_counts() -> None:
     usages = [USAGE % pair for pair in ((1, 1), (2, 20), (3, 20), (4, 9), (5, 0))]
-    template = counted()
-    raw = b"".join(event(template, "a", usage=usage) for usage in usages)
-    assert template.read(raw) == Match("aaaaa", json.loads(usages[1]), b"")
-    assert template.one(event(template, "a", usage=usages[3])) == Match("a", json.loads(usages[3]), b"")
-
-
-def test_a_usage_that_was_just_read_is_not_read_again() -> None:
-    template, usage = counted(), USAGE % (2, 3)
-    for raw in (event(template, "a"), event(template, "a") * 2):  # of the event that the template was learned from
-        match = template.read(raw)
-        assert match is not None and match.usage == {}
-    raw = event(template, "a", usage=usage)
-    assert template.one(raw) == Match("a", json.loads(usage), b"")
-    assert template.one(raw) == Match("a", {}, b"")
-
-
-def test_a_usage_is_read_later_if_the_text_is_in_doubt() -> None:
-    template, usage = counted(), USAGE % (2, 3)
-    raw = event(template, "\\n", usage=usage)
-    assert template.one(raw) is None
-    assert template.read(raw + event(template, "\\x")) is None
-    assert template.read(raw) == Match("\n", json.loads(usage), b"")
+    raw = b"".join(event(COUNTED, "a", usage=usage) for usage in usages)
+    assert learn(COUNTED).read(raw) == Match("aaaaa", usages[1].encode(), 20, b"")
+    assert learn(COUNTED).read(event(COUNTED, "a", usage=usages[3])) == Match("a", usages[3].encode(), 9, b"")
 
 
 @pytest.mark.parametrize(
@@ -132,63 +106,81 @@ def test_a_usage_is_read_later_if_the_text_is_in_doubt() -> None:
         '{"completion_tokens":1}',  # its total would have to be added up
         '{"total_tokens":"1"}',
         '{"total_tokens":true}',
+        '{"total_tokens":-0}',
         '{"details":{"total_tokens":1}}',
+        '{"total_tokens":1,"details":{"total_tokens":2}}',  # which of them?
+        '{"total_tokens":1e3,"details":{"total_tokens":2}}',
+        '{"total_tokens":1e3}',
         '{"total_tokens":1,]}',
         '{"a":' * 2 + "7" + "}" * 2,
     ],
 )
 def test_a_usage_without_a_plain_total_is_the_same_in_all_events(usage: str) -> None:
-    template = find(f'{{"response":"a","usage":{usage}}}')
-    assert template is not None and template.example_usage == ""
-    assert template.one(event(template, "b")) == Match("b", {}, b"")
+    shape = f'{{"response":"%(text)s","usage":{usage}}}'
+    assert learn(shape).read(event(shape, "a") + event(shape, "b")) == Match("ab", b"", 0, b"")
+    found = find(event(shape, "a")[6:-2].decode())
+    assert found is not None and found.usage == ""
+
+
+def test_streams_of_one_model_have_one_pattern() -> None:
+    shape = '{"id":"%(padding)s","created":%(usage)s,"response":"%(text)s"}'
+    found = [find(event(shape, text, *rest)[6:-2].decode()) for text, *rest in (("a", "1f", "17"), ("b", "2-e", "18"))]
+    assert found[0] is not None and found[1] is not None
+    assert found[0].pattern == found[1].pattern
+
+
+def test_events_that_share_too_much_have_no_template() -> None:
+    assert find('{"response":"%s"}' % ("a" * 9999)) is not None
+    assert find('{"response":"a","more":"%s"}' % ("a" * 9999)) is None
 
 
 def test_an_event_that_lacks_a_part_does_not_match() -> None:
     raw = b'data: {"choices":[{"delta":{"content":"a"}\n\n' + event(PADDED, "b")
-    assert PADDED.read(raw) is None
+    assert learn(PADDED).read(raw) is None
     for raw in (b"", b"\n\n", b'data: {"response":"a"}\n', b'data: {"response":"}\n\n', b"\xff"):
-        assert CLASSIC.read(raw) is None
-    assert CLASSIC.read(b'data: {"response":"\xff"}\n\n') is None  # U+FFFD is for the parser to say
+        assert learn(CLASSIC).read(raw) is None
+    assert learn(CLASSIC).read(b'data: {"response":"\xff"}\n\n') is None  # U+FFFD is for the parser to say
 
 
 @pytest.mark.parametrize(
-    "behind", [b"data: {", b'data: {"response":"', b'data: {"response":"c"}\n', b'data: {"x":1}\n\n']
+    "behind",
+    [
+        b"data: {",
+        b'data: {"response":"',
+        b'data: {"response":"c"}\n',
+        b'data: {"x":1}\n\n',
+        b'data: {"x":1}\n\ndata: {"response":"","usage":{}}\n\ndata: [DONE]\n\n: end\n\n',
+    ],
 )
 def test_events_match_up_to_one_that_is_another_or_not_whole(behind: bytes) -> None:
-    for template in templates():
-        raw = event(template, "a") + event(template, "b")
-        match = template.read(raw + behind)
+    for shape in SHAPES:
+        raw = event(shape, "a") + event(shape, "b")
+        match = check(shape, raw + behind)
         assert match is not None and (match.text, match.rest) == ("ab", behind)
-        assert template.read(behind + raw) is None
+        assert learn(shape).read(behind + raw) is None
 
 
 USAGES = st.sampled_from([USAGE % (1, 1), USAGE % (12, 345), "{}", ""])
 
 
-@given(WORDS, PADS, USAGES, st.binary(max_size=3), st.integers(0, 60))
-def test_one_event_alone_matches_as_it_does_among_others(
-    words: str, padding: str, usage: str, broken: bytes, place: int
-) -> None:
-    for template, other in zip(templates(), templates(), strict=True):
-        raw = event(template, words, padding, usage)
-        behind = raw[place:], raw[place + len(broken) :]
-        for data in (raw, raw + raw, raw[:-1], *(raw[:place] + broken + rest for rest in behind)):
-            match = template.one(data)
-            if match is not None and match.usage and "total_tokens" not in match.usage:
-                assert other.read(data) is None
-            else:
-                assert match is None or other.read(data) == match
+@given(st.lists(st.tuples(WORDS, PADS, USAGES), min_size=1, max_size=4), st.binary(max_size=3), st.integers(0, 200))
+def test_what_matches_is_what_is_parsed(parts: list[tuple[str, str, str]], broken: bytes, place: int) -> None:
+    """Whole, with some bytes put in at any place, or in the place of others."""
+    for shape in SHAPES:
+        raw = b"".join(event(shape, *part) for part in parts)
+        check(shape, raw)
+        for rest in (raw[place:], raw[place + len(broken) :]):
+            check(shape, raw[:place] + broken + rest)
 
 
 def test_a_digit_before_a_usage_makes_it_no_usage() -> None:
-    *_, template = templates()
-    raw = event(template, "word", usage=USAGE % (2, 2))
-    assert template.one(raw.replace(b'"usage":{', b'"usage":0{')) is None
-    assert template.one(raw) is not None
+    raw = event(COUNTED, "word", usage=USAGE % (2, 2))
+    assert learn(COUNTED).read(raw.replace(b'"usage":{', b'"usage":0{')) is None
+    assert check(COUNTED, raw) is not None
 
 
-@pytest.mark.parametrize("word", [" word", "é", "это", "😀", "{}[],:'"])
-def test_plain_words_match(word: str) -> None:
-    for template in templates():
-        match = template.one(event(template, word))
-        assert match is not None and match.text == word
+@pytest.mark.parametrize("word", [" word", "é", "это", "😀", "{}[],:'", "\\n", '\\"so\\"', "\\\\"])
+def test_words_match(word: str) -> None:
+    for shape in SHAPES:
+        assert check(shape, event(shape, word)) is not None
+        assert check(shape, event(shape, word) * 3) is not None
