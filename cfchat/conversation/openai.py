@@ -7,7 +7,9 @@ Unknown keys are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from math import isinf
 from typing import Any, NamedTuple
 
 from cfchat.conversation.model import Conversation, Message
@@ -21,10 +23,12 @@ from cfchat.conversation.parse import (
     without_surrogates,
 )
 from cfchat.errors import BadChatRequest, BadOption, ModelNotFound, UnknownModel
+from cfchat.wire.strict_json import encode
 
 MOST_TOOLS = 128
 MOST_STOPS = 4
 MOST_LEVELS = 64  # of nesting, in a field that is passed on
+_PLAIN_KEY = re.compile(r"[A-Za-z_$][\w$-]{0,63}", re.ASCII)  # a key that may stand in a place as it is
 # These values mean the same as leaving the field out, but some models refuse even them.
 _NO_EFFECT: Mapping[str, tuple[object, ...]] = {
     "stop": ([],),
@@ -125,6 +129,8 @@ def _select_passed(document: Mapping[str, object], takes: Callable[[str], bool])
         problem = "This is nested too deeply." if _is_deep(value) else check(value)
         if problem:
             raise BadOption(problem, param=name)
+        if place := _find_infinite(value, name):
+            raise BadOption("This number is too large.", param=place)
         if not takes(name):
             raise BadOption(f"This model does not take `{name}`.", param=name)
         passed[name] = value
@@ -181,6 +187,29 @@ def _is_deep(value: object, levels: int = MOST_LEVELS) -> bool:
     """Return whether lists and objects are nested in more levels than that."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels == 0 or any(_is_deep(item, levels - 1) for item in inner)
+
+
+def _find_infinite(value: object, place: str) -> str:
+    """Return the place of a number that JSON can hold and cannot write again, or an empty string.
+
+    Python reads `1e999`, which RFC 8259 §6 allows, as infinity.
+    """
+    try:  # The encoder looks at everything in C, so the place is searched only if there is one.
+        encode(value)
+    except ValueError:
+        return next(_walk_infinite(value, place))
+    return ""
+
+
+def _walk_infinite(value: object, place: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _walk_infinite(item, f"{place}.{key if _PLAIN_KEY.fullmatch(key) else '*'}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _walk_infinite(item, f"{place}[{index}]")
+    elif isinstance(value, float) and isinf(value):
+        yield place
 
 
 _CHECKS = {

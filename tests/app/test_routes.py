@@ -245,6 +245,38 @@ async def test_second_reply_to_one_request_is_never_the_next() -> None:
 # --- what a client can do wrongly ---------------------------------------------------------------
 
 
+HI = b'{"messages":[{"role":"user","content":"Hi"}],'
+
+
+@pytest.mark.parametrize(
+    ("rest", "param"),
+    [
+        (b'"tools":[{"type":"function","function":{"name":"f","parameters":{"maximum":1e999}}}]}',
+         "tools[0].function.parameters.maximum"),
+        (b'"tool_choice":{"type":"function","function":{"name":"f"},"a b":[-1E+400]}}', "tool_choice.*[0]"),
+        (b'"response_format":{"type":"json_object","json_schema":1e999}}', "response_format.json_schema"),
+        (b'"temperature":1e999}', "temperature"),
+        (b'"max_tokens":-1e999}', "max_tokens"),
+    ],
+)  # fmt: skip
+async def test_a_number_that_json_cannot_write_again_is_400(rest: bytes, param: str) -> None:
+    async with StandIn([]) as standin, house(standin) as cfchat:
+        answer = await cfchat.post(HI + rest, "/v1/chat/completions")
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "invalid_option", param)
+
+
+async def test_what_utf_8_cannot_hold_is_replaced_wherever_it_is_passed_on() -> None:
+    call = rb'{"id":"\ud800","type":"function","function":{"name":"\ud801","arguments":"\ud802"}}'
+    body = (
+        rb'{"messages":[{"role":"user","content":"\ud803"},{"role":"assistant","tool_calls":[%b]},'
+        rb'{"role":"tool","tool_call_id":"\ud804","content":"\ud805"}],"stop":["\ud806"],'
+        rb'"tools":[{"type":"function","function":{"name":"\ud807","parameters":{"\ud808":"\ud809"}}}]}' % call
+    )
+    async with StandIn([reply(WORDS)]) as standin, house(standin) as cfchat:
+        assert (await cfchat.post(body, "/v1/chat/completions")).status == 200
+    assert standin.requests[0].body.decode().count("\ufffd") == 10
+
+
 @pytest.mark.parametrize(
     ("body", "code", "param"),
     [

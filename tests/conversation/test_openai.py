@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import pytest
@@ -125,6 +126,40 @@ def test_a_wrong_option_is_named(fields: Mapping[str, object], param: str) -> No
     with pytest.raises(BadOption) as caught:
         parse(**fields)
     assert caught.value.param == param
+
+
+NUMBERS = st.sampled_from([0, 1.5, -3, "x", None, inf, -inf])
+SCHEMAS = st.recursive(
+    NUMBERS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b c"]), inner)
+)
+
+
+@given(SCHEMAS)
+def test_a_number_that_cannot_be_sent_is_found_where_it_is(schema: object) -> None:
+    """`1e999` is JSON, and infinity once it is read."""
+
+    def first(value: object, place: str) -> str | None:
+        if value in (inf, -inf):
+            return place
+        items = [(f"[{i}]", item) for i, item in enumerate(value)] if isinstance(value, list) else []
+        if isinstance(value, dict):
+            items = [(".a" if key == "a" else ".*", item) for key, item in value.items()]
+        return next((found for key, item in items if (found := first(item, place + key))), None)
+
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    choice = {"type": "json_schema", "json_schema": {"schema": {"a": schema}}}
+    for name, value, place in (
+        ("tools", [TOOL, tool], "tools[1].function.parameters"),
+        ("tool_choice", tool, "tool_choice.function.parameters"),
+        ("response_format", choice, "response_format.json_schema.schema.a"),
+    ):
+        body = json.dumps({"messages": [HI], name: value}).replace("Infinity", "1e999").encode()
+        if (found := first(schema, place)) is None:
+            assert parse_completion(body, LIMITS).conversation.passed == {name: value}
+        else:
+            with pytest.raises(BadOption) as caught:
+                parse_completion(body, LIMITS)
+            assert caught.value.param == found
 
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
