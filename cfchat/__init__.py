@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from cfchat.errors import CfchatError
+from cfchat.errors import CfchatError, ConfigError
 
 if TYPE_CHECKING:
     from cfchat.api import Serving, chat, serve, stream_chat
@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CfchatError",
     "Config",
+    "ConfigError",
     "Conversation",
     "Hooks",
     "Message",

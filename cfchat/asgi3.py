@@ -19,6 +19,7 @@ from cfchat.app.hooks import Hooks
 from cfchat.app.service import Service
 from cfchat.errors import BodyTooLarge, CfchatError, Incomplete, RequestTimeout
 from cfchat.net.deadline import Deadline
+from cfchat.net.listen import UNIX
 from cfchat.net.mailbox import Mailbox
 from cfchat.server.record import Record
 from cfchat.server.reply import Head, Reply, respond
@@ -126,6 +127,7 @@ class _Exchange:
         self._mailbox: Mailbox[Event] = Mailbox(self._press)
         self._gone = False  # the client is
         self._cut = False
+        self._more = True  # of the body is to come
         self._handler: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._deadline = Deadline(self._leave)
@@ -180,29 +182,27 @@ class _Exchange:
         fields = Fields([(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]])
         if scope.get("http_version", "1.1")[:1] in "23" and "content-length" not in fields:
             fields = Fields([*fields, ("transfer-encoding", "chunked")])  # as HTTP/1.1 would announce such a body
-        peer = (scope.get("client") or ("",))[0]
+        client, server = scope.get("client"), scope.get("server")
+        # A path without a port is a unix socket's: its peers have no address, and are trusted to name their clients.
+        peer = client[0] if client else UNIX if server and server[1] is None else ""
         head = RequestHead(scope["method"], quote(_path(scope), "/@:", errors="replace"), 1, fields)
         secure = scope.get("scheme") == "https"
         return Request(head, self._service.peers.client(peer, fields), new_id(), self._read_body, secure)
 
-    async def _read_body(self, limit: int) -> bytes:
-        pieces: list[bytes] = []
-        size, more = 0, True
+    async def _read_body(self, body: bytearray, limit: int) -> None:
         try:
             async with asyncio.timeout(self._limits.body):
-                while more:
+                while self._more:
                     event = await self._receive()
                     if event["type"] == "http.disconnect":
                         raise Incomplete("The client left.")
-                    pieces.append(event.get("body", b""))
-                    size += len(pieces[-1])
-                    if size > limit:
+                    self._more = event.get("more_body", False)
+                    body += event.get("body", b"")
+                    if len(body) > limit:
                         raise BodyTooLarge(f"The body is over {limit} bytes.")
-                    more = event.get("more_body", False)
         except TimeoutError:
             raise RequestTimeout("The request's body did not arrive in time.") from None
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
-        return b"".join(pieces)
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

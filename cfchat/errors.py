@@ -52,7 +52,15 @@ class CfchatError(Exception):
 
 
 class ConfigError(CfchatError):
-    """Settings that cannot work; the message names every setting that is wrong."""
+    """Settings that cannot work; the message names every setting that is wrong.
+
+    >>> import cfchat
+    >>> try:
+    ...     cfchat.load_config(demo=True, port="many")
+    ... except cfchat.ConfigError as error:
+    ...     print(error)
+    port ...
+    """
 
     code = "invalid_config"
 

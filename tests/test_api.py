@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import doctest
+import gc
 import logging
+import os
 import pydoc
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import aclosing
@@ -177,6 +180,20 @@ async def test_an_address_in_use_is_a_config_error() -> None:
         with pytest.raises(ConfigError, match="in use"):
             async with cfchat.serve(cfchat.load_config(demo=True, environ={}, port=serving.port)):
                 pass
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "a..b:1", "nowhere.invalid:1"])
+async def test_an_admin_address_that_cannot_be_had_leaves_nothing_behind(address: str) -> None:
+    loop, tasks = asyncio.get_running_loop(), asyncio.all_tasks()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = address.format(port=taken.getsockname()[1])
+        files = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(cfchat.ConfigError, match=f"cannot listen on {address.partition(':')[0]} port"):
+            async with cfchat.serve(cfchat.load_config(demo=True, environ={}, port=0, admin=address)):
+                pass
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) == files
+    assert (loop.get_exception_handler(), asyncio.all_tasks()) == (None, tasks)
 
 
 # --- questions ------------------------------------------------------------------------------------

@@ -380,6 +380,21 @@ async def test_the_own_page_has_the_scheme_of_its_request(scheme: str, status: i
         assert (await called(app, path="/v1/models", scheme=scheme, headers=headers)).status == status
 
 
+@pytest.mark.parametrize(
+    ("server", "seen"), [(("/run/a.sock", None), "9.9.9.9"), (("a.example", 80), "-"), (None, "-")]
+)
+async def test_a_unix_socket_is_trusted_to_name_its_clients(
+    server: object, seen: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "cfchat")
+    async with cfchat.asgi(DEMO) as app:
+        fields = [(b"x-forwarded-for", b"9.9.9.9")]
+        await called(app, path="/v1/models", client=None, server=server, headers=fields)
+        await called(app, path="/v1/models", client=("8.8.8.8", 0), server=server, headers=fields)
+    assert f" {seen} GET /v1/models 200" in caplog.messages[-2]
+    assert " 8.8.8.8 GET /v1/models 200" in caplog.messages[-1]
+
+
 # --- its life -------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from cfchat.app.admission import Admission
@@ -60,7 +60,8 @@ class Exchange:
         conversation = with_system(conversation, *self._system)
         async with self._admission:
             if self._hooks.before_call is not None:
-                conversation = await run(self._hooks.before_call(conversation, request), "before_call", request.id)
+                before_call = self._hooks.before_call
+                conversation = await run("before_call", request.id, before_call, conversation, request)
             usage, asked = Usage(conversation), time.monotonic()
             model = conversation.options.model or self._default_model
             settled = True
@@ -138,7 +139,7 @@ class Exchange:
                 tokens.prompt, tokens.completion, usage.estimated, usage.whole,
             )  # fmt: skip
             # In a task of its own: a client that leaves with its reply must not end it.
-            task = asyncio.get_running_loop().create_task(_after_reply(self._hooks.after_reply(finished), request.id))
+            task = asyncio.get_running_loop().create_task(_after_reply(self._hooks.after_reply, finished))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
 
@@ -162,6 +163,6 @@ def _fields(answer: Answer, form: Form, asker: Asker) -> list[tuple[str, str]]:
     return fields
 
 
-async def _after_reply(hook: Awaitable[None], tag: str) -> None:
+async def _after_reply(hook: Callable[[Finished], Awaitable[None]], finished: Finished) -> None:
     with suppress(CfchatError):  # it is logged
-        await run(hook, "after_reply", tag)
+        await run("after_reply", finished.request_id, hook, finished)

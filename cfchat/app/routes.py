@@ -123,6 +123,7 @@ class App:
             CfchatError: `refuse` words it.
         """
         request.notes |= read_trace(request.fields.get("traceparent"))
+        request.max_body = self._settings.max_body
         reply.common = self.guard.origins.fields(request.fields)
         await self._route(request, reply)
 
@@ -217,12 +218,12 @@ class App:
         label = await self._identify(request)
         asker = self.guard.admit(label, request.client, time.monotonic(), time.time())
         _check_body_fields(request)
-        return asker, await request.read_body(self._settings.max_body)
+        return asker, await request.read_body()
 
     async def _identify(self, request: Request) -> str:
         label = self.guard.identify(request.fields, request.secure)
         if self._hooks.authenticate is not None:
-            label = await run(self._hooks.authenticate(request), "authenticate", request.id) or label
+            label = await run("authenticate", request.id, self._hooks.authenticate, request) or label
         if label:
             request.notes["key"] = label_of(label)
         return label

@@ -18,7 +18,7 @@ from cfchat.app.page import pages
 from cfchat.app.routes import App, Settings
 from cfchat.errors import CfchatError
 from cfchat.guard.guard import Guard
-from cfchat.net.listen import cannot_listen, is_loopback
+from cfchat.net.listen import is_loopback, listen_tcp
 from cfchat.ops.logs import log_request
 from cfchat.ops.loop_lag import LoopLag
 from cfchat.ops.metrics import Metrics, Samples
@@ -144,10 +144,8 @@ async def start_admin(
     """
     handlers = probes(fault, count)
     admin = Server(table(handlers), refuse_in_text, note=partial(log_request, level=logging.DEBUG))
-    try:
-        log.info("admin: http://%s:%d/metrics, /healthz, /readyz", *await admin.start(*address))
-    except OSError as error:
-        raise cannot_listen(f"{address[0]} port {address[1]}", error) from error
+    await admin.start_on(listen_tcp(*address))
+    log.info("admin: http://%s:%d/metrics, /healthz, /readyz", *admin.address)
     return admin
 
 

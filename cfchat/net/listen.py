@@ -60,7 +60,7 @@ def listening(where: Where) -> Iterator[list[socket.socket]]:
         ConfigError: the address or path cannot be listened on.
     """
     if where.uds is None:
-        with _closing(_listen_tcp(where.host, where.port)) as sockets:
+        with _closing(listen_tcp(where.host, where.port)) as sockets:
             yield sockets
         return
     with _closing([_listen_unix(where.uds, where.uds_mode)]) as sockets:
@@ -101,8 +101,12 @@ def _closing(sockets: list[socket.socket]) -> Iterator[list[socket.socket]]:
             sock.close()
 
 
-def _listen_tcp(host: str, port: int) -> list[socket.socket]:
-    """Return a socket for each address of the host that this machine has."""
+def listen_tcp(host: str, port: int) -> list[socket.socket]:
+    """Return a socket that listens for each address of the host that this machine has.
+
+    Raises:
+        ConfigError: the host is none, or one of its addresses cannot be listened on.
+    """
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     try:

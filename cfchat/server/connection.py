@@ -200,8 +200,8 @@ class Connection:
         self._fresh = False
         return event
 
-    async def _read_body(self, limit: int) -> bytes:
-        body, deadline = bytearray(), self._deadline
+    async def _read_body(self, body: bytearray, limit: int) -> None:
+        deadline = self._deadline
         if not self._take_body(body, limit):
             assert self._head is not None
             if self._head.expects_continue and not body and not self._wire.buffered:
@@ -220,7 +220,6 @@ class Connection:
             finally:
                 deadline.pause()
         self._stream.push(self._take_ahead, self._leave)
-        return bytes(body)
 
     def _take_body(self, body: bytearray, limit: int) -> bool:
         """Take what is there of the body; return whether that is all of it."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
+from cfchat.errors import BodyTooLarge, Incomplete
 from cfchat.wire.fields import Fields
 from cfchat.wire.messages import ReadLimits, RequestHead
 
@@ -31,7 +33,7 @@ class Request:
     """One request, its head read. `notes` is for what the handler wants in the log line.
 
     `client` is the client's address, also behind trusted proxies; `id` is what the log and `X-Request-Id` call it;
-    `secure` says whether it came over TLS.
+    `secure` says whether it came over TLS, and `max_body` is the limit of the body in bytes.
 
     >>> import cfchat
     >>> async def authenticate(request: cfchat.Request) -> str:
@@ -39,16 +41,20 @@ class Request:
     ...     return ""
     """
 
-    __slots__ = ("_body", "_read_body", "client", "fields", "id", "method", "notes", "path", "secure")
+    __slots__ = (
+        *("_body", "_read_body", "_received", "_turn"),
+        *("client", "fields", "id", "max_body", "method", "notes", "path", "secure"),
+    )
 
     def __init__(
         self,
         head: RequestHead,
         client: str,
         request_id: str,
-        read_body: Callable[[int], Awaitable[bytes]],
+        read_body: Callable[[bytearray, int], Awaitable[None]],
         secure: bool = False,
     ) -> None:
+        """`read_body(body, limit)` appends to `body` what is missing of it."""
         self.method = head.method
         self.path = head.path
         self.fields: Fields = head.fields
@@ -56,20 +62,33 @@ class Request:
         self.id = request_id
         self.secure = secure
         self.notes: dict[str, object] = {}
+        self.max_body = 1 << 20
         self._read_body = read_body
-        self._body: bytes | None = None
+        self._received: bytearray | None = bytearray()  # None once `_body` is whole
+        self._body = b""
+        self._turn = asyncio.Lock()
 
-    async def read_body(self, limit: int = 1 << 20) -> bytes:
-        """Return the whole body, at most `limit` bytes; the same each time it is asked for.
+    async def read_body(self, limit: int | None = None) -> bytes:
+        """Return the whole body, at most `limit` bytes (default: `max_body`); the same each time it is asked for.
+
+        A caller that is cancelled loses none of it, and several may wait for it together.
 
         Raises:
             BodyTooLarge: it is over the limit.
             RequestTimeout: it did not come in time.
-            ProtocolError: its framing is broken.
+            ProtocolError: its framing is broken, or the client left (Incomplete).
         """
-        if self._body is None:
-            self._body = await self._read_body(limit)
-        return self._body
+        limit = self.max_body if limit is None else limit
+        async with self._turn:
+            if self._received is not None:
+                try:
+                    await self._read_body(self._received, limit)
+                except OSError as error:
+                    raise Incomplete("The client left.") from error
+                self._body, self._received = bytes(self._received), None
+            elif len(self._body) > limit:
+                raise BodyTooLarge(f"The body is over {limit} bytes.")
+            return self._body
 
 
 class ClientGone(Exception):

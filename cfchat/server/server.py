@@ -61,9 +61,9 @@ class Server:
         Raises:
             OSError: it cannot be listened on.
         """
-        self._watch_files()
         server = await asyncio.start_server(self._accept, host, port, backlog=BACKLOG)
         self._servers.append(server)
+        self._watch_files()  # only now, because a server that cannot listen must leave nothing behind
         self.address = server.sockets[0].getsockname()[:2]
         return self.address
 

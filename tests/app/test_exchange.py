@@ -168,7 +168,7 @@ class Sent:
         raise AssertionError
 
 
-async def no_body(limit: int) -> bytes:
+async def no_body(body: bytearray, limit: int) -> None:
     raise AssertionError
 
 

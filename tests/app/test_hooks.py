@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from math import inf
 
 import pytest
 from client import Reply as Answered
-from house import House, house
+from client import parse, request
+from house import HELLO, House, house
 from standin import StandIn, partial, reply
 
 import cfchat as package
-from cfchat import Conversation, Hooks, Message, Reply, Request
+from cfchat import Conversation, Hooks, Message, Options, Reply, Request
 from cfchat.app import hooks
+from cfchat.app.routes import Settings as AppSettings
 from cfchat.errors import Unauthorized
 from cfchat.guard.guard import Guard, Settings
 from cfchat.guard.limits import Rate
+from cfchat.server.request import Limits
+from cfchat.wire.messages import ReadLimits
 
 WORDS = reply(
     b'data: {"response":"Hello"}\n\n'
@@ -106,6 +111,120 @@ async def test_an_error_of_a_hook(error: Exception, status: int, code: str) -> N
         assert (answer.status, answer.error["code"]) == (status, code)
         assert ("failed" in log and str(error) in log) == (status == 500)
         assert str(error) not in str(answer.error) or status == 418
+
+
+def changed(**changes: object) -> Teapot:
+    error = Teapot("I am one.")
+    for name, value in changes.items():
+        setattr(error, name, value)
+    return error
+
+
+class Bare(package.CfchatError):
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(changed(status=status) for status in (42, 100, 204, 304, 600, "403", None)),
+        *(changed(fields=[field]) for field in (("a b", "c"), ("A", "b\r\nC: d"), ("A", "\u4e2d"), ("A", None), "A")),
+        changed(fields=[("Content-Length", "5")]),
+        changed(fields=None),
+        *(changed(retry_after=wait) for wait in (inf, "soon")),
+        changed(message=b"x"),
+        changed(code=None),
+        changed(param={1}),
+        Bare(),
+        asyncio.CancelledError(),
+    ],
+    ids=lambda error: str(vars(error))[-40:],
+)
+async def test_an_error_of_a_hook_that_cannot_be_sent(error: BaseException) -> None:
+    async def authenticate(request: Request) -> str:
+        raise error
+
+    async with StandIn([]) as standin, house(standin, hooks=Hooks(authenticate=authenticate)) as cfchat:
+        answer = await cfchat.post()
+        await cfchat.logged("authenticate failed")
+    assert (answer.status, answer.error["code"], answer.whole) == (500, "internal_error", True)
+
+
+ASKED = Conversation((Message("user", "Hello"),))
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        None,
+        {"messages": []},
+        replace(ASKED, messages=()),
+        *(replace(ASKED, messages=wrong) for wrong in (None, (HELLO[0],))),  # type: ignore[arg-type]
+        *(replace(ASKED, messages=(Message("user", content),)) for content in (None, b"x", "\ud800")),  # type: ignore[arg-type]
+        replace(ASKED, messages=(Message("king", "Hello"),)),
+        replace(ASKED, messages=(Message("assistant", "", ({"n": inf},)),)),
+        replace(ASKED, options=None),  # type: ignore[arg-type]
+        *(replace(ASKED, options=Options(temperature=hot)) for hot in (inf, "hot")),  # type: ignore[arg-type]
+        *(replace(ASKED, options=Options(model=model)) for model in (7, "@cf/../b", "@cf/a/b c")),  # type: ignore[arg-type]
+        *(replace(ASKED, passed=passed) for passed in ({"tools": [inf]}, {"tools": {1}}, None)),  # type: ignore[arg-type]
+    ],
+    ids=lambda result: str(result)[-60:],
+)
+async def test_a_conversation_of_a_hook_that_cannot_be_sent(result: Conversation) -> None:
+    async def before_call(conversation: Conversation, request: Request) -> Conversation:
+        return result
+
+    async with StandIn([]) as standin, house(standin, hooks=Hooks(before_call=before_call)) as cfchat:
+        answer = await cfchat.post()
+        await cfchat.logged("before_call failed")
+    assert (answer.status, answer.error["code"]) == (500, "internal_error")
+
+
+@pytest.mark.parametrize("name", [7, b"ann", ["ann"]])
+async def test_a_name_that_is_none(name: str) -> None:
+    async def authenticate(request: Request) -> str:
+        return name
+
+    async with StandIn([]) as standin, house(standin, hooks=Hooks(authenticate=authenticate)) as cfchat:
+        answer = await cfchat.post()
+        await cfchat.logged("authenticate failed")
+    assert answer.status == 500
+
+
+async def test_a_hook_may_read_the_body_and_be_cancelled_at_it() -> None:
+    body, rest = json.dumps(HELLO).encode(), asyncio.Event()
+    read: list[bytes] = []
+
+    async def authenticate(request: Request) -> str:
+        first = asyncio.create_task(request.read_body())
+        await asyncio.sleep(0)  # it takes the part that came with the head
+        first.cancel()
+        await asyncio.wait([first])
+        rest.set()
+        read.extend(await asyncio.gather(request.read_body(), request.read_body(), request.read_body(1 << 30)))
+        return ""
+
+    async with StandIn([WORDS]) as standin, house(standin, hooks=Hooks(authenticate=authenticate)) as cfchat:
+        reader, writer = await cfchat.connect()
+        writer.write(request(body)[:-9])
+        await rest.wait()
+        writer.write(body[-9:])
+        answer = parse(await reader.read())
+        writer.close()
+    assert (answer.status, answer.body, read) == (200, b"Hello", [body] * 3)
+
+
+@pytest.mark.parametrize(("limit", "size", "status"), [(2000, 1500, 200), (1000, 1500, 413), (2 << 20, 3 << 19, 200)])
+async def test_the_limit_of_a_body_is_the_servers_for_a_hook_too(limit: int, size: int, status: int) -> None:
+    async def authenticate(request: Request) -> str:
+        await request.read_body()
+        return ""
+
+    messages, settings = [{"role": "user", "content": "x" * size}], AppSettings(max_body=limit)
+    ours, bare = Hooks(authenticate=authenticate), Limits(read=ReadLimits(body=None))
+    async with StandIn([WORDS]) as standin, house(standin, app=settings, limits=bare, hooks=ours) as cfchat:
+        assert (await cfchat.post(messages)).status == status
 
 
 async def test_a_hook_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
