@@ -224,7 +224,7 @@ class RateLimited(RequestError):
 
 
 class BudgetSpent(RateLimited):
-    """The day's tokens are used up: the budget of this client, or that of all clients."""
+    """The day's tokens are used up, or too few are left: of this client's budget, or of that of all clients."""
 
     code = "daily_tokens_spent"
 

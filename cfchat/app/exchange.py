@@ -1,8 +1,9 @@
 """A chat's life, from the conversation to the last byte of its reply.
 
-`Exchange.run` is one function: a turn among the running replies, the hooks, the upstream, the reply, and the usage that
-is settled however it ends. Up to the first words it waits for the upstream; then each read of the upstream is encoded
-and written to the client in one call (`take`), while this task sleeps in `answer.pour`.
+`Exchange.run` is one function: a turn among the running replies, the hooks, the upstream, the reply, and the usage.
+What the reply may cost is reserved first, and what it has cost is settled however it ends. Up to the first words this
+task waits for the upstream; then each read of the upstream is encoded and written to the client in one call (`take`),
+while the task sleeps in `answer.pour`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from cfchat.app.admission import Admission
@@ -18,7 +19,7 @@ from cfchat.app.hooks import Hooks, label_of, run
 from cfchat.app.hooks import Reply as Finished
 from cfchat.app.usage import Usage
 from cfchat.conversation.model import Conversation, Delta
-from cfchat.conversation.prepare import with_system
+from cfchat.conversation.prepare import estimate, with_system
 from cfchat.errors import CfchatError, UpstreamError
 from cfchat.guard.guard import Asker, Guard
 from cfchat.ops.metrics import Metrics
@@ -55,6 +56,7 @@ class Exchange:
         Raises:
             BadChatRequest: system messages are not accepted, and there is one.
             Overloaded: too many replies run already.
+            BudgetSpent: the reply may cost more tokens than are left of the day's.
             UpstreamError: no words came in all tries, or the reply broke off.
         """
         conversation = with_system(conversation, *self._system)
@@ -62,37 +64,36 @@ class Exchange:
             if self._hooks.before_call is not None:
                 before_call = self._hooks.before_call
                 conversation = await run("before_call", request.id, before_call, conversation, request)
-            usage, asked = Usage(conversation), time.monotonic()
+            question = estimate(conversation)
+            max_tokens = conversation.options.max_tokens or self._upstream.settings.max_tokens
+            held = self._guard.reserve(asker, question, max_tokens, time.time())
+            usage, asked = Usage(question, max_tokens), time.monotonic()
             model = conversation.options.model or self._default_model
-            settled = True
+            paid = True
             try:
-                asking = self._upstream.ask(conversation, client=asker.name, tag=request.id, lost=usage.lost.append)
+                asking = self._upstream.ask(conversation, client=asker.name, tag=request.id, spent=usage.add)
                 async with asking as answer:
                     self._note_first_words(request, answer, usage, asked)
                     model = answer.model
-                    await self._answer(request, reply, asker, answer, form, usage)
+                    await self._answer(request, reply, asker, answer, form)
+                    usage.whole = True
             except UpstreamError as error:
                 if usage.began is None:
-                    # Nothing was answered: only tries that were paid for are settled.
                     self._note_failure(request, error)
-                    model, settled = error.model or model, bool(usage.lost)
+                    model, paid = error.model or model, usage.tries > 0
                 else:
                     self._metrics.upstream_errors.add(1, error.code)
                 raise
             finally:
                 # A client that leaves before the first words has asked, and that is paid for.
-                if settled:
-                    self._settle(request, asker, model, usage)
+                self._settle(request, asker, model, usage, held, paid)
 
-    async def _answer(
-        self, request: Request, reply: Reply, asker: Asker, answer: Answer, form: Form, usage: Usage
-    ) -> None:
+    async def _answer(self, request: Request, reply: Reply, asker: Asker, answer: Answer, form: Form) -> None:
         fields = _fields(answer, form, asker)
         start = form.start(Meta(request.id, int(time.time()), answer.model))
 
         def take(batch: list[Delta]) -> None:
             nonlocal start
-            usage.add(batch)
             reply.write(start + form.encode(batch))
             start = b""
 
@@ -102,8 +103,6 @@ class Exchange:
             reply.start(200, fields, heartbeat=form.heartbeat, fail=form.fail)
         reply.follow(answer)
         last = await answer.pour(take)
-        usage.add(last)
-        usage.whole = True
         piece = start + form.encode(last) + form.finish()
         if form.whole:
             reply.send(200, fields, piece)
@@ -122,11 +121,23 @@ class Exchange:
 
     # --- settling -----------------------------------------------------------------------------
 
-    def _settle(self, request: Request, asker: Asker, model: str, usage: Usage) -> None:
-        """Count what a reply that is over has cost, however it ended."""
+    def _settle(
+        self, request: Request, asker: Asker, model: str, usage: Usage, held: Sequence[int], paid: bool
+    ) -> None:
+        """Charge what a reply that is over has cost, however it ended, and tell it to counters, log and hook.
+
+        If Cloudflare has refused all its tries it is not `paid`.
+        """
         tokens, metrics = usage.tokens, self._metrics
-        for name in self._guard.spend(asker, tokens.total, time.time()):
+        for name in self._guard.settle(asker, held, tokens.total if paid else 0, time.time()):
             log.warning("80 %% of today's tokens are used up: %s", " ".join(map(label_of, name.split(" "))))
+        if not paid:
+            return
+        if usage.impossible:
+            log.warning("%s usage of more tokens than were asked for: %d are counted", request.id, tokens.total)
+        if usage.neurons is not None:
+            request.notes["neurons"] = f"{usage.neurons:.6g}"
+            metrics.neurons.add(usage.neurons)
         metrics.tokens.add(tokens.prompt, "prompt")
         metrics.tokens.add(tokens.completion, "completion")
         if usage.began is not None:

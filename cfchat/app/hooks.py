@@ -39,7 +39,7 @@ class Reply:
     """A reply that is over: its client, its model, its cost.
 
     `who` is the label of a key, or the name that `authenticate` returned. `client` is an address. `estimated` says that
-    Cloudflare reported no numbers, for example because the reply is not `whole`.
+    Cloudflare reported no numbers for some of it, for example because the reply is not `whole`.
 
     >>> import asyncio, cfchat
     >>> async def bill(reply: cfchat.Reply) -> None:
@@ -65,7 +65,7 @@ class Hooks:
     `authenticate` gets a Request, with `fields` and `client`, before its body is read. It returns the client's name for
     rates, budgets and logs; if the name is empty, the address counts. API keys, if set, are checked too.
     `before_call` gets the Conversation as it will be sent, and returns it or another one. `after_reply` gets each Reply
-    when it is over, also if it broke off, or if its client left before the first word.
+    when it is over, also if it broke off or was empty, or if its client left before the first word.
 
     A CfchatError from the first two goes to the client as it is. Any other error, a result or an error that cannot be
     sent, or a hook that takes longer than half a minute, is logged and answered by a 500. An error in `after_reply` is

@@ -1,13 +1,15 @@
-"""What a reply costs in tokens: Cloudflare's own numbers, or an estimate if it reported none."""
+"""What a reply costs in tokens: Cloudflare's own numbers, and an estimate where it reported none.
+
+Cloudflare's numbers are believed up to what is possible, so that a wrong one cannot spend everybody's budget.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from operator import add
 from typing import NamedTuple
 
-from cfchat.conversation.model import Conversation, Delta
-from cfchat.conversation.prepare import estimate_tokens
-from cfchat.upstream.answer import Lost
+from cfchat.conversation.prepare import BYTES_OF_TOKEN
+from cfchat.upstream.cloudflare.usage import Cost
 
 
 class Tokens(NamedTuple):
@@ -19,50 +21,46 @@ class Tokens(NamedTuple):
 
 
 class Usage:
-    """The usage of one reply, and of the tries before it that failed and are paid for all the same (`lost`)."""
+    """The usage of one reply: of the try that gave it, and of those before it that are paid for all the same.
 
-    def __init__(self, conversation: Conversation) -> None:
-        self.lost: list[Lost] = []
+    `prompt` estimates the tokens of the conversation, and a reply may have `max_tokens`. Until a try is added, `tokens`
+    are those of the conversation: it was asked. `estimated` says that Cloudflare reported no numbers for some of it,
+    `impossible` that it reported more than was asked for. `neurons` is None if it reported none.
+    """
+
+    def __init__(self, prompt: int, max_tokens: int) -> None:
         self.began: float | None = None  # when the first words came, of time.monotonic
         self.whole = False
-        self._prompt = sum([estimate_tokens(message) for message in conversation.messages])
-        self._characters = 0
-        self._reported: Mapping[str, object] = {}
+        self.tries = 0
+        self.tokens = Tokens(prompt, 0, prompt)
+        self.estimated = True
+        self.impossible = False
+        self.neurons: float | None = None
+        self._prompt = prompt
+        # The estimate counts a token for three bytes, and a token is one byte at least.
+        longest = BYTES_OF_TOKEN * prompt
+        self._most = Tokens(longest, max_tokens, longest + max_tokens)
 
-    def add(self, batch: Sequence[Delta]) -> None:
-        """Count a batch of deltas."""
-        for delta in batch:
-            self._characters += len(delta.text)
-            if delta.reasoning or delta.tool_calls:
-                self._characters += len(delta.reasoning) + sum([len(call.arguments) for call in delta.tool_calls])
-        self._reported = batch[-1].usage or self._reported
+    def add(self, cost: Cost) -> None:
+        """Add a try that is over."""
+        reported = self._complete(cost)
+        counted = Tokens(*map(min, reported, self._most))
+        self.impossible |= counted != reported
+        more = min(cost.unreported // BYTES_OF_TOKEN, self._most.completion - counted.completion)
+        total = min(counted.total + more, self._most.total)
+        tokens = Tokens(counted.prompt, counted.completion + more, total)
+        estimated = (cost.total is None and cost.completion is None) or cost.unreported > 0
+        self.tokens = Tokens(*map(add, self.tokens, tokens)) if self.tries else tokens
+        self.estimated = estimated or (self.estimated and self.tries > 0)
+        if cost.neurons is not None:
+            self.neurons = (self.neurons or 0) + cost.neurons
+        self.tries += 1
 
-    @property
-    def tokens(self) -> Tokens:
-        """Return what the reply and its failed tries have cost."""
-        if not self.lost:
-            return self._count(self._reported, self._characters)
-        counts = [self._count(*attempt) for attempt in self._attempts()]
-        return Tokens(*(sum(numbers) for numbers in zip(*counts, strict=True)))
-
-    @property
-    def estimated(self) -> bool:
-        """Whether Cloudflare reported no numbers for some of it."""
-        return not all(reported for reported, _ in self._attempts())
-
-    def _attempts(self) -> list[Lost]:
-        if self.lost and self.began is None:
-            return self.lost
-        return [*self.lost, (self._reported, self._characters)]
-
-    def _count(self, reported: Mapping[str, object], characters: int) -> Tokens:
-        if not reported:
-            return Tokens(self._prompt, characters // 3, self._prompt + characters // 3)
-        prompt = _number(reported, "prompt_tokens", self._prompt)
-        completion = _number(reported, "completion_tokens", characters // 3)
-        return Tokens(prompt, completion, _number(reported, "total_tokens", prompt + completion))
-
-
-def _number(reported: Mapping[str, object], name: str, estimate: int) -> int:
-    number = reported.get(name)
-    return int(number) if isinstance(number, (int, float)) else estimate
+    def _complete(self, cost: Cost) -> Tokens:
+        """Return the reported numbers, and what follows from them or from the estimate for those that are missing."""
+        prompt, completion, total = cost.prompt, cost.completion, cost.total
+        if prompt is None:
+            prompt = self._prompt if total is None or completion is None else max(0, total - completion)
+        if completion is None:
+            completion = 0 if total is None else max(0, total - prompt)
+        return Tokens(prompt, completion, prompt + completion if total is None else total)

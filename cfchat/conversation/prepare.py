@@ -6,12 +6,14 @@ request comes in, then `with_defaults` and `trim` for the model that is asked.
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, replace
 
 from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.errors import BadChatRequest
+from cfchat.wire.strict_json import encode as encode_json
 
+# Of UTF-8. Most languages have more in a token, so an estimate is rather too high than too low.
+BYTES_OF_TOKEN = 3
 # The choices for system messages that a client sends.
 MERGE, DROP, REJECT = "merge", "drop", "reject"
 
@@ -55,8 +57,21 @@ def estimate_tokens(message: Message) -> int:
 
     Count one token for three bytes of UTF-8, rounded up, and eight for what the chat template puts around.
     """
-    calls = len(json.dumps(message.tool_calls)) if message.tool_calls else 0
-    return (len(message.content.encode()) + calls) // 3 + 9
+    size = len(message.content.encode())
+    if message.tool_calls or message.tool_call_id:
+        size += _size(message.tool_calls) + len(message.tool_call_id.encode())
+    return size // BYTES_OF_TOKEN + 9
+
+
+def estimate(conversation: Conversation) -> int:
+    """Estimate the tokens of a conversation: its messages, and the fields that are passed on, such as tools."""
+    tokens = sum([estimate_tokens(message) for message in conversation.messages])
+    return tokens + _size(conversation.passed) // BYTES_OF_TOKEN if conversation.passed else tokens
+
+
+def _size(value: object) -> int:
+    """Return the bytes of a value as JSON. A half of a surrogate pair counts as what it is replaced by."""
+    return len(encode_json(value).encode(errors="surrogatepass"))
 
 
 def trim(conversation: Conversation, budget: int) -> tuple[Conversation, int]:
@@ -68,7 +83,7 @@ def trim(conversation: Conversation, budget: int) -> tuple[Conversation, int]:
     messages = conversation.messages
     starts = [index for index, message in enumerate(messages) if message.role == "user"]
     tokens = [estimate_tokens(message) for message in messages]
-    over = sum(tokens) - budget
+    over = estimate(conversation) - budget
     if over <= 0 or not starts:
         return conversation, 0
     kept_from = 0

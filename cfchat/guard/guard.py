@@ -1,8 +1,8 @@
 """Let requests in or refuse them: the rules of this room, applied together.
 
 `identify` needs only the request's fields, so it comes before the body is read; a wrong key takes nothing from a
-rate. `admit` counts the client, and `spend` charges the tokens of its reply. Clocks are handed in. All state is in
-memory and bounded; each process has its own, and a restart clears it.
+rate. `admit` counts the client, `reserve` holds the tokens that its reply may cost, and `settle` charges those that it
+has cost. Clocks are handed in. All state is in memory and bounded; each process has its own, and a restart clears it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from cfchat.errors import BudgetSpent
 from cfchat.guard.addresses import network_of
 from cfchat.guard.budgets import Budget
 from cfchat.guard.cors import Origins
@@ -43,7 +44,7 @@ class Asker(NamedTuple):
     fields: Sequence[tuple[str, str]] = ()
 
 
-_ALL = ""  # the name that all clients together are counted by
+_ALL = "all together"  # the name that all clients are counted by
 
 
 class Guard:
@@ -53,8 +54,9 @@ class Guard:
         self.origins = settings.origins
         self.keys = settings.keys
         self._buckets = None if settings.rate is None else Buckets(settings.rate)
-        self._budget = None if settings.daily_tokens is None else Budget(settings.daily_tokens)
-        self._each = None if settings.daily_tokens_each is None else Budget(settings.daily_tokens_each)
+        # Each with the name that all clients share in it, if they do.
+        budgets = ((settings.daily_tokens, _ALL), (settings.daily_tokens_each, ""))
+        self._budgets = [(Budget(tokens), shared) for tokens, shared in budgets if tokens is not None]
 
     def admit(self, label: str, address: str, now: float, epoch: float) -> Asker:
         """Count a request by its key's label, or by its address if the label is empty.
@@ -67,10 +69,8 @@ class Guard:
         """
         name = f"key {label}" if label else network_of(address)
         fields = [] if self._buckets is None else self._buckets.take(name, now)
-        if self._budget is not None:
-            self._budget.check(_ALL, epoch)
-        if self._each is not None:
-            self._each.check(name, epoch)
+        for budget, shared in self._budgets:
+            budget.check(shared or name, epoch)
         return Asker(label, name, fields)
 
     def identify(self, fields: Fields, secure: bool = False) -> str:
@@ -83,11 +83,25 @@ class Guard:
         self.origins.check(fields, secure)
         return "" if self.keys is None else self.keys.find_label(fields.get("authorization"))
 
-    def spend(self, asker: Asker, tokens: int, epoch: float) -> list[str]:
-        """Charge the tokens of a reply; return the names whose budgets it brings to 80 %."""
-        names = []
-        if self._budget is not None and self._budget.spend(_ALL, tokens, epoch):
-            names.append("all together")
-        if self._each is not None and self._each.spend(asker.name, tokens, epoch):
-            names.append(asker.name)
-        return names
+    def reserve(self, asker: Asker, question: int, reply: int, epoch: float) -> list[int]:
+        """Hold the tokens of a question and the most that its reply may have; return what to give to `settle`.
+
+        Raises:
+            BudgetSpent: the client, or all clients together, have fewer tokens left.
+        """
+        held: list[int] = []
+        try:
+            for budget, shared in self._budgets:
+                held.append(budget.reserve(shared or asker.name, question, reply, epoch))
+        except BudgetSpent:
+            self.settle(asker, held, 0, epoch)
+            raise
+        return held
+
+    def settle(self, asker: Asker, held: Sequence[int], tokens: int, epoch: float) -> list[str]:
+        """Charge a reply instead of what is held for it; return the names whose budgets that brings to 80 %."""
+        return [
+            shared or asker.name
+            for (budget, shared), each in zip(self._budgets, held, strict=False)
+            if budget.settle(shared or asker.name, each, tokens, epoch)
+        ]

@@ -87,6 +87,7 @@ class Metrics:
         self.rejected = Family("cfchat_rejected_total", "Requests refused by this server, by code.", ("reason",))
         self.replies = Family("cfchat_replies_total", "Replies that began, by how they ended.", ("end",))
         self.tokens = Family("cfchat_tokens_total", "Tokens, as Cloudflare reports them or else estimated.", ("kind",))
+        self.neurons = Family("cfchat_neurons_total", "Neurons, as far as Cloudflare reports them.")
         self.first_token = Histogram(
             "cfchat_first_token_seconds", "From the whole question to the first words.", LONG
         )

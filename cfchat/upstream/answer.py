@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from typing import NamedTuple
 
 from cfchat.conversation.model import Delta
@@ -17,9 +17,11 @@ from cfchat.errors import EventTooLarge, UpstreamError, UpstreamProtocolError, U
 from cfchat.net.mailbox import Mailbox
 from cfchat.upstream.cloudflare.faults import read_error
 from cfchat.upstream.cloudflare.models import thinks_first
-from cfchat.upstream.cloudflare.reply import ReplyReader, read_json_reply
+from cfchat.upstream.cloudflare.reply import ReplyReader
 from cfchat.upstream.cloudflare.skim import EventReader, Learned
+from cfchat.upstream.cloudflare.usage import Cost, read_neurons
 from cfchat.upstream.connection import AFTER_DONE, FIRST_TOKEN, NEXT_TOKEN, WHOLE_REPLY, Connection
+from cfchat.wire.fields import Fields
 from cfchat.wire.messages import Data
 
 log = logging.getLogger("cfchat.upstream")
@@ -31,7 +33,6 @@ BYTES_AFTER_DONE = 64 * 1024
 WHOLE_BODY = 1 << 20
 
 Take = Callable[[list[Delta]], None]
-Lost = tuple[Mapping[str, object], int]
 
 
 class Deadlines(NamedTuple):
@@ -59,11 +60,12 @@ class Answer:
         self.connection = lent
         self._deadlines = deadlines
         self._tag = tag
-        self._shape = (max_tokens, thinks_first(model), tools, json_mode)
-        self._reply = ReplyReader(*self._shape)
+        self._reply = ReplyReader(max_tokens, thinks_first(model), tools, json_mode)
         self._events = EventReader(self._reply, learned)
         self._first: list[Delta] = []
         self._over = False
+        self._fields: Fields | None = None  # of a head that accepts the request
+        self._refused = False
         self._take: Take | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
@@ -94,10 +96,12 @@ class Answer:
                         deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
                 if not self._reply.answered:
                     raise self._reply.empty_error()
-        except UpstreamTimeout as error:
-            if error.origin_status is None:
+        except UpstreamError as error:
+            if isinstance(error, UpstreamTimeout) and error.origin_status is None:
                 # The model took the request and kept silent: another model may be quicker.
                 error.elsewhere = True
+            else:
+                self._refused = self._fields is None
             raise
         deadline.pause()
 
@@ -106,11 +110,13 @@ class Answer:
         self._reply.collected = True
 
     @property
-    def lost(self) -> Lost | None:
-        """What a failed try has cost: the usage that Cloudflare reported and the characters of reasoning, or None."""
-        usage, thought = self._reply.usage or {}, sum(len(delta.reasoning) for delta in self._first)
-        thought += self._reply.unsure
-        return (usage, thought) if usage or thought else None
+    def cost(self) -> Cost | None:
+        """What this try has cost so far; None if Cloudflare refused it or closed the connection without a head."""
+        cost = None if self._refused else self._reply.cost
+        if cost is not None and cost.neurons is None and self._fields is not None:
+            neurons = self._fields.get("cf-ai-neurons")
+            return cost if neurons is None else cost._replace(neurons=read_neurons(neurons))
+        return cost
 
     async def _read_head(self) -> bool:
         """Read the head, and all of a reply that is not streamed; return whether that was all."""
@@ -118,9 +124,10 @@ class Answer:
         if head.status != 200:
             body = await whole_body(self.connection)
             raise read_error(head.status, head.fields, body, now=time.time())
+        self._fields = head.fields
         if head.fields.get("content-type", "")[:16].lower() == "application/json":
             body = await whole_body(self.connection)
-            self._first = read_json_reply(body, *self._shape)
+            self._first = self._reply.read_json(body)
             self._over = True
         return self._over
 

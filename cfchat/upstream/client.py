@@ -22,13 +22,14 @@ from cfchat.errors import DAY, UpstreamError, UpstreamModelGone, UpstreamOverloa
 from cfchat.net.dial import Resolver
 from cfchat.secret import Secret
 from cfchat.upstream import circuits, pool, retry
-from cfchat.upstream.answer import Answer, Deadlines, Lost, whole_body
+from cfchat.upstream.answer import Answer, Deadlines, whole_body
 from cfchat.upstream.cloudflare import faults
 from cfchat.upstream.cloudflare.account import Api, Gateway
 from cfchat.upstream.cloudflare.catalogue import Model, read_models
 from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, MODEL_FIELDS, takes, window_of
 from cfchat.upstream.cloudflare.request import encode_request
 from cfchat.upstream.cloudflare.skim import Learned
+from cfchat.upstream.cloudflare.usage import Cost
 from cfchat.upstream.connect import connect
 from cfchat.upstream.connection import LIST_OF_MODELS, Connection, UpstreamStale
 from cfchat.upstream.origin import Origin
@@ -133,24 +134,26 @@ class Upstream:
         *,
         client: str = "",
         tag: str = "-",
-        lost: Callable[[Lost], None] = lambda lost: None,
+        spent: Callable[[Cost], None] = lambda cost: None,
     ) -> Asking:
         """Return what asks the model for as long as it is entered: `async with upstream.ask(...) as answer`.
 
         Entering it waits until the model has said its first words; leaving it ends the reply. `client` is the name
-        that the client is counted by, `tag` begins the log lines, and `lost` is called with what each failed try has
-        cost: the usage that Cloudflare reported, and the characters of reasoning.
+        that the client is counted by, `tag` begins the log lines, and `spent` is called with the cost of each try that
+        Cloudflare did not refuse, when the try is over.
 
         Raises:
             UpstreamError: on entering, its `tries` set: no words came in all tries.
         """
         if self._defaults:
             conversation = with_defaults(conversation, self._settings.defaults)
-        return Asking(self, conversation, client, tag, lost)
+        return Asking(self, conversation, client, tag, spent)
 
-    def end(self, answer: Answer) -> None:
-        """Close the answer's connection, or keep it for another reply if the answer was read to its end."""
+    def end(self, answer: Answer, spent: Callable[[Cost], None]) -> None:
+        """Tell the cost. Close the answer's connection, or keep it if the answer was read to its end."""
         answer.close()
+        if (cost := answer.cost) is not None:
+            spent(cost)
         answer.connection.rest()
         self._pool.give_back(answer.connection, reusable=True)
 
@@ -174,7 +177,7 @@ class Upstream:
     # --- tries ---------------------------------------------------------------------------------------
 
     async def begin(
-        self, conversation: Conversation, client: str, tag: str, lost: Callable[[Lost], None]
+        self, conversation: Conversation, client: str, tag: str, spent: Callable[[Cost], None]
     ) -> Answer:
         """Try until the first words have come; see `ask`. The answer must be ended, once."""
         policy, began, attempt = self._settings.policy, self._clock(), 0
@@ -186,7 +189,7 @@ class Upstream:
             # Waiting in Cloudflare's queue pays only if there is no other model left to ask.
             hurry = attempt < policy.attempts and bool(others)
             try:
-                answer = await self._try(conversation, model, hurry, client, tag, lost)
+                answer = await self._try(conversation, model, hurry, client, tag, spent)
             except UpstreamError as error:
                 error.tries, error.model = attempt, model
                 others = self._others(conversation, asked, error, client, tag)
@@ -256,7 +259,7 @@ class Upstream:
             log.warning("%s model %s failed for %d clients in a row: not asked first for %g s", *what)
 
     async def _try(
-        self, conversation: Conversation, model: str, hurry: bool, client: str, tag: str, lost: Callable[[Lost], None]
+        self, conversation: Conversation, model: str, hurry: bool, client: str, tag: str, spent: Callable[[Cost], None]
     ) -> Answer:
         self._circuits.asked(model, client, self._clock())
         settings = self._settings
@@ -277,9 +280,7 @@ class Upstream:
                 await answer.begin(request)
                 return answer
             except BaseException as error:
-                self.end(answer)
-                if (cost := answer.lost) is not None:
-                    lost(cost)
+                self.end(answer, spent)
                 if not pooled or not isinstance(error, UpstreamStale):
                     raise
             log.debug("%s pooled connection had died: replaced", tag)
@@ -327,23 +328,23 @@ class Upstream:
 class Asking:
     """A question under way; see `Upstream.ask`."""
 
-    __slots__ = ("_answer", "_client", "_conversation", "_lost", "_tag", "_upstream")
+    __slots__ = ("_answer", "_client", "_conversation", "_spent", "_tag", "_upstream")
 
     def __init__(
-        self, upstream: Upstream, conversation: Conversation, client: str, tag: str, lost: Callable[[Lost], None]
+        self, upstream: Upstream, conversation: Conversation, client: str, tag: str, spent: Callable[[Cost], None]
     ) -> None:
         self._upstream = upstream
         self._conversation = conversation
         self._client = client
         self._tag = tag
-        self._lost = lost
+        self._spent = spent
 
     async def __aenter__(self) -> Answer:
-        self._answer = await self._upstream.begin(self._conversation, self._client, self._tag, self._lost)
+        self._answer = await self._upstream.begin(self._conversation, self._client, self._tag, self._spent)
         return self._answer
 
     async def __aexit__(self, *_: object) -> None:
-        self._upstream.end(self._answer)
+        self._upstream.end(self._answer, self._spent)
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -21,6 +21,7 @@ from cfchat.app.hooks import Hooks
 from cfchat.app.hooks import Reply as Finished
 from cfchat.app.routes import Settings as AppSettings
 from cfchat.conversation.model import Conversation, Message
+from cfchat.guard.guard import Guard, Settings
 from cfchat.net.stream import READ_SIZE, WRITE_AHEAD
 from cfchat.replies.text import Text
 from cfchat.server.record import Record
@@ -47,11 +48,12 @@ class Costs:
 
 
 async def nothing_left(cfchat: House) -> None:
-    """Nobody runs, waits, or holds a connection to the model; no hook is under way."""
+    """Nobody runs, waits, or holds tokens or a connection to the model; no hook is under way."""
     app = cfchat.app
     await until(lambda: app.streams == (0, 0) and not cfchat.upstream.pool.state.lent_out)
     await until(lambda: not app._exchange._settling)
     assert not app._exchange._admission._free.locked()
+    assert not any(budget._held for budget, _ in app.guard._budgets)
 
 
 async def leave(writer: asyncio.StreamWriter) -> None:
@@ -185,8 +187,8 @@ async def test_it_may_be_cancelled_at_every_turn_of_the_loop(warm: bool) -> None
         called += 1
         return conversation
 
-    ours = Hooks(before_call=before_call, after_reply=costs.after_reply)
-    async with StandIn([WORDS], repeat=True) as standin, house(standin, hooks=ours) as cfchat:
+    ours, guard = Hooks(before_call=before_call, after_reply=costs.after_reply), Guard(Settings(daily_tokens=10**9))
+    async with StandIn([WORDS], repeat=True) as standin, house(standin, hooks=ours, guard=guard) as cfchat:
         whole = turns = 0
         while whole < 5:
             if warm:

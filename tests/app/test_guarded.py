@@ -1,28 +1,22 @@
-"""Who may ask, through the real socket: origins, keys, rates, budgets, proxies, the queue for a turn."""
+"""Who may ask, through the real socket: origins, keys, rates, proxies, the queue for a turn."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
-from functools import partial as bind
 from ipaddress import ip_network
 
 import pytest
 from client import parse, request, until
 from house import HELLO, House, house
-from standin import Exchange, Script, StandIn, hang_up, reply, silence
-from standin import partial as half
+from standin import Exchange, StandIn, reply, silence
 
-from cfchat.app.hooks import Hooks, Reply
 from cfchat.app.routes import Settings as AppSettings
 from cfchat.guard.addresses import Proxies
 from cfchat.guard.cors import Origins
 from cfchat.guard.guard import Guard, Settings
 from cfchat.guard.keys import parse_keys
 from cfchat.guard.limits import Rate
-from cfchat.upstream.answer import Answer
-from cfchat.upstream.client import Settings as UpstreamSettings
 from cfchat.wire.fields import Fields
 
 WORDS = reply(
@@ -150,88 +144,6 @@ async def test_no_field_of_its_own_moves_a_client_to_its_proxys_rate(forged: str
         assert (await cfchat.post(fields=named)).status == 200
         assert (await cfchat.post(fields=f"{named}Forwarded: {forged}\r\n")).status == 429
     assert " 1.1.1.1 POST " in cfchat.log[-1]
-
-
-async def test_daily_tokens_are_counted_as_cloudflare_counts_them() -> None:
-    guard = Guard(Settings(daily_tokens=100))
-    async with StandIn([WORDS, WORDS]) as standin, house(standin, guard=guard) as cfchat:
-        assert [(await cfchat.post()).status for _ in range(3)] == [200, 200, 429]
-    assert len([line for line in cfchat.log if "80 % of today's tokens" in line]) == 1
-
-
-THOUGHT = b'data: {"choices":[{"delta":{"reasoning_content":"hmm, hmm"}}]}\n\n'
-UNSURE = b'data: {"response":"hmm, hmm"}\n\n'
-THOUGHT_ALL = (
-    b'data: {"choices":[{"delta":{},"finish_reason":"length"}],'
-    b'"usage":{"prompt_tokens":50,"completion_tokens":400,"total_tokens":450}}\n\ndata: [DONE]\n\n'
-)
-
-
-@pytest.mark.parametrize(
-    ("script", "status", "code", "counted"),
-    [
-        (reply(THOUGHT + THOUGHT_ALL), 502, "upstream_empty", (50, 400, False)),
-        (half(THOUGHT * 30), 502, "upstream_interrupted", (28, 80, True)),
-        (half(UNSURE * 30), 502, "upstream_interrupted", (28, 80, True)),
-    ],
-    ids=["thoughts alone", "a break before the first word", "a break before the closing tag"],
-)
-async def test_thoughts_without_a_word_are_paid_for(
-    script: Script, status: int, code: str, counted: tuple[int, int, bool]
-) -> None:
-    guard, told = Guard(Settings(daily_tokens=70)), asyncio.Queue[Reply]()
-    ours = Hooks(after_reply=told.put)
-    change = bind(UpstreamSettings._replace, models=("@cf/qwen/qwq-32b",))
-    async with StandIn([script] * 3) as standin, house(standin, guard=guard, hooks=ours, change=change) as cfchat:
-        answer = await cfchat.post()
-        assert (answer.status, answer.error["code"]) == (status, code)
-        found, tries = await told.get(), len(standin.requests)
-        assert (found.prompt_tokens, found.completion_tokens) == (counted[0] * tries, counted[1] * tries)
-        assert (found.estimated, found.whole) == (counted[2], False)
-        assert (await cfchat.post()).error["code"] == "daily_tokens_spent"
-
-
-async def test_the_thoughts_are_paid_for_by_who_leaves_meanwhile() -> None:
-    def answers() -> list[Answer]:
-        return [found for found in gc.get_objects() if type(found) is Answer]
-
-    def thinking() -> bool:
-        return any(found.lost == ({}, 240) for found in answers() if found not in others)
-
-    others = answers()  # of other tests
-    told = asyncio.Queue[Reply]()
-    script = half(THOUGHT * 30, then="silence")
-    async with StandIn([script]) as standin, house(standin, hooks=Hooks(after_reply=told.put)) as cfchat:
-        _, writer = await cfchat.connect()
-        writer.write(request(BODY))
-        await until(thinking)
-        writer.transport.abort()
-        assert (await told.get()).completion_tokens == 80
-
-
-async def test_a_reply_that_breaks_off_is_counted_too() -> None:
-    guard = Guard(Settings(daily_tokens_each=20))
-    script = half(b'data: {"response":"Hel"}\n\n')
-    async with StandIn([script]) as standin, house(standin, guard=guard) as cfchat:
-        assert not (await cfchat.post()).whole
-        assert (await cfchat.post()).error["code"] == "daily_tokens_spent"
-
-
-async def test_who_leaves_before_the_first_word_has_asked_all_the_same() -> None:
-    guard = Guard(Settings(daily_tokens_each=1))
-    async with StandIn([silence()]) as standin, house(standin, guard=guard) as cfchat:
-        _, writer = await cfchat.connect()
-        writer.write(request(BODY))
-        await standin.wait_requests()
-        writer.close()
-        await cfchat.logged(" 499 ")
-        assert (await cfchat.post()).error["code"] == "daily_tokens_spent"
-
-
-async def test_what_never_began_is_not_counted() -> None:
-    guard = Guard(Settings(daily_tokens_each=1))
-    async with StandIn([hang_up()] * 6) as standin, house(standin, guard=guard) as cfchat:
-        assert [(await cfchat.post()).status for _ in range(2)] == [502, 502]
 
 
 @pytest.mark.parametrize(

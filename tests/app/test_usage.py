@@ -7,78 +7,81 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfchat.app.usage import Tokens, Usage
-from cfchat.conversation.model import Conversation, Delta, Message, ToolCall
-from cfchat.conversation.prepare import estimate_tokens
+from cfchat.upstream.cloudflare.usage import Cost
 
-MESSAGES = (Message("system", "Be brief"), Message("user", "Hello there"))
-PROMPT = sum(map(estimate_tokens, MESSAGES))
-REPORTED = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 9}
+PROMPT, LONGEST = 30, 1000
+REPORTED = Cost(5, 2, 9)
 
 
-def usage() -> Usage:
-    begun = Usage(Conversation(MESSAGES))
-    begun.began = 1.0
-    return begun
+def of(*costs: Cost) -> Usage:
+    usage = Usage(PROMPT, LONGEST)
+    for cost in costs:
+        usage.add(cost)
+    return usage
 
 
-def test_nothing_said_costs_the_prompt() -> None:
-    for begun in (usage(), Usage(Conversation(MESSAGES))):
-        assert begun.tokens == Tokens(PROMPT, 0, PROMPT) and begun.estimated
-
-
-TEXTS = st.sampled_from(["", "a", "words", "é😀", "x" * 100])
-DELTAS = st.tuples(TEXTS, TEXTS, st.lists(TEXTS, max_size=2)).map(
-    lambda made: Delta(made[0], reasoning=made[1], tool_calls=tuple(ToolCall(0, "", "", text) for text in made[2]))
-)
-
-
-@given(st.lists(st.lists(DELTAS, min_size=1, max_size=4)))
-def test_an_estimate_counts_all_characters_however_they_are_batched(batches: list[list[Delta]]) -> None:
-    one, other = usage(), usage()
-    for batch in batches:
-        one.add(batch)
-        for delta in batch:
-            other.add([delta])
-    deltas = [delta for batch in batches for delta in batch]
-    characters = sum(len(delta.text) + len(delta.reasoning) for delta in deltas)
-    characters += sum(len(call.arguments) for delta in deltas for call in delta.tool_calls)
-    assert one.tokens == other.tokens == Tokens(PROMPT, characters // 3, PROMPT + characters // 3)
-    assert one.estimated and other.estimated
-
-
-def test_reported_numbers_count_and_the_last_ones() -> None:
-    counted = usage()
-    counted.add([Delta("x" * 300, usage={"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 1})])
-    counted.add([Delta(finish_reason="stop", usage=REPORTED)])
-    counted.add([Delta()])
-    assert counted.tokens == Tokens(5, 2, 9) and not counted.estimated
+def test_a_request_that_was_neither_answered_nor_refused_costs_its_question() -> None:
+    for usage in (of(), of(Cost())):
+        assert usage.tokens == Tokens(PROMPT, 0, PROMPT) and usage.estimated and not usage.impossible
+    assert (of().tries, of(Cost()).tries) == (0, 1)
 
 
 @pytest.mark.parametrize(
-    ("reported", "tokens"),
+    ("cost", "tokens", "estimated"),
     [
-        ({"completion_tokens": 2}, Tokens(PROMPT, 2, PROMPT + 2)),
-        ({"prompt_tokens": 5}, Tokens(5, 100, 105)),
-        ({"total_tokens": 7.0}, Tokens(PROMPT, 100, 7)),
-        ({"prompt_tokens": "5", "completion_tokens": None}, Tokens(PROMPT, 100, PROMPT + 100)),
+        (REPORTED, Tokens(5, 2, 9), False),
+        (Cost(5, 2), Tokens(5, 2, 7), False),
+        (Cost(completion=2), Tokens(PROMPT, 2, PROMPT + 2), False),
+        (Cost(completion=2, total=60), Tokens(58, 2, 60), False),
+        (Cost(total=60), Tokens(PROMPT, 30, 60), False),
+        (Cost(total=7), Tokens(PROMPT, 0, 7), False),
+        (Cost(5, unreported=300), Tokens(5, 100, 105), True),
+        (Cost(unreported=300), Tokens(PROMPT, 100, PROMPT + 100), True),
+        (Cost(unreported=2), Tokens(PROMPT, 0, PROMPT), True),
+        (Cost(5, 2, 9, unreported=31), Tokens(5, 12, 19), True),
+        (Cost(unreported=9999), Tokens(PROMPT, LONGEST, PROMPT + LONGEST), True),
+        (Cost(5, 900, 905, unreported=9999), Tokens(5, LONGEST, 1005), True),
     ],
 )
-def test_what_is_not_reported_is_estimated(reported: dict[str, object], tokens: Tokens) -> None:
-    counted = usage()
-    counted.add([Delta("x" * 300, usage=reported)])
-    assert counted.tokens == tokens
+def test_what_is_not_reported_follows_or_is_estimated(cost: Cost, tokens: Tokens, estimated: bool) -> None:
+    usage = of(cost)
+    assert (usage.tokens, usage.estimated, usage.impossible) == (tokens, estimated, False)
 
 
-def test_failed_tries_are_added_to_the_reply() -> None:
-    counted = usage()
-    counted.lost += [(REPORTED, 0), ({}, 30)]
-    counted.add([Delta("x" * 9, usage=REPORTED)])
-    assert counted.tokens == Tokens(5 + PROMPT + 5, 2 + 10 + 2, 9 + PROMPT + 10 + 9) and counted.estimated
-    counted.lost.pop()
-    assert not counted.estimated
+@pytest.mark.parametrize(
+    ("cost", "tokens"),
+    [
+        (Cost(91, 2, 93), Tokens(90, 2, 93)),
+        (Cost(5, 1001), Tokens(5, 1000, 1006)),
+        (Cost(10**14, 10**14), Tokens(90, 1000, 1090)),
+        (Cost(total=10**14), Tokens(PROMPT, 1000, 1090)),
+        (Cost(completion=2, total=10**14), Tokens(90, 2, 1090)),
+        (Cost(5, 2, total=10**14, unreported=300), Tokens(5, 102, 1090)),
+    ],
+)
+def test_more_than_was_asked_for_is_capped(cost: Cost, tokens: Tokens) -> None:
+    usage = of(cost)
+    assert usage.tokens == tokens and usage.impossible
+    assert of(cost, REPORTED).impossible and of(REPORTED, cost).impossible
 
 
-def test_where_no_words_came_only_the_failed_tries_count() -> None:
-    counted = Usage(Conversation(MESSAGES))
-    counted.lost.append((REPORTED, 0))
-    assert counted.tokens == Tokens(5, 2, 9) and not counted.estimated
+def test_tries_are_added_up() -> None:
+    usage = of(REPORTED, Cost(unreported=30), Cost(1, 1, 1))
+    assert (usage.tokens, usage.estimated) == (Tokens(5 + PROMPT + 1, 2 + 10 + 1, 9 + PROMPT + 10 + 1), True)
+    assert not of(REPORTED, REPORTED).estimated and of(Cost(), REPORTED).estimated
+
+
+def test_neurons_are_added_up_and_none_are_none() -> None:
+    assert of().neurons is None and of(REPORTED).neurons is None
+    assert of(Cost(neurons=0.5), REPORTED, Cost(neurons=0.25)).neurons == 0.75
+    assert of(Cost(neurons=0.0)).neurons == 0.0
+
+
+NUMBERS = st.none() | st.integers(0, 10**15)
+
+
+@given(st.lists(st.builds(Cost, NUMBERS, NUMBERS, NUMBERS, st.none(), st.integers(0, 10**6)), min_size=1, max_size=4))
+def test_no_numbers_cost_more_than_what_is_possible(costs: list[Cost]) -> None:
+    tokens, tries = of(*costs).tokens, len(costs)
+    assert 0 <= tokens.prompt <= 3 * PROMPT * tries and 0 <= tokens.completion <= LONGEST * tries
+    assert 0 <= tokens.total <= (3 * PROMPT + LONGEST) * tries

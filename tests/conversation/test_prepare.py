@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfchat.conversation.model import Conversation, Message, Options
-from cfchat.conversation.prepare import estimate_tokens, trim, with_defaults, with_system
+from cfchat.conversation.prepare import estimate, estimate_tokens, trim, with_defaults, with_system
 
 HI = (Message("user", "Hi"),)
 
@@ -46,6 +46,25 @@ def test_an_estimate_is_rather_too_high() -> None:
     for text, real in (("The quick brown fox jumps over the lazy dog.", 10), ("こんにちは世界", 6), ("é" * 9, 9)):
         assert real <= estimate_tokens(Message("user", text)) <= 3 * real
     assert estimate_tokens(Message("user", "")) > 0
+
+
+def test_all_that_goes_upstream_is_in_the_estimate() -> None:
+    hello = estimate(Conversation(HI))
+    assert hello == tokens(HI)
+    tool = {"type": "function", "function": {"name": "f", "description": "é" * 3000}}
+    assert 2000 <= estimate(Conversation(HI, passed={"tools": [tool]})) - hello <= 2050
+    schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": ["\ud800"] * 1000}}}
+    assert 1999 <= estimate(Conversation(HI, passed={"response_format": schema})) - hello <= 2050
+    call = {"id": "i" * 300, "type": "function", "function": {"name": "f", "arguments": "a" * 300}}
+    assert estimate_tokens(Message("assistant", "", (call,))) >= 200
+    assert estimate_tokens(Message("tool", "", tool_call_id="i" * 300)) >= 100
+
+
+def test_tools_take_their_part_of_the_window() -> None:
+    talk = (Message("user", "u" * 300), Message("assistant", "a"), Message("user", "last"))
+    conversation = Conversation(talk, passed={"tools": ["t" * 300]})
+    assert trim(conversation, estimate(conversation))[1] == 0
+    assert trim(conversation, estimate(conversation) - 1) == (Conversation(talk[2:], passed=conversation.passed), 2)
 
 
 def test_the_oldest_turns_go_first() -> None:

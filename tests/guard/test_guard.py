@@ -21,14 +21,29 @@ def test_a_key_is_counted_by_its_label_and_others_by_their_address() -> None:
 def test_budgets_of_all_and_of_each() -> None:
     guard = Guard(Settings(daily_tokens=100, daily_tokens_each=50))
     one = guard.admit("", "1.1.1.1", 0.0, NOON)
-    assert guard.spend(one, 50, NOON) == ["1.1.1.1"]
+    assert guard.settle(one, guard.reserve(one, 1, 9, NOON), 50, NOON) == ["1.1.1.1"]
     with pytest.raises(BudgetSpent):
         guard.admit("", "1.1.1.1", 0.0, NOON)
     two = guard.admit("", "2.2.2.2", 0.0, NOON)
-    assert guard.spend(two, 49, NOON) == ["all together", "2.2.2.2"]
-    guard.spend(two, 1, NOON)
+    assert guard.settle(two, guard.reserve(two, 1, 9, NOON), 49, NOON) == ["all together", "2.2.2.2"]
+    guard.settle(two, guard.reserve(two, 1, 0, NOON), 1, NOON)
     with pytest.raises(BudgetSpent):
         guard.admit("", "3.3.3.3", 0.0, NOON)
+
+
+def test_what_one_budget_refuses_is_not_held_by_another() -> None:
+    guard = Guard(Settings(daily_tokens=100, daily_tokens_each=50))
+    one, two = (guard.admit("", address, 0.0, NOON) for address in ("1.1.1.1", "2.2.2.2"))
+    held = guard.reserve(one, 10, 30, NOON)
+    with pytest.raises(BudgetSpent):
+        guard.reserve(one, 10, 1, NOON)
+    with pytest.raises(BudgetSpent):
+        guard.reserve(two, 51, 1, NOON)
+    guard.reserve(two, 10, 40, NOON)
+    three = guard.admit("", "3.3.3.3", 0.0, NOON)
+    guard.reserve(three, 5, 5, NOON)
+    assert guard.settle(one, held, 0, NOON) == []
+    guard.reserve(one, 10, 30, NOON)
 
 
 def test_a_wrong_key_takes_nothing_from_the_rate() -> None:

@@ -170,14 +170,19 @@ def _output_calls(output: list[Any], index: object = None) -> Iterator[dict[str,
 
 
 class Joiner:
-    """Joins the halves of a surrogate pair that two events hold. A half that stays alone becomes U+FFFD."""
+    """Joins the halves of a surrogate pair that two events hold. A half that stays alone becomes U+FFFD.
+
+    `size` counts the bytes of UTF-8 that came out.
+    """
 
     def __init__(self) -> None:
+        self.size = 0
         self._held = ""
 
     def join(self, text: str) -> str:
         """Return the text with what was held back, but for a first half at its end."""
         if not self._held and text.isascii():
+            self.size += len(text)
             return text
         text = self._held + text
         self._held = ""
@@ -185,9 +190,10 @@ class Joiner:
             text, self._held = text[:-1], text[-1]
         # UTF-16 is what makes a pair one character; "replace" would be "?" when encoding.
         try:
-            text.encode()
+            self.size += len(text.encode())
         except UnicodeEncodeError:
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+            self.size += len(text.encode())
         return text
 
     def flush(self) -> str:

@@ -2,7 +2,8 @@
 
 ReplyReader keeps the state that a single event does not have: whether the model still thinks, which call of a tool
 grows, the largest usage, the finish reason. What one event says is read in event.py, and judged as an error in
-faults.py. An error ends the reply, but the deltas before it come out first.
+faults.py. An error ends the reply, but the deltas before it come out first. All that the model writes costs tokens,
+also what does not come out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from cfchat.upstream.cloudflare.event import Content, Joiner, ReadContent, decod
 from cfchat.upstream.cloudflare.faults import ERROR_KEYS, error_in_event, error_in_reply, finish_error
 from cfchat.upstream.cloudflare.thoughts import Thoughts
 from cfchat.upstream.cloudflare.tools import ToolCalls
-from cfchat.upstream.cloudflare.usage import Usage
+from cfchat.upstream.cloudflare.usage import Cost, Usage
 from cfchat.wire.sse import Event
 from cfchat.wire.strict_json import decode_literals
 
@@ -64,7 +65,10 @@ class ReplyReader:
         self._last = ""  # the last character of the text so far
         self._thought = False
         self._called_tools = False
-        self._calls = ToolCalls() if tools else None
+        self._tools = tools
+        self._calls = ToolCalls()
+        self._called = 0  # bytes of calls
+        self._whole = False
         self._error: UpstreamError | None = None
 
     @property
@@ -76,6 +80,17 @@ class ReplyReader:
     def unsure(self) -> int:
         """How many characters are held back, because they may be reasoning or the answer."""
         return self._thoughts.unsure if self._thoughts is not None else 0
+
+    @property
+    def cost(self) -> Cost | None:
+        """What the reply has cost so far; None if it is nothing but an error."""
+        cost = self._usage.cost(self._written, self._whole)
+        return None if self._error is not None and cost == Cost() else cost
+
+    @property
+    def _written(self) -> int:
+        """The bytes that the model has written, also those that do not come out."""
+        return self._text.size + self._reasoning.size + self._called
 
     @property
     def answering(self) -> bool:
@@ -106,11 +121,11 @@ class ReplyReader:
 
         Call it only while `answering`. It does what `read` does with such events, but for parsing them.
         """
-        self._usage.add_json(usage, total)
-        if not text:
-            return None
-        self._last = text[-1]
-        text = self._text.join(text)
+        if text:
+            self._last = text[-1]
+            text = self._text.join(text)
+        if usage:
+            self._usage.add_json(usage, total, self._written)
         self.answered |= bool(text)
         if not text:
             return None
@@ -132,6 +147,24 @@ class ReplyReader:
         if content is None or content.finish or content.reasoning or content.tool_calls or content.repeats:
             return False
         return bool(content.text == text and (wanted is None or content.usage == wanted))
+
+    def read_json(self, body: bytes) -> list[Delta]:
+        """Return the deltas of a reply that came as one JSON, because it cannot be streamed or was not.
+
+        Raises:
+            UpstreamProtocolError: the reply has none of the known shapes.
+            UpstreamEmpty: it has neither text nor a call.
+            UpstreamError: it reports an error under its 200.
+        """
+        self._read_content = read_whole
+        deltas = self.read([Event(body.decode("utf-8", "replace").removeprefix("\ufeff"))])
+        if self.passed_over:
+            raise UpstreamProtocolError(detail=f"reply {body[:300]!r}")
+        self.done = True
+        deltas += self.close(None)
+        if not self.answered:
+            raise self.empty_error()
+        return deltas
 
     def close(self, pending: Event | None) -> list[Delta]:
         """Return the last deltas: the body has ended, perhaps inside `pending`, which counts if it is whole.
@@ -198,9 +231,10 @@ class ReplyReader:
             return None
         if content.finish:
             self._finish(content.finish)
+        delta = self._make_delta(content, data)
         if content.usage:
-            self._usage.add(content.usage)
-        return self._make_delta(content, data)
+            self._usage.add(content.usage, self._written)
+        return delta
 
     def _make_delta(self, content: Content, data: str) -> Delta | None:
         if content.repeats:
@@ -252,7 +286,10 @@ class ReplyReader:
 
     def _call(self, items: object) -> tuple[ToolCall, ...]:
         self._called_tools = True
-        calls = () if self._calls is None else tuple(self._calls.read(items))
+        calls = tuple(self._calls.read(items))
+        self._called += sum([len((call.name + call.arguments).encode()) for call in calls])
+        if not self._tools:
+            return ()
         self.answered |= bool(calls)
         return calls
 
@@ -303,7 +340,7 @@ class ReplyReader:
         if self.finish_reason is None:
             # The classic dialect has no finish reason.
             self.finish_reason = "length" if self._usage.completion >= self._max_tokens else "stop"
-        if self.finish_reason == "stop" and self._calls is not None and self._called_tools:
+        if self.finish_reason == "stop" and self._tools and self._called_tools:
             self.finish_reason = "tool_calls"
         text, reasoning = self._text.flush(), self._reasoning.flush()
         if self._thoughts is not None:
@@ -311,30 +348,9 @@ class ReplyReader:
             held = self._thoughts.flush()
             text, reasoning = in_text[0] + held[0], reasoning + in_text[1] + held[1]
         self.answered |= bool(text)
+        self._whole = True
         return Delta(text, self.finish_reason, self._usage.counts, reasoning)
 
     def _fail(self, error: UpstreamError) -> None:
         self._error = error
         self.done = True
-
-
-def read_json_reply(
-    body: bytes, max_tokens: int, thinks_first: bool = False, tools: bool = False, json_mode: bool = False
-) -> list[Delta]:
-    """Return the deltas of a reply that came as one JSON although a stream was asked for.
-
-    Raises:
-        UpstreamProtocolError: the reply has none of the known shapes.
-        UpstreamEmpty: it has neither text nor a call.
-        UpstreamError: it reports an error under its 200.
-    """
-    reader = ReplyReader(max_tokens, thinks_first, tools, json_mode)
-    reader._read_content = read_whole
-    deltas = reader.read([Event(body.decode("utf-8", "replace").removeprefix("\ufeff"))])
-    if reader.passed_over:
-        raise UpstreamProtocolError(detail=f"reply {body[:300]!r}")
-    reader.done = True
-    deltas += reader.close(None)
-    if not reader.answered:
-        raise reader.empty_error()
-    return deltas

@@ -11,7 +11,7 @@ from streams import events, read_stream
 
 from cfchat.conversation.model import Delta, ToolCall
 from cfchat.errors import UpstreamProtocolError, UpstreamUnavailable
-from cfchat.upstream.cloudflare.reply import ReplyReader, read_json_reply
+from cfchat.upstream.cloudflare.reply import ReplyReader
 
 
 def test_torn_pairs_are_joined_in_reasoning_too() -> None:
@@ -53,7 +53,7 @@ def test_text_survives_in_any_pieces(pieces: list[str]) -> None:
 )
 @pytest.mark.parametrize("thinks_first", [False, True])
 def test_shapes_of_a_whole_reply(reply: object, thinks_first: bool) -> None:
-    deltas = read_json_reply(json.dumps(reply).encode(), 9, thinks_first)
+    deltas = ReplyReader(9, thinks_first).read_json(json.dumps(reply).encode())
     assert "".join(delta.text for delta in deltas) == "Hi"
     assert deltas[-1].finish_reason == "stop"
 
@@ -152,7 +152,7 @@ def test_a_token_of_code_that_looks_like_json_is_text(token: object) -> None:
 def test_the_names_of_the_text(reply: dict[str, object]) -> None:
     assert ReplyReader(9).read(events(reply, reply)) == [Delta("Hi"), Delta("Hi")]
     whole = json.loads(json.dumps(reply).replace("delta", "message"))
-    assert "".join(delta.text for delta in read_json_reply(json.dumps({"result": whole}).encode(), 9)) == "Hi"
+    assert "".join(delta.text for delta in ReplyReader(9).read_json(json.dumps({"result": whole}).encode())) == "Hi"
 
 
 @pytest.mark.parametrize("literal", ["0", "false"])
@@ -168,8 +168,8 @@ def test_a_falsy_token_is_text_under_any_name(literal: str) -> None:
 )
 def test_a_whole_reply_of_nonsense(body: bytes) -> None:
     with pytest.raises(UpstreamProtocolError):
-        read_json_reply(body, 9)
+        ReplyReader(9).read_json(body)
 
 
 def test_a_whole_reply_with_a_torn_pair() -> None:
-    assert read_json_reply(b'{"response":"a\\ud83d"}', 9) == [Delta("a"), Delta("\ufffd", "stop")]
+    assert ReplyReader(9).read_json(b'{"response":"a\\ud83d"}') == [Delta("a"), Delta("\ufffd", "stop")]

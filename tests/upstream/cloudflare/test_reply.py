@@ -25,7 +25,7 @@ from cfchat.errors import (
     UpstreamUnavailable,
 )
 from cfchat.replies.text import Text
-from cfchat.upstream.cloudflare.reply import ReplyReader, read_json_reply
+from cfchat.upstream.cloudflare.reply import ReplyReader
 from cfchat.wire.sse import Event, SSEParser
 
 WHOLE = [name for name in STREAMS if "content_type" in load("streams", name)]
@@ -76,7 +76,7 @@ def test_recorded_streams_without_text_were_seen_to_have_none(name: str) -> None
 @pytest.mark.parametrize("name", WHOLE)
 def test_recorded_json_replies(name: str) -> None:
     expected = load("streams", name)
-    check(Outcome(read_json_reply(stream_bytes(name), *shape_of(expected))), expected)
+    check(Outcome(ReplyReader(*shape_of(expected)).read_json(stream_bytes(name))), expected)
 
 
 def test_both_dialects_in_one_reply() -> None:
@@ -115,7 +115,7 @@ def test_numbers_keep_their_literal(literal: str) -> None:
     classic, chunk = f'{{"response":{literal}}}', f'{{"choices":[{{"delta":{{"content":{literal}}}}}]}}'
     assert [delta.text for delta in ReplyReader(9).read(events(classic, chunk))] == [literal, literal]
     whole = f'{{"choices":[{{"message":{{"content":{literal}}}}}]}}'
-    assert read_json_reply(whole.encode(), 9)[0].text == literal
+    assert ReplyReader(9).read_json(whole.encode())[0].text == literal
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_what_is_no_error(quiet: dict[str, object]) -> None:
 def test_recorded_errors_under_a_200(name: str) -> None:
     recorded = load("errors", name)
     with pytest.raises(UpstreamEmpty if recorded.get("empty") else UpstreamUnavailable) as caught:
-        read_json_reply(recorded["body"].encode(), 2048)
+        ReplyReader(2048).read_json(recorded["body"].encode())
     assert caught.value.retryable is recorded["retryable"]
 
 
@@ -285,7 +285,7 @@ def test_only_upstream_errors_come_of_any_events(replies: list[Event]) -> None:
 @given(st.binary(max_size=60) | REPLIES.map(lambda reply: json.dumps(reply).encode()))
 def test_only_upstream_errors_come_of_any_body(body: bytes) -> None:
     try:
-        fit_to_send(read_json_reply(body, 9))
+        fit_to_send(ReplyReader(9).read_json(body))
     except UpstreamError as error:
         assert error.detail.isprintable()
 

@@ -13,7 +13,7 @@ from recorded import load, stream_bytes
 from streams import events, read_stream
 
 from cfchat.errors import UpstreamEndless
-from cfchat.upstream.cloudflare.reply import ReplyReader, read_json_reply
+from cfchat.upstream.cloudflare.reply import ReplyReader
 
 
 def read(*replies: object, thinks_first: bool = True, json_mode: bool = False) -> tuple[str, str]:
@@ -75,7 +75,8 @@ HARMONY = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>
 )
 def test_thoughts_in_the_text_at_any_cut(text: str, thinks_first: bool, answer: str, thought: str) -> None:
     assert split_anywhere(text, thinks_first) == (answer, thought)
-    deltas = read_json_reply(json.dumps({"result": {"response": text}}).encode(), 9, thinks_first) if answer else []
+    body = json.dumps({"result": {"response": text}}).encode()
+    deltas = ReplyReader(9, thinks_first).read_json(body) if answer else []
     assert "".join(delta.text for delta in deltas) == answer
 
 
@@ -153,7 +154,7 @@ def test_json_in_json_mode_is_never_a_thought(text: str) -> None:
 @pytest.mark.parametrize("value", [{"a": "</think>"}, [1], 7, True, "Yes"])
 def test_any_json_that_came_parsed(value: object) -> None:
     body = json.dumps({"result": {"response": value}}).encode()
-    text = "".join(delta.text for delta in read_json_reply(body, 9, True, False, True))
+    text = "".join(delta.text for delta in ReplyReader(9, True, False, True).read_json(body))
     assert text == (value if isinstance(value, str) else json.dumps(value, separators=(",", ":")))
 
 

@@ -10,7 +10,7 @@ from streams import events
 
 from cfchat.conversation.model import Delta, ToolCall
 from cfchat.errors import UpstreamEmpty
-from cfchat.upstream.cloudflare.reply import ReplyReader, read_json_reply
+from cfchat.upstream.cloudflare.reply import ReplyReader
 from cfchat.wire.sse import SSEParser
 
 
@@ -46,11 +46,11 @@ def test_a_reply_of_calls_alone_is_no_empty_one() -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     message = {"content": None, "tool_calls": [call]}
     body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
-    first, last = read_json_reply(body, 9, tools=True)
+    first, last = ReplyReader(9, tools=True).read_json(body)
     assert first.tool_calls == (ToolCall(0, "c", "f", "{}"),)
     assert last.finish_reason == "tool_calls"
     with pytest.raises(UpstreamEmpty):
-        read_json_reply(body, 9)
+        ReplyReader(9).read_json(body)
 
 
 def test_whole_calls_without_an_index_are_numbered() -> None:
