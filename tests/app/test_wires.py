@@ -11,6 +11,8 @@ import pytest
 from client import parse, request
 from house import HELLO, House, house, quicker
 from places import STREAMS
+from recorded import STREAMS as RECORDED
+from recorded import load, stream_bytes
 from standin import STREAM_TYPE, Exchange, StandIn, head_of, json_error, partial, reply, silence
 
 from cfchat.app.routes import Settings as AppSettings
@@ -244,6 +246,25 @@ async def test_calls_are_streamed() -> None:
     calls = [call for chunk in chunks for call in chunk["delta"].get("tool_calls", ())]
     assert "".join(call["function"]["arguments"] for call in calls) == '{"city":"Paris"}'
     assert chunks[-1]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDED if load("streams", name).get("model")])
+async def test_every_wire_says_the_same_of_what_models_send(name: str) -> None:
+    expected = load("streams", name)
+    script = reply(stream_bytes(name), fields=[("Content-Type", expected.get("content_type", STREAM_TYPE[1]))])
+    change = bind(UpstreamSettings._replace, models=(expected["model"],))
+    async with StandIn([script], repeat=True) as standin, house(standin, change=change) as cfchat:
+        answers = [await cfchat.post(body, path, fields) for path, fields, body in EVENT_WIRES]
+        whole = await complete(cfchat)
+    if not expected["text"]:
+        assert {answer.status for answer in [*answers, whole]} == {502}
+        return
+    for answer in answers:
+        events = [json.loads(event[6:]) for event in answer.body.decode().split("\n\n") if event[:7] == "data: {"]
+        texts = [event.get("response") or str(event.get("delta", "")) for event in events]
+        texts += [choice["delta"].get("content", "") for event in events for choice in event.get("choices", ())]
+        assert "".join(texts) == expected["text"]
+    assert json.loads(whole.body)["choices"][0]["message"]["content"] == expected["text"]
 
 
 @pytest.mark.parametrize("model", [GEMMA, LLAMA, "@cf/qwen/qwq-32b"])

@@ -31,6 +31,7 @@ def shape_of(expected: dict[str, Any]) -> tuple[int, bool, bool, bool]:
 
 KEYS = ("response", "choices", "delta", "content", "reasoning", "finish_reason", "usage", "total_tokens")
 MORE_KEYS = (
+    "response_text",
     "completion_tokens",
     "error",
     "errors",
@@ -57,4 +58,19 @@ VALUES = st.recursive(
 DELTA_KEYS = ("content", "reasoning", "reasoning_content", "tool_calls")
 DELTAS = VALUES | st.dictionaries(st.sampled_from(DELTA_KEYS), VALUES, max_size=3)
 CHUNKS = DELTAS.map(lambda delta: {"choices": [{"delta": delta, "message": delta}]})
-REPLIES = VALUES | CHUNKS | st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=3)
+# Events of the Responses API.
+KINDS = st.sampled_from(("created", "output_text.delta", "reasoning_text.delta", "output_item.done", "completed"))
+TYPED_KEYS = ("response", "delta", "item", "output", "status", "incomplete_details", "content", "text", "type")
+PARTS = st.dictionaries(st.sampled_from(TYPED_KEYS), VALUES, max_size=3)
+ITEMS = st.builds(
+    lambda kind, parts: {**parts, "type": kind, "content": [parts]},
+    st.sampled_from(("message", "reasoning", "function_call")),
+    PARTS,
+)
+TYPED = st.builds(
+    lambda kind, event, item: {"type": f"response.{kind}", "response": {"output": [item]}, "item": item, **event},
+    KINDS,
+    PARTS,
+    ITEMS,
+)
+REPLIES = VALUES | CHUNKS | TYPED | st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=3)

@@ -115,7 +115,7 @@ _LENGTH_WORDS = r"(?i)context|too long|tokens|sequence"
 # 2021 is about money, or about the credentials of a provider.
 _CREDENTIAL_WORDS = r"(?i)credential|authenti|unauthori|api key"
 # The spend limit of a gateway has no documented code, but the status of a rate limit.
-_MONEY_WORDS = r"(?i)\b(spen[dt]|spending|budget|credits?|cost limit)\b"
+_MONEY_WORDS = r"(?i)(?<![a-z])(spen[dt]|spending|budget|cost limit)(?![a-z])"
 
 
 def read_error(status: int, fields: FieldsLike, body: bytes, now: float | None = None) -> UpstreamError:
@@ -183,7 +183,7 @@ def _verdict(status: int, fault: _Fault) -> _Verdict:
     if 200 <= status < 300:
         # OpenAI's errors have the status as their code. Any other error under a 200 may pass.
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    if status == 429 and re.search(_MONEY_WORDS, fault.message):
+    if status == 429 and re.search(_MONEY_WORDS, f"{code} {fault.message}"):
         return _BUDGET_USED_UP
     return _STATUSES.get(status, _FAULT if status >= 500 else _REFUSED)
 

@@ -144,7 +144,7 @@ class ReplyReader:
         if type(reply) is not dict or error_in_reply(reply) is not None:
             return False
         content = self._read_content(reply)
-        if content is None or content.finish or content.reasoning or content.tool_calls or content.repeats:
+        if content is None or content.finish or content.reasoning or content.tool_calls:
             return False
         return bool(content.text == text and (wanted is None or content.usage == wanted))
 
@@ -199,7 +199,7 @@ class ReplyReader:
         detail = f"finish reason {reason}, usage {usage}, passed over {self.passed_over}"
         error = UpstreamEmpty(message, detail=detail)
         error.cut = cut
-        error.elsewhere = self._usage.wrote_nothing and not self._thought
+        error.elsewhere = self._usage.wrote_nothing
         return error
 
     def _read_event(self, event: Event) -> Delta | None:

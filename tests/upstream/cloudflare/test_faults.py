@@ -78,14 +78,16 @@ def test_code_3030_is_about_length_only_where_it_says_so(message: str) -> None:
         (424, 2016, "Prompt blocked", "content_blocked"),
         (429, None, "Spend limit reached", "upstream_quota"),
         (429, None, "Monthly budget exceeded", "upstream_quota"),
-        (429, 99, "You have spent all credits", "upstream_quota"),
+        (429, 99, "You have spent all of it", "upstream_quota"),
+        (429, "spend_limit_exceeded", "Limit exceeded", "upstream_quota"),
+        (429, None, "Bespending", "upstream_rate_limited"),
         (429, None, "Too many requests", "upstream_rate_limited"),
         (429, 2003, "Rate limited, budget your requests", "upstream_rate_limited"),
         (400, None, "budget is no field", "upstream_refused"),
     ],
 )
 def test_words_and_status_tell_what_a_code_leaves_open(
-    status: int, code: int | None, message: str, expected: str
+    status: int, code: int | str | None, message: str, expected: str
 ) -> None:
     error = read_error(status, {}, json.dumps({"error": [{"code": code, "message": message}]}).encode())
     assert error.code == expected

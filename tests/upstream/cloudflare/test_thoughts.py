@@ -126,9 +126,11 @@ def test_reasoning_in_a_field_makes_the_text_the_answer(field: dict[str, object]
 
 
 def test_a_field_in_any_place() -> None:
-    for order in permutations([{"response": "Yes"}, {"response": "!"}, {"reasoning": "Hm."}]):
+    for order in permutations([{"response": "\nYes"}, {"response": "!"}, {"reasoning": "Hm."}]):
         said = "".join(event.get("response", "") for event in order)
-        assert read(*order) == (said, "Hm.")
+        assert read(*order) == (said.lstrip(), "Hm.")
+    for order in permutations([{"response": "\n\n"}, {"reasoning": "Hm."}]):
+        assert read(*order) == ("", "Hm.")
 
 
 @pytest.mark.parametrize("nothing", [None, "", 0, [], {"effort": "low"}])
