@@ -17,7 +17,6 @@ from cfchat.app.service import Service, refuse_in_text
 from cfchat.conversation.model import Conversation, Options
 from cfchat.conversation.parse import parse_messages, parse_options
 from cfchat.conversation.prepare import with_system
-from cfchat.demo.server import ACCOUNT, MODEL, TOKEN, Demo
 from cfchat.errors import ConfigError, UpstreamError
 from cfchat.guard.addresses import Proxies
 from cfchat.guard.guard import Guard
@@ -232,6 +231,7 @@ def make_context(origin: Origin) -> ssl.SSLContext | None:
 
 async def _start_demo(stack: AsyncExitStack) -> Settings:
     """Start the stand-in model on loopback; it is called through the same code as Cloudflare."""
+    from cfchat.demo.server import ACCOUNT, MODEL, TOKEN, Demo  # here, because only a demo pays for it
 
     server = Server(Demo().handle, refuse_in_text)
     host, port = await server.start("127.0.0.1", 0)

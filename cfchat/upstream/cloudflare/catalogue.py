@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from cfchat.errors import UpstreamProtocolError
@@ -33,6 +32,8 @@ class Model(NamedTuple):
         """Return what to say of its planned removal, or an empty text. `now` is in seconds since the epoch."""
         if not self.deprecation:
             return ""
+        from datetime import UTC, datetime  # here, because few lists ever need it
+
         past = self.deprecation < datetime.fromtimestamp(now, UTC).date().isoformat()
         return f"{'was' if past else 'is going'} to be removed on {self.deprecation}"
 
