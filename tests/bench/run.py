@@ -40,8 +40,8 @@ MODES = {
     "few": Task(0, "few", clients=8, tokens=1000, seconds=2.0),
     "one": Task(0, "one", clients=8, tokens=300, seconds=2.0),
     "short": Task(0, "burst", clients=8, tokens=3, seconds=2.0),
-    "paced 100": Task(0, "paced", clients=100, tokens=150, seconds=4.0, warm=1.0, pace=20),
-    "paced 300": Task(0, "paced", clients=300, tokens=150, seconds=4.0, warm=1.5, pace=20),
+    "paced 100": replace(CHAT, mode="paced", clients=100, seconds=4.0, warm=1.0, pace=20),
+    "paced 300": replace(CHAT, mode="paced", clients=300, seconds=4.0, warm=1.5, pace=20),
 }
 WRITES = {
     "burst": "a reply in one write", "few": "eight events a write", "one": "an event a TLS record",
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--beside", metavar="CHECKOUT", help="another checkout of cfchat, as the contender `before`")
     parser.add_argument("--environments", metavar="FOLDER", help="keep what is installed, for the next run")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each mode (5)")
-    parser.add_argument("--shape", choices=SHAPES, help="of the events (gemma in chat, else classic)")
+    parser.add_argument("--shape", choices=SHAPES, help="of the events (gemma in chat and paced, else classic)")
     given = parser.parse_args()
     beside = Path(given.beside).resolve() if given.beside else None
     kept = Path(given.environments).resolve() if given.environments else None
