@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from cfchat.app.hooks import Hooks
 from cfchat.app.routes import limits_of
@@ -24,6 +24,7 @@ from cfchat.net.listen import Certificate, Where, listening, url_of
 from cfchat.ops.metrics import Metrics
 from cfchat.ops.worker_metrics import share_metrics
 from cfchat.secret import Secret
+from cfchat.server.files import fit, open_files, share_of
 from cfchat.server.server import Server
 from cfchat.settings.config import Config
 from cfchat.settings.load import load_config
@@ -127,12 +128,27 @@ async def serve_on(
     line: socket.socket | None = None,
 ) -> AsyncIterator[Serving]:
     """Serve on sockets that listen already; `line` leads from a worker to its parent, which adds up the metrics."""
+    config = _within_files(config)
     async with AsyncExitStack() as stack:
         service = await stack.enter_async_context(open_service(config, hooks))
         if line is not None:
             service.of_all = await stack.enter_async_context(share_metrics(line, service.count))
         async with service.serve_on(sockets, tls) as server:
             yield Serving(server, service, config.where)
+
+
+def _within_files(config: Config) -> Config:
+    """Return the settings with limits that the open files of this process carry."""
+    app, files = config.app, open_files()
+    # The demo's model is in this process, too, and has a connection of its own for each reply.
+    limits, streams = fit(config.server, app.max_streams, files, each=2 if config.upstream is None else 1)
+    if limits.connections < config.server.connections:
+        text = "only %d files may be open: at most %d connections and %d replies at once; raise `ulimit -n`"
+        log.warning(text, files, limits.connections, streams)
+    if streams < app.max_streams:
+        each = min(app.max_streams_each or streams, share_of(streams))
+        app = app._replace(max_streams=streams, max_streams_each=each)
+    return replace(config, server=limits, app=app)
 
 
 # --- to ask ---------------------------------------------------------------------------------------

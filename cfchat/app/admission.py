@@ -1,51 +1,105 @@
-"""How many replies run at once, and how many more conversations may wait for their turn."""
+"""How many replies run at once, how many more conversations may wait for their turn, and whose turn is next.
+
+Each client has a share of the replies and of the places in the queue, so none of them can take all. Clients that wait
+get their turns one after the other, however many conversations each of them has waiting.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, deque
+from collections.abc import Iterator
 
 from cfchat.errors import Overloaded
 
 
 class Admission:
-    """`async with admission:` is one reply. `running` and `waiting` say how many there are."""
+    """A turn is the time from `enter` to `leave`. `running` and `waiting` say how many conversations do so.
 
-    def __init__(self, streams: int, queue: int, timeout: float) -> None:
+    At most `streams` run and `queue` wait, `each` of a client's run, and as large a part of the queue is its share.
+    """
+
+    def __init__(self, streams: int, queue: int, timeout: float, each: int) -> None:
         self.running = 0
         self.waiting = 0
-        self._free = asyncio.Semaphore(streams)
+        self._streams = streams
         self._queue = queue
         self._timeout = timeout
+        self._each = each
+        self._queue_each = -(-queue * min(each, streams) // streams)  # rounded up
+        self._running: Counter[str] = Counter()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the client whose turn is next comes first
 
-    async def __aenter__(self) -> None:
-        """Wait for a turn, `timeout` seconds at most.
+    async def enter(self, name: str) -> None:
+        """Wait for a turn of a client, `timeout` seconds at most. The caller must `leave` after it.
 
         Raises:
-            Overloaded: `queue` conversations wait already, or the turn did not come in time.
+            Overloaded: the client's share of the queue is full, or all of it, or the turn did not come in time.
         """
-        # Fast case: a turn is free, and nobody waits. Falls through to the queue; equal by tests/app/test_admission.py.
-        if self._free.locked():
-            await self._wait()
+        # Fast case: a turn is free. Nobody waits for it: those who wait have their shares running. Falls through to
+        # the queue; equal by tests/app/test_admission.py.
+        if self.running < self._streams and self._running[name] < self._each:
+            self._begin(name)
         else:
-            await self._free.acquire()  # without a wait
-        self.running += 1
+            await self._wait(name)
 
-    async def __aexit__(self, *_: object) -> None:
+    def leave(self, name: str) -> None:
+        """End a turn. If others wait, the next client that has less than its share gets it."""
         self.running -= 1
-        self._free.release()
+        self._running[name] -= 1
+        if not self._running[name]:
+            del self._running[name]
+        if self._waiting:
+            self._give_turn()
 
-    async def _wait(self) -> None:
+    def _give_turn(self) -> None:
+        for name, turn in self._entitled():
+            self._begin(name)
+            self._take_out(name, turn)
+            turn.set_result(None)
+            if name in self._waiting:
+                self._waiting[name] = self._waiting.pop(name)  # behind all others
+            return
+
+    def _entitled(self) -> Iterator[tuple[str, asyncio.Future[None]]]:
+        """Give those who may have a turn that is free, the next one first."""
+        for name, turns in self._waiting.items():
+            if self._running[name] < self._each:
+                yield from ((name, turn) for turn in turns if not turn.cancelled())
+
+    def _begin(self, name: str) -> None:
+        self.running += 1
+        self._running[name] += 1
+
+    async def _wait(self, name: str) -> None:
+        turns = self._waiting.get(name, deque())
         if self.waiting >= self._queue:
-            raise _too_many()
+            raise _too_many("Too many conversations at once.")
+        if len(turns) >= self._queue_each:
+            raise _too_many("Too many conversations of yours at once.")
+        turn = asyncio.get_running_loop().create_future()
+        turns.append(turn)
+        self._waiting[name] = turns
         self.waiting += 1
         try:
             async with asyncio.timeout(self._timeout):
-                await self._free.acquire()
-        except TimeoutError:
-            raise _too_many() from None
-        finally:
-            self.waiting -= 1
+                await turn
+        except BaseException as error:
+            if turn.cancelled():
+                self._take_out(name, turn)
+            else:  # the turn came in the same moment
+                self.leave(name)
+            if isinstance(error, TimeoutError):
+                raise _too_many("Too many conversations at once.") from None
+            raise
+
+    def _take_out(self, name: str, turn: asyncio.Future[None]) -> None:
+        """Take a turn out of the queue, whether it has come or is given up."""
+        self.waiting -= 1
+        self._waiting[name].remove(turn)
+        if not self._waiting[name]:
+            del self._waiting[name]
 
 
-def _too_many() -> Overloaded:
-    return Overloaded("Too many conversations at once. Please try again in a moment.", retry_after=1)
+def _too_many(what: str) -> Overloaded:
+    return Overloaded(f"{what} Please try again in a moment.", retry_after=1)

@@ -55,12 +55,13 @@ class Exchange:
 
         Raises:
             BadChatRequest: system messages are not accepted, and there is one.
-            Overloaded: too many replies run already.
+            Overloaded: too many replies run already, of this client or in all.
             BudgetSpent: the reply may cost more tokens than are left of the day's.
             UpstreamError: no words came in all tries, or the reply broke off.
         """
         conversation = with_system(conversation, *self._system)
-        async with self._admission:
+        await self._admission.enter(asker.name)
+        try:
             if self._hooks.before_call is not None:
                 before_call = self._hooks.before_call
                 conversation = await run("before_call", request.id, before_call, conversation, request)
@@ -87,6 +88,8 @@ class Exchange:
             finally:
                 # A client that leaves before the first words has asked, and that is paid for.
                 self._settle(request, asker, model, usage, held, paid)
+        finally:
+            self._admission.leave(asker.name)
 
     async def _answer(self, request: Request, reply: Reply, asker: Asker, answer: Answer, form: Form) -> None:
         fields = _fields(answer, form, asker)

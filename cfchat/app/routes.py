@@ -41,6 +41,7 @@ from cfchat.replies import openai
 from cfchat.replies.form import describe
 from cfchat.replies.negotiation import negotiate
 from cfchat.replies.ui_message import UIMessage
+from cfchat.server.files import share_of
 from cfchat.server.record import Record
 from cfchat.server.reply import Handler, Refusal, Reply
 from cfchat.server.request import Request
@@ -65,6 +66,7 @@ class Settings(NamedTuple):
 
     A client may name one of `models`, also by one of `aliases`, and options up to `caps`; if it names no model, `model`
     is asked. Beyond `max_streams` replies, `max_queue` conversations wait for a turn, at most `queue_timeout` seconds.
+    `max_streams_each` is the share of one key or address, by default a quarter; its share of the queue is as large.
     """
 
     system_prompt: str = "You are a friendly assistant"
@@ -72,6 +74,7 @@ class Settings(NamedTuple):
     max_body: int = 1 << 20
     max_messages: int = 1000
     max_streams: int = 1000
+    max_streams_each: int | None = None
     max_queue: int = 100
     queue_timeout: float = 5.0
     model: str = DEFAULT_MODEL
@@ -97,7 +100,8 @@ class App:
         self._settings = settings
         self._hooks = hooks
         self._limits = limits_of(settings)
-        self._admission = Admission(settings.max_streams, settings.max_queue, settings.queue_timeout)
+        each = settings.max_streams_each or share_of(settings.max_streams)
+        self._admission = Admission(settings.max_streams, settings.max_queue, settings.queue_timeout, each)
         self._exchange = Exchange(
             upstream, self._admission, self.guard, hooks, self.metrics,
             settings.system_prompt, settings.client_system, settings.model,

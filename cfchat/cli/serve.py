@@ -74,9 +74,9 @@ async def _serve_here(
 ) -> None:
     """Serve in this process until an order to stop comes. `take` returns the queue of these orders."""
     orders = take(notifier)
+    _allow_files()
     async with api.serve_on(sockets, config, tls=certificate, line=metrics) as serving:
         with log_stalls(serving.service.loop_lag):
-            _allow_files(config.server.connections)
             _reload_on_hangup(serving.service.guard, config.keys_file, certificate, notifier)
             welcome()
             gc.freeze()  # all that is loaded stays, so no collection need look at it
@@ -138,8 +138,8 @@ def _warn_if_open(address: Any, config: Config) -> None:
         )
 
 
-def _allow_files(connections: int) -> None:
-    """Allow this process as many open files as the system permits, and warn if they are few: each reply needs two."""
+def _allow_files() -> None:
+    """Allow this process as many open files as the system permits."""
     import resource  # here, because Windows lacks it, where `ask` and `check` work
 
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -147,11 +147,7 @@ def _allow_files(connections: int) -> None:
         for wanted in (most, max(allowed, OPEN_MAX)):
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-                allowed = wanted
                 break
-    if allowed != resource.RLIM_INFINITY and allowed < 2 * connections:
-        text = "only %d files may be open, enough for about %d replies at once: raise `ulimit -n`, or lower %s"
-        log.warning(text, allowed, max(0, allowed - 20) // 2, "--max-streams and --max-connections")
 
 
 def _reload_on_hangup(guard: Guard, keys_file: str | None, certificate: Certificate | None, notifier: Notifier) -> None:

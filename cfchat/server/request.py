@@ -18,6 +18,7 @@ class Limits(NamedTuple):
     read: ReadLimits = ReadLimits()
     connections: int = 4096
     connections_each: int = 256  # of one address
+    most: int | None = None  # connections of all kinds, if files are few: others wait to be accepted
     head: float = 10.0  # a TLS handshake before it included
     body: float = 30.0
     write: float = 30.0

@@ -20,6 +20,7 @@ from cfchat.guard.addresses import CLIENT_FIELDS
 from cfchat.guard.cors import Origins
 from cfchat.net.listen import Where
 from cfchat.secret import Secret
+from cfchat.server.files import share_of
 from cfchat.server.request import Limits
 from cfchat.settings.config import Config
 from cfchat.settings.table import SETTINGS, Setting
@@ -270,6 +271,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             max_body=v.max_body,
             max_messages=v.max_messages,
             max_streams=v.max_streams,
+            max_streams_each=v.max_streams_each,
             max_queue=v.max_queue,
             queue_timeout=v.queue_timeout,
             client_system=v.client_system,
@@ -291,7 +293,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
         server=Limits(
             read=ReadLimits(body=v.max_body),
             connections=v.max_connections,
-            connections_each=v.max_connections_each,
+            connections_each=v.max_connections_each or min(Limits().connections_each, share_of(v.max_connections)),
             drain=v.drain_timeout,
         ),
         page=not v.no_page,

@@ -214,5 +214,20 @@ async def test_who_leaves_the_queue_leaves_its_place() -> None:
         assert (await third).body == b"Hello"
 
 
+async def test_one_address_leaves_turns_and_places_to_others() -> None:
+    app, peers = AppSettings(max_streams=2, max_streams_each=1, max_queue=2), Proxies((ip_network("127.0.0.1"),))
+    greedy, honest = ("X-Forwarded-For: 1.1.1.1\r\n", "X-Forwarded-For: 2.2.2.2\r\n")
+    async with StandIn([silence(), WORDS]) as standin, house(standin, app=app, peers=peers) as cfchat:
+        writers = [(await cfchat.connect())[1] for _ in range(2)]
+        for writer in writers:
+            writer.write(request(BODY, fields=greedy))
+        await until(lambda: cfchat.app.streams == (1, 1))
+        answer = await cfchat.post(fields=greedy)
+        assert (answer.status, answer.error["code"]) == (503, "overloaded")
+        assert (await cfchat.post(fields=honest)).body == b"Hello"
+        for writer in writers:
+            writer.close()
+
+
 async def until_waiting(cfchat: House) -> None:
     await until(lambda: cfchat.app.streams[1] == 1)

@@ -78,6 +78,7 @@ class Arena:
             "CFCHAT_FALLBACK_MODELS": "none",
             "CFCHAT_PORT": "0",
             "CFCHAT_MAX_CONNECTIONS_EACH": "4096",
+            "CFCHAT_MAX_STREAMS_EACH": "1000",
             "CFCHAT_LOG_LEVEL": "error",  # no contender logs its requests; a full processor is no news here
         }
 

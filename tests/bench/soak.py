@@ -185,6 +185,7 @@ async def serve(standin: StandIn) -> AsyncIterator[Served]:
         "CFCHAT_PORT": "0",
         "CFCHAT_DRAIN_TIMEOUT": "5",
         "CFCHAT_MAX_CONNECTIONS_EACH": "4096",
+        "CFCHAT_MAX_STREAMS_EACH": "1000",
         "CFCHAT_LOG_LEVEL": "error",
         "SSL_CERT_FILE": str(CERTS / "ca.pem"),
     }

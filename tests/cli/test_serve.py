@@ -137,11 +137,11 @@ def test_the_log_warns_of_an_open_server(flags: list[str], warned: bool) -> None
     assert ("--rate-limit" in log) is warned
 
 
-def test_it_survives_without_free_files() -> None:
-    """A process of 40 files gets 60 clients. It says so, only a few times, and serves again when they are gone."""
+def test_one_address_cannot_take_all_files() -> None:
+    """A process of 48 files gets 60 clients that only wait. It has files left, for another client and its reply."""
     argv = [str(ROOT / "cfchat_server.py"), "--demo", "--port", "0"]
     code = (
-        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); "
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48)); "
         f"sys.argv = {argv}; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     process = subprocess.Popen(
@@ -150,18 +150,18 @@ def test_it_survives_without_free_files() -> None:
     try:
         assert process.stdout and process.stderr
         port = int(re.search(r":(\d+)/api", process.stdout.readline())[1])  # type: ignore[index]
-        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
-        lines = iter(process.stderr.readline, "")
-        assert "no connection can be accepted" in next(line for line in lines if "accept" in line)
+        clients = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(60)]
+        for _ in range(3):
+            assert ask(port, "127.0.0.2").read().startswith(b"I am sorry")
         for client in clients:
             client.close()
-        assert ask(port).status == 200
         process.send_signal(signal.SIGINT)
         _, log = process.communicate(timeout=20)
     finally:
         process.kill()
         process.communicate()
-    assert "Traceback" not in log and log.count("no connection can be accepted") <= 3
+    assert log.count("only 48 files may be open: at most 5 connections and 5 replies at once") == 1
+    assert "Traceback" not in log and "no connection can be accepted" not in log
 
 
 @pytest.mark.parametrize("command", [["--port", "0"], ["--port", "0", "--workers", "1"], ["ask", "Hello"]])
@@ -196,7 +196,7 @@ def test_a_resolver_that_hangs_does_not_hold_up_the_end(command: list[str], tmp_
 
 @pytest.mark.parametrize(("soft", "taken"), [(256, 10240), (20_000, 20_000)])
 def test_an_unlimited_number_of_files_that_the_system_refuses(
-    soft: int, taken: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    soft: int, taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As macOS does: it reports "unlimited", and refuses it as a limit to set."""
     now = (soft, resource.RLIM_INFINITY)
@@ -209,7 +209,5 @@ def test_an_unlimited_number_of_files_that_the_system_refuses(
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: now)
     monkeypatch.setattr(resource, "setrlimit", setrlimit)
-    _allow_files(5000)
-    assert now == (taken, resource.RLIM_INFINITY) and not caplog.records
-    _allow_files(50_000)
-    assert f"only {taken} files may be open" in caplog.text
+    _allow_files()
+    assert now == (taken, resource.RLIM_INFINITY)

@@ -137,7 +137,7 @@ async def test_more_clients_than_files() -> None:
     ):
         answers = await asyncio.gather(*(post(port) for _ in range(100)))
         after = await post(port)
-    assert {answer.status for answer in answers} <= {200, 502, 503}
+    assert {answer.status for answer in answers} <= {200, 503}
     assert all(answer.body == b"Hello" if answer.status == 200 else answer.error["code"] for answer in answers)
     assert (after.status, after.body) == (200, b"Hello")
 

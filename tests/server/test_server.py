@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import resource
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from bare_server import GET, LAST, codes, echo, refuse, serving, talk, the_connection
@@ -179,18 +183,67 @@ async def test_a_connection_that_has_only_just_come_is_ended_too() -> None:
             assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
 
 
-async def test_a_server_that_is_closed_out_of_files_ends_quietly(caplog: pytest.LogCaptureFixture) -> None:
-    """asyncio would listen again a second later, on a socket that is closed by then."""
-    loop = asyncio.get_running_loop()
-    async with serving():
-        handler = loop.get_exception_handler()
-        loop.call_exception_handler({"message": "socket.accept() out of ...", "exception": OSError(24, "Too many")})
-    assert loop.get_exception_handler() is handler
-    loop.call_exception_handler(
-        {"message": "Exception in callback BaseSelectorEventLoop._start_serving(...)", "exception": ValueError(-1)}
-    )
-    loop.call_exception_handler({"message": "of another", "exception": ValueError()})
-    assert [record.message.splitlines()[0] for record in caplog.records] == [
-        "no connection can be accepted: Too many; it is tried again each second",
-        "of another",
-    ]
+# --- few files ------------------------------------------------------------------------------------
+
+
+async def test_without_a_free_file_it_accepts_once_there_is_one(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as (server, port):
+        _, held = await asyncio.open_connection("127.0.0.1", port)
+        await until(lambda: server.connections == 1)
+        with socket.socket() as client, no_more_files():
+            client.connect(("127.0.0.1", port))
+            await until(lambda: bool(caplog.records))
+            (line,) = caplog.messages
+            held.close()
+            client.sendall(LAST)
+            client.setblocking(False)
+            assert codes(await asyncio.get_running_loop().sock_recv(client, 4096)) == [200]
+    assert line == "no connection can be accepted: Too many open files; it is tried again"
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let this process open no file within the block."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, allowed[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+
+
+async def test_clients_wait_to_be_accepted_if_files_are_few() -> None:
+    most = 0
+
+    async def handler(request: Request, reply: Reply) -> None:
+        nonlocal most
+        most = max(most, server.connections)
+        reply.send(200, (), b"served")
+
+    async with serving(handler, Limits(connections=3, connections_each=2, most=4)) as (server, port):
+        received = await asyncio.gather(*(talk(port, LAST) for _ in range(50)))
+    statuses = [status for (status,) in map(codes, received)]
+    assert {200} < {*statuses} <= {200, 503} and most <= 4
+
+
+async def test_connections_that_are_refused_take_no_place_of_those_that_are_served() -> None:
+    async with serving(limits=Limits(connections=3, connections_each=1, linger=60)) as (_, port):
+        greedy = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        for number in (2, 3):
+            greedy.append(await asyncio.open_connection("127.0.0.1", port, local_addr=(f"127.0.0.{number}", 0)))
+            greedy[-1][1].write(GET)
+            assert codes(await greedy[-1][0].readuntil(b"empty")) == [200]
+        for _, one in greedy:
+            one.close()
+
+
+async def test_those_who_keep_their_refusal_open_do_not_keep_others_out() -> None:
+    async with serving(limits=Limits(connections=3, connections_each=1, most=4, linger=60)) as (_, port):
+        greedy = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+        writer.write(LAST)
+        assert codes(await reader.read()) == [200]
+        for _, one in (*greedy, (reader, writer)):
+            one.close()

@@ -281,6 +281,18 @@ def test_settings_of_the_guard(tmp_path: Path) -> None:
     assert "0123456789abcdef" not in repr(config.guard)
 
 
+def test_one_client_may_have_a_quarter_unless_another_share_is_set() -> None:
+    assert load({}, ENVIRON).server.connections_each == 256
+    assert load({"max_connections": "10"}, ENVIRON).server.connections_each == 3
+    assert load({"max_connections": "10", "max_connections_each": "10"}, ENVIRON).server.connections_each == 10
+    assert load({"max_streams_each": "7"}, ENVIRON).app.max_streams_each == 7
+
+
+def test_origins_are_kept_as_browsers_write_them_and_hosts_are_told() -> None:
+    flags = {"allow_origin": "https://a.example:443,http://b.example:80", "host": "Our.example"}
+    assert load(flags, ENVIRON).guard.origins == (("https://a.example", "http://b.example"), ("our.example",))
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "words"),
     [

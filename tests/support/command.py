@@ -63,9 +63,9 @@ def demo(*flags: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
         process.communicate()
 
 
-def ask(port: int) -> http.client.HTTPResponse:
-    """Post a question and return the reply, unread."""
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+def ask(port: int, source: str = "127.0.0.1") -> http.client.HTTPResponse:
+    """Post a question from an address of this machine and return the reply, unread."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=20, source_address=(source, 0))
     client.request("POST", "/api/chatbot", MESSAGES, {"Connection": "close"})
     return client.getresponse()
 
