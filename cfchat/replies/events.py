@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from cfchat.conversation.model import Delta
 from cfchat.errors import CfchatError
-from cfchat.replies.form import DONE, HEARTBEAT, Form, describe, encode_json_event, text_of
+from cfchat.replies.form import DONE, HEARTBEAT, End, Form, describe, encode_json_event, text_of
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
@@ -21,8 +21,12 @@ class Events(Form):
     content_type = "text/event-stream"
     heartbeat = HEARTBEAT
 
+    def __init__(self) -> None:
+        self._end = End()
+
     def encode(self, deltas: Sequence[Delta]) -> bytes:
         """Return one event for the batch."""
+        self._end.note(deltas)
         text = text_of(deltas)
         if not text:
             return b""
@@ -30,8 +34,9 @@ class Events(Form):
         return encode_event(f'{{"response":{encoded},"text":{encoded}}}')
 
     def finish(self) -> bytes:
-        """Return [DONE]."""
-        return DONE
+        """Return an event with the finish reason and the usage, which draws nothing, and [DONE]."""
+        end = {"response": "", "text": "", "finish_reason": self._end.reason, "usage": self._end.usage}
+        return encode_json_event(end) + DONE
 
     def fail(self, error: CfchatError) -> bytes:
         """Return an error event."""

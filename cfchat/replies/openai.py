@@ -107,7 +107,10 @@ def _complete_usage(counts: Mapping[str, object] | None) -> Mapping[str, object]
     """Return the usage with all three counts as whole numbers, as OpenAI's clients need them; None for None."""
     if counts is None:
         return None
-    prompt, completion, total = (counts.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    # The second names are those of OpenAI's responses.
+    prompt = counts.get("prompt_tokens", counts.get("input_tokens"))
+    completion = counts.get("completion_tokens", counts.get("output_tokens"))
+    total = counts.get("total_tokens")
     prompt = int(prompt) if isinstance(prompt, (int, float)) else 0
     completion = int(completion) if isinstance(completion, (int, float)) else 0
     total = int(total) if isinstance(total, (int, float)) else prompt + completion

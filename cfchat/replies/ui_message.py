@@ -15,7 +15,13 @@ from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
 _REASONS = {"stop": "stop", "length": "length", "tool_calls": "tool-calls"}
-_USAGE = {"prompt_tokens": "inputTokens", "completion_tokens": "outputTokens", "total_tokens": "totalTokens"}
+_USAGE = {
+    "prompt_tokens": "inputTokens",
+    "input_tokens": "inputTokens",
+    "completion_tokens": "outputTokens",
+    "output_tokens": "outputTokens",
+    "total_tokens": "totalTokens",
+}
 
 
 class UIMessage(Form):

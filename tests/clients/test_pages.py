@@ -129,7 +129,8 @@ async def test_fetch_event_source_sees_each_piece_before_the_next_is_said(page: 
         model.say(" morning")
         await seen(page, piece("Good"), piece(" morning"))
         model.end()
-        rest = [["", "[DONE]"], ["closed", ""], ["resolved", ""]]
+        last = '{"response":"","text":"","finish_reason":"stop","usage":null}'
+        rest = [["", last], ["", "[DONE]"], ["closed", ""], ["resolved", ""]]
         await seen(page, piece("Good"), piece(" morning"), *rest)
 
 

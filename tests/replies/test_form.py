@@ -48,8 +48,9 @@ def read_ui_message(raw: bytes) -> str:
 
 
 def read_events(raw: bytes) -> str:
-    events = data_of(raw)
+    *events, end = data_of(raw)
     assert all(event["response"] == event["text"] != "" for event in events)
+    assert end == {"response": "", "text": "", "finish_reason": "stop", "usage": USAGE}
     return "".join(event["text"] for event in events)
 
 

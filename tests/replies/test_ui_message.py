@@ -35,3 +35,9 @@ def test_an_interrupted_ui_message_ends_with_an_error_event() -> None:
 def test_finish_reasons_of_a_ui_message(ours: str, theirs: str) -> None:
     finish = data_of(sent(UIMessage(), [[Delta("a", ours)]]))[-1]
     assert finish == {"type": "finish", "finishReason": theirs}
+
+
+def test_the_usage_of_responses_has_the_sdks_names_too() -> None:
+    usage = {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
+    finish = data_of(sent(UIMessage(), [[Delta("a", "stop", usage)]]))[-1]
+    assert finish["messageMetadata"] == {"usage": {"inputTokens": 5, "outputTokens": 2, "totalTokens": 7}}
