@@ -46,8 +46,6 @@ const ICONS = {
 
 // Letters read in one frame: a limit, because a fast reply must not block the page.
 const FRAME_LETTERS = 1000;
-// After so many letters a `**` or `[` without its end is plain text.
-const OPEN_LETTERS = 1000;
 // Lines of code in one block. A browser lays out a whole block again each time it grows, so blocks stay small.
 const CODE_LINES = 40;
 // Pixels from the end within which the log keeps following the reply.
@@ -106,200 +104,558 @@ function nextFrame(work) {
 }
 
 // --- Markdown, as it arrives --------------------------------------------------------------------
-// A part of Markdown: paragraphs, headings, lists, quotes, rules, tables, code; bold, emphasis, links. Each letter is
-// read once, except after an inline mark that still waits for its end. Inline text never spans two lines.
+// A part of CommonMark: paragraphs, headings, lists, quotes, rules, tables, code; bold, emphasis, links. The readers are
+// generators that pull letter by letter and wait where a piece ends, so no cut can change what is drawn. Each letter is
+// read once, and once more if what it stood in has no end. Inline text never spans two lines.
 
-const SPECIAL = /[*`\\]|!?\[|https?:\/\//;
-const MAYBE_SPECIAL = /(?:!|\bh(?:t(?:t(?:ps?(?::\/?)?)?)?)?)$/;
-// For each kind of inline text: how it may begin, the whole of it, and how it becomes a node.
-const INLINE = [
-  [/^`/, /^(`+)([^]*?[^`])\1(?!`)/, (found, spoken) => words("code", found[2], spoken)],
-  [/^\*\*(?=\S|$)/, /^\*\*(?=\S)([^]*?\S)\*\*/, (found, spoken) => inline("strong", found[1], spoken)],
-  [/^\*(?![\s*])/, /^\*(?![\s*])([^*]*?[^\s*])\*(?!\w)/, (found, spoken) => inline("em", found[1], spoken)],
-  [
-    /^!?\[[^[\]]*(?:\]?$|\]\()/,
-    /^!?\[([^[\]]*)\]\(\s*<?([^\s()<>]*(?:\([^\s()]*\)[^\s()<>]*)*)>?(?:\s+"[^"]*")?\s*\)/,
-    (found, spoken) => link(found[2], inline("a", found[1] || found[2], spoken)),
-  ],
-  [/^https?:/, /^https?:\/\/[^\s<>"'`]*[^\s<>"'`.,:;!?*)\]}]/, ([url], spoken) => link(url, words("a", url, spoken))],
-  [/^\\$/, /^\\([*_`#|~])/, (found) => found[1]],
-];
-const UNENDED_URL = /^https?:\/\/[^\s<>"'`]*$/;
-// How inline text looks until its end has come.
-const PREVIEWS = [
-  [/^\*\*([^]*?)\*?$/, "strong"],
-  [/^`+([^]*)/, "code"],
-  [/^\*([^]*)/, "em"],
-  [/^!?\[([^\]]*)/, "span"],
-];
+/** The letters of a text that comes in pieces. The last piece is read first. */
+class Letters {
+  taken = ""; // letters that were read; whoever reads them sets it back
+  #pieces = [];
+  #half = ""; // the first half of a letter of two code units
+  #ended = false;
 
-/** Return an element with plain text. */
-function words(tag, text, spoken) {
-  spoken(text);
-  return make(tag, {}, text);
+  write(text) {
+    const all = this.#half + text;
+    this.#half = /[\ud800-\udbff]$/.test(all) ? all.at(-1) : "";
+    this.#pieces.push({ text: this.#half ? all.slice(0, -1) : all, at: 0 });
+  }
+
+  end() {
+    this.#pieces.push({ text: this.#half, at: 0 });
+    this.#half = "";
+    this.#ended = true;
+  }
+
+  /** Let this text be read next, once more. */
+  unread(text) {
+    this.#pieces.push({ text, at: 0 });
+  }
+
+  /** Return the next letter, or an empty string at the end. Wait for it if it has not come. */
+  *peek() {
+    for (;;) {
+      const piece = this.#pieces.at(-1);
+      if (!piece && this.#ended) return "";
+      if (!piece) yield;
+      else if (piece.at < piece.text.length) return String.fromCodePoint(piece.text.codePointAt(piece.at));
+      else this.#pieces.pop();
+    }
+  }
+
+  /** Read the letter that `peek` has returned. */
+  take(letter) {
+    this.#pieces.at(-1).at += letter.length;
+    this.taken += letter;
+  }
+
+  /** Read letters while the test holds, and return them. */
+  *takeWhile(test) {
+    let text = "";
+    for (;;) {
+      const letter = yield* this.peek();
+      if (!letter || !test(letter, text)) return text;
+      this.take(letter);
+      text += letter;
+    }
+  }
+
+  /** Read what has come of a line, at least a letter, and return it. Return an empty string at the line's end. */
+  *takeLine() {
+    if ([NEWLINE, ""].includes(yield* this.peek())) return "";
+    const piece = this.#pieces.at(-1);
+    const end = piece.text.indexOf(NEWLINE, piece.at);
+    const text = piece.text.slice(piece.at, end < 0 ? undefined : end);
+    piece.at += text.length;
+    return text;
+  }
 }
 
-/** Return an element with inline Markdown. */
-function inline(tag, text, spoken) {
-  const node = make(tag);
-  new Inline(node, spoken).end(text);
-  return node;
-}
+const NEWLINE = "\n";
+const isBlank = (letter) => letter === " " || letter === "\t";
+const isDigit = (letter) => letter >= "0" && letter <= "9";
+const isSpace = (letter) => !letter || /\s/u.test(letter);
+const isPunctuation = (letter) => /[\p{P}\p{S}]/u.test(letter);
+const isOpening = (letter, before) => !before && letter === "[";
+const isBacktick = (letter) => letter === "`";
+
+const ESCAPABLE = "*`_#|~";
+// Letters that end an address, and those that do not belong to it at its end.
+const NO_ADDRESS = /[\s<>"`]|(?![\x00-\x7f])[\p{P}\p{S}\p{C}]/u;
+const NO_ADDRESS_END = ".,:;!?*_~'";
+const PAIRS = { "(": ")", "[": "]", "{": "}" };
+// Scripts without blanks between words: a host's name ends before them.
+const UNSPACED = /[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Hang}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmr}\p{sc=Mymr}]/u;
+const HOST_END = /[/?#]/;
+const DEEPEST = 4; // parentheses in the address of a link
+const LONGEST_TITLE = 200; // letters of a link's title
+const MOST_BEGUN = 400; // letters that are shown as emphasis while its end has not come
+
+/** Return the last letter of a text. */
+const lastLetter = (text) => [...text.slice(-2)].at(-1);
 
 /** Return the anchor with its address. If the address is not safe to follow, return only the anchor's content. */
 function link(address, anchor) {
   if (!URL.canParse(address) || !["http:", "https:", "mailto:"].includes(new URL(address).protocol)) {
-    return make("span", {}, ...anchor.childNodes);
+    const span = make("span");
+    while (anchor.firstChild) span.append(anchor.firstChild);
+    return span;
   }
   return Object.assign(anchor, { href: address, target: "_blank", rel: "noopener noreferrer nofollow" });
 }
 
-/** Writes the text of one line into `parent`. `spoken` gets each piece that will not change any more. */
-class Inline {
-  #parent;
-  #spoken;
-  #rest = ""; // what may still become something else
-  #preview = null;
+/** Move the siblings from one node up to another (not included; null: to the last) into an element. */
+function wrap(first, end, element) {
+  first.parentNode.insertBefore(element, first);
+  while (element.nextSibling !== end) element.append(element.nextSibling);
+  return element;
+}
 
-  constructor(parent, spoken) {
-    this.#parent = parent;
+/** Put an element's children in its place. */
+function unwrap(element) {
+  while (element.firstChild) element.before(element.firstChild);
+  element.remove();
+}
+
+/**
+ * Writes the text of one line into `parent`. `spoken` gets each piece that will not change any more.
+ *
+ * A run of asterisks is a node of its own until it is matched (CommonMark 0.31 §6.2). Where emphasis has only begun, it
+ * is shown as if it went on to here. With `breaks`, `<br>` is a line break.
+ */
+class Inline {
+  #into; // the element that is written into: the line's, or emphasis that may have no end
+  #spoken;
+  #breaks;
+  #letters = new Letters();
+  #reader;
+  #plain = ""; // text that is decided, and not drawn yet
+  #node = null; // the text node that it goes into
+  #before = "\n"; // the letter before the next one
+  #runs = []; // runs of asterisks that may still begin emphasis
+  #closed = new Map(); // for each kind of closing run: the number of the last run that is known not to match it
+  #numbers = 0; // of runs
+  #bracket = null; // the last `[`, while it may begin a link: { node, runs, anchors }
+  #begun = null; // emphasis that has begun: its run's node is taken out, { outer, node, element, room }
+  #preview = null; // the element that shows what is read and not decided
+  #fences = null; // at the end of the line: how many runs of backticks of each length are still to come
+
+  constructor(parent, spoken, breaks = false) {
+    this.#into = parent;
     this.#spoken = spoken;
+    this.#breaks = breaks;
+    this.#reader = this.#read();
   }
 
   write(text) {
-    this.#rest += text;
-    this.#read(false);
+    this.#letters.write(text);
+    this.#reader.next();
+    this.#draw();
+    this.#showUndecided();
   }
 
   end(text = "") {
-    this.#rest += text;
-    this.#read(true);
+    this.#letters.write(text);
+    this.#letters.end();
+    this.#reader.next();
+    this.#draw();
   }
 
-  #read(ended) {
+  *#read() {
+    const letters = this.#letters;
+    for (;;) {
+      this.#previewIn(null);
+      const letter = yield* letters.peek();
+      if (!letter) break;
+      if (isBacktick(letter)) yield* this.#readCode();
+      else if (letter === "*") yield* this.#readRun();
+      else if (letter === "h") yield* this.#readAddress();
+      else if (letter === "]" && this.#bracket) yield* this.#readLink();
+      else if (letter === "<" && this.#breaks) yield* this.#readBreak();
+      else {
+        letters.take(letter);
+        if (letter === "\\") yield* this.#readEscaped();
+        else if (letter === "[") this.#open("[");
+        else if (letter === "!" && (yield* letters.takeWhile(isOpening))) this.#open("![");
+        else this.#say(letter);
+      }
+    }
+    this.#forgetBracket();
+    this.#forgetBegun();
+  }
+
+  // Drawing.
+
+  /** Add plain text. */
+  #say(text) {
+    this.#plain += text;
+    this.#before = lastLetter(text);
+  }
+
+  /** Add a node behind all that was said. `last` is the last letter of what it was read from. */
+  #add(node, last) {
+    this.#previewIn(null);
+    this.#draw();
+    this.#node = null;
+    this.#into.append(node);
+    this.#before = last;
+    return node;
+  }
+
+  /** Draw the plain text. */
+  #draw() {
+    const text = this.#plain;
+    this.#plain = "";
+    if (!text) return;
+    if (this.#node) this.#node.appendData(text);
+    else this.#into.append((this.#node = document.createTextNode(text)));
+    this.#spoken(text);
+    if (this.#begun && (this.#begun.room -= text.length) < 0) this.#forgetBegun();
+  }
+
+  /** Show what is not decided yet, from here on in this element. */
+  #previewIn(element) {
     this.#preview?.remove();
-    this.#preview = null;
-    while (this.#rest) {
-      const at = this.#rest.search(SPECIAL);
-      if (at < 0) {
-        const held = ended ? 0 : (MAYBE_SPECIAL.exec(this.#rest)?.[0].length ?? 0);
-        this.#settle(this.#rest.length - held);
+    this.#preview = element;
+    this.#letters.taken = "";
+  }
+
+  #showUndecided() {
+    if (!this.#letters.taken) return;
+    this.#preview ??= make("span");
+    if (!this.#preview.parentNode) this.#into.append(this.#preview);
+    this.#preview.append(this.#letters.taken);
+    this.#letters.taken = "";
+  }
+
+  // Code, addresses, breaks.
+
+  *#readCode() {
+    const letters = this.#letters;
+    this.#previewIn(make("span", { hidden: true }));
+    const fence = yield* letters.takeWhile(isBacktick);
+    if (this.#fences && !this.#isToCome(fence)) return this.#say(fence);
+    let run = "";
+    let closed = false;
+    const endRun = () => {
+      closed = run === fence;
+      if (run && this.#fences) this.#isToCome(run);
+      run = "";
+    };
+    this.#previewIn(make("code"));
+    let text = yield* letters.takeWhile((letter) => {
+      if (isBacktick(letter)) run += letter;
+      else if (run) endRun();
+      return !closed;
+    });
+    if (run) endRun();
+    if (closed) {
+      text = text.slice(0, -fence.length);
+      if (text.startsWith(" ") && text.endsWith(" ") && text.trim()) text = text.slice(1, -1);
+      this.#add(make("code", {}, text), "`");
+      this.#spoken(text);
+    } else {
+      // It has no end. The rest of the line is read again, now that it is known which marks are in it.
+      this.#fences = new Map();
+      for (const [mark] of text.matchAll(/`+/g)) this.#fences.set(mark, (this.#fences.get(mark) ?? 0) + 1);
+      this.#say(fence);
+      letters.unread(text);
+    }
+  }
+
+  /** Take one run of backticks from those to come; return whether another like it follows. */
+  #isToCome(run) {
+    const left = (this.#fences.get(run) ?? 1) - 1;
+    this.#fences.set(run, left);
+    return left > 0;
+  }
+
+  *#readAddress() {
+    const letters = this.#letters;
+    let scheme = yield* letters.takeWhile((letter, before) => "https".startsWith(before + letter));
+    if (scheme.length > 3) {
+      scheme += yield* letters.takeWhile((letter, before) => "://".startsWith(before + letter));
+    }
+    if (!scheme.endsWith("//")) return this.#say(scheme);
+    const open = { ")": 0, "]": 0, "}": 0 };
+    let inHost = true;
+    const text = yield* letters.takeWhile((letter) => {
+      inHost &&= !HOST_END.test(letter);
+      if (NO_ADDRESS.test(letter) || (inHost && UNSPACED.test(letter)) || open[letter] === 0) return false;
+      if (letter in open) open[letter] -= 1;
+      if (letter in PAIRS) open[PAIRS[letter]] += 1;
+      return true;
+    });
+    let length = text.length;
+    while (NO_ADDRESS_END.includes(text[length - 1])) length -= 1;
+    const address = scheme + text.slice(0, length);
+    if (!length || !URL.canParse(address)) return this.#say(scheme + text);
+    const anchor = this.#add(link(address, make("a", {}, address)), lastLetter(address));
+    this.#spoken(address);
+    this.#bracket?.anchors.push(anchor);
+    letters.unread(text.slice(length));
+  }
+
+  *#readBreak() {
+    const letters = this.#letters;
+    const tag = yield* letters.takeWhile((letter, before) => /^<(b(r( ?\/?>?)?)?)?$/i.test(before + letter));
+    if (tag.endsWith(">")) return this.#add(make("br"), " ");
+    this.#say(tag);
+  }
+
+  *#readEscaped() {
+    const letter = yield* this.#letters.peek();
+    if (!letter || !ESCAPABLE.includes(letter)) return this.#say("\\");
+    this.#letters.take(letter);
+    this.#say(letter);
+  }
+
+  // Links.
+
+  #open(mark) {
+    this.#forgetBracket();
+    this.#bracket = { node: this.#add(document.createTextNode(mark), "["), runs: [], anchors: [] };
+  }
+
+  *#readLink() {
+    const letters = this.#letters;
+    letters.take("]");
+    let read = "";
+    const take = function* (test) {
+      const text = yield* letters.takeWhile(test);
+      read += text;
+      return text;
+    };
+    const takeOne = (wanted) => take((letter, before) => !before && letter === wanted);
+    let address = "";
+    if (yield* takeOne("(")) {
+      this.#previewIn(make("span", { hidden: true }));
+      address = yield* readAddress(take, takeOne);
+    }
+    if (address) {
+      this.#close(address);
+    } else {
+      this.#forgetBracket();
+      this.#add(document.createTextNode("]"), "]");
+      letters.unread(read);
+    }
+  }
+
+  /** Make a link of all that stands behind the bracket. */
+  #close(address) {
+    const { node, runs, anchors } = this.#bracket;
+    this.#bracket = null;
+    this.#previewIn(null);
+    this.#draw();
+    this.#node = null;
+    const outer = [this.#runs, this.#closed];
+    this.#runs = [];
+    this.#closed = new Map();
+    for (const run of runs) this.#match(run);
+    [this.#runs, this.#closed] = outer;
+    anchors.forEach(unwrap);
+    const anchor = wrap(node, null, make("a"));
+    node.remove();
+    if (!anchor.firstChild) {
+      anchor.append(address);
+      this.#spoken(address);
+    }
+    const made = link(address, anchor);
+    if (made !== anchor) anchor.replaceWith(made);
+    this.#before = ")";
+  }
+
+  /** The bracket begins no link. */
+  #forgetBracket() {
+    const runs = this.#bracket?.runs ?? [];
+    this.#bracket = null;
+    for (const run of runs) this.#match(run);
+  }
+
+  // Emphasis.
+
+  *#readRun() {
+    const before = this.#before;
+    this.#previewIn(make("span", { hidden: true }));
+    const text = yield* this.#letters.takeWhile((letter) => letter === "*");
+    const after = yield* this.#letters.peek();
+    // One exception from CommonMark: between digits asterisks are signs of arithmetic.
+    const product = isDigit(before) && isDigit(after);
+    const left = !isSpace(after) && (!isPunctuation(after) || isSpace(before) || isPunctuation(before));
+    const right = !isSpace(before) && (!isPunctuation(before) || isSpace(after) || isPunctuation(after));
+    if (product || (!left && !right)) return this.#say(text);
+    const node = this.#add(document.createTextNode(text), "*");
+    const { length } = text;
+    const run = { node, number: (this.#numbers += 1), left: length, length, opens: left, closes: right };
+    if (this.#bracket) return this.#bracket.runs.push(run);
+    this.#match(run);
+    if (run.left && run.opens && !this.#begun) {
+      const element = make(run.left > 1 ? "strong" : "em");
+      this.#add(element, "*");
+      node.remove();
+      this.#begun = { outer: this.#into, node, element, room: MOST_BEGUN };
+      this.#into = element;
+    }
+  }
+
+  /** Find the runs that this one closes; keep it if it may open. */
+  #match(run) {
+    const kind = `${run.opens} ${run.length % 3}`;
+    while (run.closes && run.left) {
+      const known = this.#closed.get(kind) ?? 0;
+      let at = this.#runs.length - 1;
+      while (at >= 0 && this.#runs[at].number > known && !fits(this.#runs[at], run)) at -= 1;
+      if (at < 0 || this.#runs[at].number <= known) {
+        this.#closed.set(kind, this.#runs.at(-1)?.number ?? known);
         break;
       }
-      this.#settle(at);
-      if (!this.#readSpecial(ended)) break;
+      const opener = this.#runs[at];
+      const width = Math.min(opener.left, run.left, 2);
+      if (opener.node.parentNode !== run.node.parentNode) this.#forgetBegun();
+      wrap(opener.node.nextSibling, run.node, make(width > 1 ? "strong" : "em"));
+      shorten(opener, width);
+      shorten(run, width);
+      this.#runs.length = opener.left ? at + 1 : at;
     }
-    if (this.#rest) this.#parent.append((this.#preview = preview(this.#rest)));
+    if (run.left && run.opens) this.#runs.push(run);
   }
 
-  /** Read what begins with a special letter. Return false if its end may still come. */
-  #readSpecial(ended) {
-    const rest = this.#rest;
-    const wait = !ended && rest.length < OPEN_LETTERS;
-    for (const [begin, whole, build] of INLINE) {
-      const found = whole.exec(rest);
-      if (found && !(wait && UNENDED_URL.test(rest))) {
-        this.#parent.append(build(found, this.#spoken));
-        this.#rest = rest.slice(found[0].length);
-        return true;
-      }
-      if (wait && begin.test(rest)) return false;
-    }
-    this.#settle(1);
-    return true;
-  }
-
-  /** Write the first letters of the rest as plain text. */
-  #settle(length) {
-    const text = this.#rest.slice(0, length);
-    this.#rest = this.#rest.slice(length);
-    const last = this.#parent.lastChild;
-    if (last instanceof Text) last.appendData(text);
-    else if (text) this.#parent.append(text);
-    this.#spoken(text);
+  /** Emphasis that has begun is not shown as such any more. */
+  #forgetBegun() {
+    if (!this.#begun) return;
+    const { outer, node, element } = this.#begun;
+    this.#begun = null;
+    this.#into = outer;
+    element.before(node);
+    unwrap(element);
   }
 }
 
-/** Return an element that shows unfinished inline text. */
-function preview(text) {
-  for (const [begin, tag] of PREVIEWS) {
-    const found = begin.exec(text);
-    if (found) return make(tag, {}, found[1]);
+/** Read what stands in the parentheses of a link; return its address, or an empty string if this is no link. */
+function* readAddress(take, takeOne) {
+  yield* take(isBlank);
+  const angle = yield* takeOne("<");
+  let depth = 0;
+  const address = yield* take((letter) => {
+    if ("<>`\n".includes(letter)) return false;
+    if (angle) return true;
+    if (letter === "(") depth += 1;
+    if (letter === ")") depth -= 1;
+    return depth >= 0 && depth <= DEEPEST && !isSpace(letter);
+  });
+  if (angle && !(yield* takeOne(">"))) return "";
+  if ((yield* take(isBlank)) && (yield* takeOne('"'))) {
+    yield* take((letter, before) => !'"`'.includes(letter) && before.length < LONGEST_TITLE);
+    if (!(yield* takeOne('"'))) return "";
+    yield* take(isBlank);
   }
-  return make("span", {}, text);
+  return (yield* takeOne(")")) && address;
 }
 
-// The beginning of a line that may become several things: only marks so far. Fences and table rows are read whole.
-const UNDECIDED = /^\s*(?:[#>*+~`_-]*|\d{1,9}[.)]?)\s*$|^\s*(?:```|~~~|\|)/;
+/** Return whether a run of asterisks can open what the other closes (CommonMark 0.31 §6.2, rules 9 and 10). */
+function fits(opener, closer) {
+  if (!(opener.closes || closer.opens) || (opener.length + closer.length) % 3) return true;
+  return opener.length % 3 === 0 && closer.length % 3 === 0;
+}
+
+function shorten(run, width) {
+  run.left -= width;
+  if (run.left) run.node.data = "*".repeat(run.left);
+  else run.node.remove();
+}
+
+const isEnd = (letter) => !letter || letter === NEWLINE;
+
+// The letters that a line of its own kind may begin with, beside digits, `>` and `|`.
+const MARKS = "`~#-+*_";
+
+/** Return the texts between the pipes of a row. A pipe behind a backslash is a letter, in code too, as in GitHub's. */
+function cellsOf(line) {
+  const row = line.trimEnd();
+  const cells = [];
+  let begin = 1;
+  for (let end = begin; (end = row.indexOf("|", end)) >= 0; end += 1) {
+    if (row[end - 1] === "\\") continue;
+    cells.push(row.slice(begin, end));
+    begin = end + 1;
+  }
+  if (begin < row.length) cells.push(row.slice(begin));
+  return cells.map((cell) => cell.trim().replaceAll("\\|", "|"));
+}
 
 /** Turns Markdown that comes in pieces into elements. Each line is a block of its own, or goes on with the last one. */
-class Markdown {
+export class Markdown {
   #root;
   #labels;
   #spoken;
-  #line = ""; // the part of the last line that is held back
-  #inline = null; // the reader of the last line, once its kind is known
+  #letters = new Letters();
+  #reader;
   #lists = []; // the open lists, outermost first: { indent, list, item }
   #block = null; // the paragraph or list item that the next line continues
   #quote = null;
   #table = null;
-  #code = null;
+  #row = null; // a line that is the head of a table if the next line says so: { indent, line }
 
-  /** `root` gets the elements, `spoken` the text for a screen reader. */
+  /** `root` gets the elements, `spoken` the text for a screen reader. `labels` name tables, code and its button. */
   constructor(root, labels, spoken) {
     this.#root = root;
     this.#labels = labels;
     this.#spoken = spoken;
+    this.#reader = this.#read();
   }
 
   /** Read a piece of the text, which may end anywhere. */
   write(text) {
-    const lines = text.replaceAll("\r", "").split("\n");
-    lines.forEach((line, number) => {
-      if (number) this.#endLine();
-      this.#more(line);
-    });
+    this.#letters.write(text.replaceAll("\r", ""));
+    this.#reader.next();
   }
 
   end() {
-    if (this.#line || this.#inline || this.#code?.open) this.#endLine();
-    this.#code = null;
+    this.#letters.end();
+    this.#reader.next();
   }
 
-  #more(text) {
-    if (!text) return;
-    if (this.#inline) return this.#inline.write(text);
-    this.#line += text;
-    if (this.#code) this.#moreCode();
-    else if (!UNDECIDED.test(this.#line)) this.#begin();
+  *#read() {
+    for (;;) {
+      yield* this.#readLine();
+      this.#spoken("\n");
+      if (!(yield* this.#letters.peek())) break;
+      this.#letters.take(NEWLINE);
+    }
+    this.#forgetRow();
   }
 
-  #endLine() {
-    if (this.#code) this.#endCodeLine();
-    else if (!this.#inline) this.#begin();
-    this.#inline?.end();
-    this.#inline = null;
-    this.#line = "";
-    this.#spoken("\n");
+  *#readLine() {
+    const letters = this.#letters;
+    const indent = (yield* letters.takeWhile(isBlank)).replaceAll("\t", "    ").length;
+    const first = yield* letters.peek();
+    if (first === "|") return this.#addRow(indent, yield* this.#restOfLine());
+    this.#forgetRow();
+    this.#table = null;
+    if (isEnd(first)) return this.#close();
+    if (first === ">") return yield* this.#readQuoted(indent);
+    let mark = "";
+    if (MARKS.includes(first)) mark = yield* letters.takeWhile((letter) => letter === first);
+    if ("`~".includes(first) && mark.length > 2) return yield* this.#readFence(indent, mark);
+    if (isDigit(first)) {
+      mark = yield* letters.takeWhile((letter, before) => isDigit(letter) && before.length < 9);
+      mark += yield* letters.takeWhile((letter, before) => !before && ".)".includes(letter));
+    }
+    const gap = mark && (yield* letters.takeWhile(isBlank));
+    const ends = isEnd(yield* letters.peek());
+    if (ends && mark.length > 2 && "-*_".includes(first)) this.#add(indent, make("hr"));
+    else if (gap && !ends && first === "#" && mark.length < 7) yield* this.#readHeading(indent, mark.length);
+    else if (gap && !ends && /^(?:[-*+]|[0-9]+[.)])$/.test(mark)) yield* this.#readItem(indent, Number.parseInt(mark));
+    else yield* this.#readText(this.#goOn(indent), mark + gap);
+  }
+
+  *#restOfLine() {
+    let line = "";
+    for (let piece; (piece = yield* this.#letters.takeLine()); ) line += piece;
+    return line;
   }
 
   // Blocks.
-
-  #begin() {
-    const line = this.#line.replaceAll("\t", "    ");
-    const indent = line.search(/\S|$/);
-    const text = line.slice(indent);
-    let found;
-    if (!text) return this.#close();
-    if ((found = /^(`{3,}|~{3,})\s*([\w+#.-]*)[^`]*$/.exec(text))) return this.#openCode(indent, found[1], found[2]);
-    if (/^\|.*\|\s*$/.test(text)) return this.#addRow(indent, text);
-    this.#table = null;
-    if (/^(?:-{3,}|\*{3,}|_{3,})\s*$/.test(text)) this.#add(indent, make("hr"));
-    else if ((found = /^(#{1,6})\s+(\S.*)/.exec(text))) this.#addHeading(indent, found[1].length, found[2]);
-    else if ((found = /^>\s?(.*)/.exec(text))) this.#addQuoted(indent, found[1]);
-    else if ((found = /^(?:[-*+]|(\d{1,9})[.)])\s+(\S.*)/.exec(text))) this.#addItem(indent, found[1], found[2]);
-    else this.#addText(indent, text);
-  }
 
   #close() {
     this.#block = this.#quote = this.#table = null;
@@ -313,40 +669,48 @@ class Markdown {
     return node;
   }
 
-  #into(node, text) {
-    this.#inline = new Inline(node, this.#spoken);
-    this.#inline.write(text);
-  }
-
-  #addText(indent, text) {
+  /** Return the block that a line of text goes into. */
+  #goOn(indent) {
     if (this.#block) this.#block.append("\n");
     else this.#block = this.#add(indent, make("p", { dir: "auto" }));
-    this.#into(this.#block, text);
+    return this.#block;
   }
 
-  #addHeading(indent, level, text) {
+  /** Read the rest of the line into a node, behind the text that has been read of it. */
+  *#readText(node, text = "") {
+    const inline = new Inline(node, this.#spoken);
+    inline.write(text);
+    for (let piece; (piece = yield* this.#letters.takeLine()); ) inline.write(piece);
+    inline.end();
+  }
+
+  *#readHeading(indent, level) {
     // All headings have one level: they stand under the reply's own heading, and no level may be skipped.
-    this.#into(this.#add(indent, make("h4", { dir: "auto", class: `level-${level}` })), text);
+    yield* this.#readText(this.#add(indent, make("h4", { dir: "auto", class: `level-${level}` })));
   }
 
-  #addQuoted(indent, text) {
+  *#readQuoted(indent) {
+    const letters = this.#letters;
+    letters.take(">");
+    yield* letters.takeWhile((letter, before) => !before && isBlank(letter));
     const quote = this.#quote ?? this.#add(indent, make("blockquote"));
-    if (!text) {
+    if (isEnd(yield* letters.peek())) {
       this.#block = null;
     } else {
       if (this.#quote && this.#block) this.#block.append("\n");
       else quote.append((this.#block = make("p", { dir: "auto" })));
-      this.#into(this.#block, text);
+      yield* this.#readText(this.#block);
     }
     this.#quote = quote;
   }
 
-  #addItem(indent, number, text) {
-    const tag = number ? "OL" : "UL";
+  /** `number` is that of an ordered list, or NaN. */
+  *#readItem(indent, number) {
+    const tag = Number.isNaN(number) ? "UL" : "OL";
     while (this.#lists.length && indent < this.#lists.at(-1).indent) this.#lists.pop();
     let top = this.#lists.at(-1);
     if (!top || indent >= top.indent + 2 || top.list.tagName !== tag) {
-      const list = make(tag, number ? { start: Number(number) } : {});
+      const list = make(tag, tag === "OL" ? { start: number } : {});
       this.#add(indent, list);
       this.#lists.push((top = { indent, list }));
     }
@@ -354,22 +718,44 @@ class Markdown {
     top.item = make("li", { dir: "auto" });
     top.list.append(top.item);
     this.#block = top.item;
-    this.#into(top.item, text);
+    yield* this.#readText(top.item);
   }
 
-  #addRow(indent, text) {
-    const cells = text.replace(/^\|\s*|\s*\|\s*$/g, "").split(/\s*(?<!\\)\|\s*/);
-    if (this.#table && cells.every((cell) => /^:?-+:?$/.test(cell))) return;
-    const tag = this.#table ? "td" : "th";
-    if (!this.#table) {
+  // Tables.
+
+  #addRow(indent, line) {
+    const cells = cellsOf(line);
+    if (this.#table) {
+      this.#drawRow("td", cells);
+    } else if (this.#row && cells.length && cells.every((cell) => /^:?-+:?$/.test(cell))) {
+      const head = this.#row;
+      this.#row = null;
       const body = make("tbody");
       const frame = make("div", { class: "table", tabIndex: 0, role: "group", ariaLabel: this.#labels.table });
-      this.#add(indent, frame).append(make("table", {}, body));
+      this.#add(head.indent, frame).append(make("table", {}, body));
       this.#table = body;
+      this.#drawRow("th", cellsOf(head.line));
+    } else {
+      this.#forgetRow();
+      this.#row = { indent, line };
     }
+  }
+
+  /** The line that might have been the head of a table is text. */
+  #forgetRow() {
+    if (!this.#row) return;
+    const { indent, line } = this.#row;
+    this.#row = null;
+    new Inline(this.#goOn(indent), this.#spoken).end(line);
+    this.#spoken("\n");
+  }
+
+  #drawRow(tag, cells) {
     const row = make("tr");
-    for (const cell of cells) {
-      row.append(inline(tag, cell, this.#spoken));
+    for (const text of cells) {
+      const cell = make(tag);
+      new Inline(cell, this.#spoken, true).end(text);
+      row.append(cell);
       this.#spoken(" ");
     }
     this.#table.append(row);
@@ -377,41 +763,34 @@ class Markdown {
 
   // Code. A screen reader hears only its language.
 
-  #openCode(indent, fence, language) {
+  *#readFence(indent, fence) {
+    const info = yield* this.#restOfLine();
+    if (fence[0] === "`" && info.includes("`")) {
+      new Inline(this.#goOn(indent), this.#spoken).end(fence + info);
+      return;
+    }
+    const language = /^[\w+#.-]*/.exec(info.trim())[0];
     const code = make("code");
     const pre = make("pre", { tabIndex: 0, role: "group", ariaLabel: language || this.#labels.code }, code);
     const copy = button("copy", "copy", this.#labels.copy);
     const head = make("div", { class: "code-head" }, make("span", {}, language), copy);
     this.#add(indent, make("div", { part: "code" }, head, pre));
-    this.#code = { indent, code, end: new RegExp(`^\\s*${fence}+\\s*$`), mark: fence[0], lines: 0, open: false };
     this.#spoken(`${language || this.#labels.code}.`);
-  }
-
-  #moreCode() {
-    // A line that may become the closing fence is held back.
-    const held = this.#line.trim();
-    if (held && held !== this.#code.mark.repeat(held.length)) this.#writeCode();
-  }
-
-  #endCodeLine() {
-    if (!this.#code.open && this.#code.end.test(this.#line)) this.#code = null;
-    else {
-      this.#writeCode();
-      this.#code.open = false;
+    const letters = this.#letters;
+    for (let lines = 0; yield* letters.peek(); lines += 1) {
+      letters.take(NEWLINE);
+      this.#spoken("\n");
+      const blanks = yield* letters.takeWhile(isBlank);
+      const marks = yield* letters.takeWhile((letter) => letter === fence[0]);
+      const gap = marks.length < fence.length ? "" : yield* letters.takeWhile(isBlank);
+      const next = yield* letters.peek();
+      if (marks.length >= fence.length && isEnd(next)) return;
+      const begin = blanks.slice(indent) + marks + gap;
+      if (!begin && !next) return;
+      if (lines % CODE_LINES === 0) code.append(make("span", {}, begin));
+      else code.lastChild.firstChild.appendData(`\n${begin}`);
+      for (let piece; (piece = yield* letters.takeLine()); ) code.lastChild.firstChild.appendData(piece);
     }
-  }
-
-  #writeCode() {
-    const { indent, code, open } = this.#code;
-    let text = this.#line;
-    if (!open) {
-      text = text.slice(Math.min(indent, text.search(/\S|$/)));
-      if (this.#code.lines++ % CODE_LINES === 0) code.append(make("span", {}, ""));
-      else text = `\n${text}`;
-      this.#code.open = true;
-    }
-    code.lastChild.append(text);
-    this.#line = "";
   }
 }
 
@@ -421,6 +800,8 @@ class Markdown {
 class Announcer {
   #region;
   #text = "";
+  #whole = 0; // letters of it that are whole sentences
+  #seen = 0; // letters of it that were looked at
 
   constructor(region) {
     this.#region = region;
@@ -432,13 +813,25 @@ class Announcer {
 
   /** Say the sentences that are whole; if the reply has `ended`, the rest too. */
   tell(ended = false) {
-    const whole = ended ? [this.#text] : /^[^]*(?:[.!?…][)"'”’\]]*\s|[。！？\n])/.exec(this.#text);
-    const length = whole ? whole[0].length : 0;
+    for (; this.#seen < this.#text.length; this.#seen += 1) {
+      const letter = this.#text[this.#seen];
+      const ends = "。！？\n".includes(letter) || (/\s/.test(letter) && this.#isAfterSentence());
+      if (ends) this.#whole = this.#seen + 1;
+    }
+    const length = ended ? this.#text.length : this.#whole;
     const sentences = this.#text.slice(0, length).trim();
     this.#text = this.#text.slice(length);
+    this.#seen -= length;
+    this.#whole = 0;
     if (!sentences) return;
     this.#region.append(make("p", {}, sentences));
     while (this.#region.childElementCount > 8) this.#region.firstChild.remove();
+  }
+
+  #isAfterSentence() {
+    let at = this.#seen - 1;
+    while (at >= 0 && ")\"'”’]".includes(this.#text[at])) at -= 1;
+    return at >= 0 && ".!?…".includes(this.#text[at]);
   }
 }
 
@@ -572,7 +965,7 @@ function history(turns) {
  * @fires cfchat-done   the reply is over; `detail: { text, stopped }`
  * @fires cfchat-error  it failed; `detail: { message, status, code, retryAfter, text }`, `text`: the part that came
  */
-export class CfChat extends HTMLElement {
+export class CfChat extends (globalThis.HTMLElement ?? Object) {
   static observedAttributes = ["title", "greeting", "placeholder"];
 
   /** Fields of each request, such as `{ Authorization: "Bearer ..." }`. @type {Record<string, string>} */
@@ -1128,4 +1521,4 @@ function sheet() {
   return shared;
 }
 
-if (!customElements.get("cf-chat")) customElements.define("cf-chat", CfChat);
+if (globalThis.customElements && !customElements.get("cf-chat")) customElements.define("cf-chat", CfChat);

@@ -543,7 +543,8 @@ async def test_dark(page: Page) -> None:
 
 async def test_narrow(page: Page) -> None:
     """320 pixels: nothing is wider, and each target is at least 24 (WCAG 2.2, 2.5.8)."""
-    wide = "w" * 300 + " https://example.com/" + "x" * 200 + "\n\n| " + "a | " * 40 + "\n\n```\n" + "y" * 300 + "\n"
+    table = "\n\n| " + "a | " * 40 + "\n|" + "-|" * 40 + "\n\n"
+    wide = "w" * 300 + " https://example.com/" + "x" * 200 + table + "```\n" + "y" * 300 + "\n"
     await asyncio.to_thread(page.driver.size, 320, 560)
     async with chatting(page, words(SAMPLE + "\n```\n\n" + wide)):
         await page.say("z" * 200)
