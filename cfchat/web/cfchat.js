@@ -973,8 +973,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
 
   #labels = LABELS;
   #turns = []; // { role, content, cut, retried }
-  #running = null; // the AbortController of the reply that is running
-  #halt = null; // draws at once what has come of that reply
+  #running = null; // the reply that is running: { abort, typist, turn, article }
   #connected = null; // the AbortController of all listeners while the element is in a page
   #following = true; // the log scrolls along with the reply
   #timer = 0;
@@ -1027,13 +1026,13 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
 
   /** Stop the reply that is running. The part that has come stays. */
   stop() {
-    this.#running?.abort();
+    const running = this.#halt();
+    if (running) this.#over(running, null);
   }
 
   /** Forget the conversation and begin a new one. */
   clear() {
-    this.stop();
-    this.#running = null;
+    this.#halt();
     this.#turns = [];
     this.#settle();
     this.#nodes.thread.replaceChildren();
@@ -1048,6 +1047,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
   }
 
   connectedCallback() {
+    if (this.#connected) return this.#follow(); // it was moved
     this.#connected = new AbortController();
     const { signal } = this.#connected;
     const { log, form, input } = this.#nodes;
@@ -1067,10 +1067,14 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
   }
 
   disconnectedCallback() {
-    this.stop();
-    this.#halt?.();
-    clearTimeout(this.#timer);
-    this.#connected.abort();
+    // An element that is moved is taken out and put in again at once, and keeps its reply.
+    queueMicrotask(() => {
+      if (this.isConnected || !this.#connected) return;
+      this.stop();
+      clearTimeout(this.#timer);
+      this.#connected.abort();
+      this.#connected = null;
+    });
   }
 
   attributeChangedCallback() {
@@ -1081,26 +1085,25 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
 
   /** Ask for a reply to the turns so far, draw it as it comes, and return its text. */
   async #ask() {
-    const running = new AbortController();
-    this.#running = running;
+    const abort = new AbortController();
     const turn = { role: "assistant", content: "" };
     const messages = history(this.#turns);
     this.#turns.push(turn);
     this.#store();
-    const node = this.#drawReply(turn);
+    const { article, body } = this.#drawReply(turn);
     const announcer = new Announcer(this.#nodes.live);
-    const markdown = new Markdown(node.body, this.#labels, announcer.hear);
+    const markdown = new Markdown(body, this.#labels, announcer.hear);
     const typist = new Typist(markdown, announcer, () => this.#follow());
-    this.#halt = () => typist.endNow();
+    const running = (this.#running = { abort, typist, turn, article });
     this.#following = true;
-    this.#nodes.thread.append(node.article);
+    this.#nodes.thread.append(article);
     this.#showState();
     this.#follow();
     let fault = null;
     try {
-      for await (const text of ask(this.#endpoint(), this.headers, messages, this.#labels, running.signal)) {
-        if (running.signal.aborted) break;
-        node.article.classList.remove("waiting");
+      for await (const text of ask(this.#endpoint(), this.headers, messages, this.#labels, abort.signal)) {
+        if (abort.signal.aborted) break;
+        article.classList.remove("waiting");
         turn.content += text;
         typist.write(text);
         this.#emit("cfchat-delta", { text });
@@ -1111,13 +1114,23 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
       fault = error instanceof Refusal ? error : new Refusal(this.#labels.cut);
       typist.endNow();
     }
-    if (this.#running === running) this.#over(turn, node.article, fault, running.signal.aborted);
+    if (this.#running === running) this.#over(running, fault);
     return turn.content;
   }
 
+  /** Close the request for the reply that is running, draw what has come of it, and return that reply. */
+  #halt() {
+    const running = this.#running;
+    this.#running = null;
+    running?.abort.abort();
+    running?.typist.endNow();
+    return running;
+  }
+
   /** Show how a reply ended, and fire its last event. */
-  #over(turn, article, fault, stopped) {
-    this.#running = this.#halt = null;
+  #over({ abort, turn, article }, fault) {
+    const stopped = abort.signal.aborted;
+    this.#running = null;
     if (stopped) turn.cut = "stopped";
     else if (fault) turn.cut = turn.content ? "cut" : "failed";
     this.#drawEnd(turn, article, fault);
@@ -1184,7 +1197,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     if (this.#running || !text.trim()) return;
     input.value = "";
     this.#showInput();
-    this.send(text.trim());
+    this.send(text.replace(/^(?:[^\S\n]*\n)+/, "").trimEnd()); // the first line keeps its indentation
   }
 
   async #copy(pressed) {
@@ -1401,11 +1414,15 @@ const STYLES = `
   --mono: ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace;
   display: block;
   box-sizing: border-box;
-  block-size: min(40rem, 85vh);
+  block-size: min(640px, 85vh);
   min-inline-size: 0;
   color: var(--text);
-  font: var(--cf-chat-font, 400 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif);
-  text-align: start;
+  font: var(--cf-chat-font, 400 medium/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif);
+  /* What the page says of its own text, and would be inherited. Its medium is the reader's own size of letters. */
+  text-align: start; text-align-last: auto; text-indent: 0; text-transform: none; text-shadow: none;
+  letter-spacing: normal; word-spacing: normal; word-break: normal; line-break: auto; overflow-wrap: normal; hyphens: manual;
+  white-space: normal; tab-size: 8; user-select: text; cursor: auto; list-style: outside;
+  -webkit-text-fill-color: currentcolor; -webkit-text-stroke: 0;
 }
 :host([hidden]), [hidden] { display: none !important; }
 *, *::after { box-sizing: border-box; margin: 0; }
@@ -1415,97 +1432,98 @@ const STYLES = `
   background: var(--background); border: 1px solid var(--border); border-radius: var(--radius);
 }
 
-.header { display: flex; align-items: center; gap: .75rem; min-block-size: 3.5rem; padding: .25rem .5rem .25rem 1.125rem; padding-inline: 1.125rem .5rem; border-block-end: 1px solid var(--border); }
-.title { flex: 1 1 auto; min-inline-size: 0; font-size: 1rem; font-weight: 600; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.header { display: flex; align-items: center; gap: 12px; min-block-size: 56px; padding: 4px 8px 4px 18px; padding-inline: 18px 8px; border-block-end: 1px solid var(--border); }
+.title { flex: 1 1 auto; min-inline-size: 0; font-size: 1em; font-weight: 600; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 
 .main { position: relative; flex: 1 1 auto; min-block-size: 0; display: flex; flex-direction: column; }
-.log { flex: 1 1 auto; min-block-size: 0; overflow-y: auto; overscroll-behavior: contain; padding: 1.25rem 1.125rem; scrollbar-width: thin; scrollbar-color: var(--control) transparent; }
-.greeting, .thread, .box { inline-size: 100%; max-inline-size: var(--cf-chat-width, 46rem); margin-inline: auto; }
-.greeting { color: var(--muted); margin-block-end: 1.5rem; overflow-wrap: anywhere; }
+.log { flex: 1 1 auto; min-block-size: 0; overflow-y: auto; overscroll-behavior: contain; padding: 20px 18px; scrollbar-width: thin; scrollbar-color: var(--control) transparent; }
+.greeting, .thread, .box { inline-size: 100%; max-inline-size: var(--cf-chat-width, 736px); margin-inline: auto; }
+.greeting { color: var(--muted); margin-block-end: 24px; overflow-wrap: anywhere; }
 .greeting:empty { display: none; }
 .empty .log { display: grid; }
-.empty .greeting { align-self: center; margin-block: 0; text-align: center; text-wrap: balance; font-size: 1.5rem; line-height: 1.3; font-weight: 500; color: var(--text); }
+.empty .greeting { align-self: center; margin-block: 0; text-align: center; text-wrap: balance; font-size: 1.5em; line-height: 1.3; font-weight: 500; color: var(--text); }
 .empty .thread { display: none; }
-.thread { display: flex; flex-direction: column; gap: 1.5rem; }
+.thread { display: flex; flex-direction: column; gap: 24px; }
 .message { min-inline-size: 0; overflow-wrap: anywhere; }
-.user-message { align-self: flex-end; max-inline-size: min(85%, 36rem); }
-.user-bubble { padding: .55rem .95rem; background: var(--user); color: var(--user-text); border-radius: calc(var(--radius) + 4px); border-end-end-radius: 5px; white-space: pre-wrap; }
+.user-message { align-self: flex-end; max-inline-size: min(85%, 576px); }
+.user-bubble { padding: 8.8px 15.2px; background: var(--user); color: var(--user-text); border-radius: calc(var(--radius) + 4px); border-end-end-radius: 5px; white-space: pre-wrap; }
 
-.dots { display: none; gap: .35rem; align-items: center; block-size: 1.55em; }
+.dots { display: none; gap: 5.6px; align-items: center; block-size: 1.55em; }
 .waiting .dots { display: flex; }
-.dots i { inline-size: .5rem; block-size: .5rem; border-radius: 50%; background: var(--muted); animation: beat 1.2s infinite ease-in-out; }
+.dots i { inline-size: 8px; block-size: 8px; border-radius: 50%; background: var(--muted); animation: beat 1.2s infinite ease-in-out; }
 .dots i:nth-child(2) { animation-delay: .15s; }
 .dots i:nth-child(3) { animation-delay: .3s; }
 @keyframes beat { 0%, 70%, 100% { opacity: .3; } 35% { opacity: 1; } }
 
-.reply-bubble > * + *, li > * { margin-block-start: .75rem; }
-.reply-bubble li > :is(ul, ol) { margin-block-start: .3rem; }
+.reply-bubble > * + *, li > * { margin-block-start: 12px; }
+.reply-bubble li > :is(ul, ol) { margin-block-start: 4.8px; }
 p, li { white-space: pre-line; }
-ul, ol { padding-inline-start: 1.5rem; white-space: normal; }
-li + li { margin-block-start: .3rem; }
+ul, ol { padding-inline-start: 24px; white-space: normal; }
+li + li { margin-block-start: 4.8px; }
 li::marker { color: var(--muted); }
-h4 { font-size: 1rem; font-weight: 650; line-height: 1.35; }
-.level-1, .level-2 { font-size: 1.15rem; }
-.reply-bubble > * + h4 { margin-block-start: 1.25rem; }
+h4 { font-size: 1em; font-weight: 650; line-height: 1.35; }
+.level-1, .level-2 { font-size: 1.15em; }
+.reply-bubble > * + h4 { margin-block-start: 20px; }
 strong { font-weight: 650; }
 a { color: var(--accent); text-underline-offset: .15em; }
-blockquote { padding-inline-start: .9rem; border-inline-start: 3px solid var(--border); color: var(--muted); }
-blockquote p + p { margin-block-start: .5rem; }
+blockquote { padding-inline-start: 14.4px; border-inline-start: 3px solid var(--border); color: var(--muted); }
+blockquote p + p { margin-block-start: 8px; }
 hr { border: 0; border-block-start: 1px solid var(--border); }
 code { font: .9em/1.5 var(--mono); }
 :not(pre) > code { padding: .12em .35em; background: var(--surface); border: 1px solid var(--border); border-radius: 6px; font-size: .875em; }
 .code { direction: ltr; text-align: left; background: var(--surface); border: 1px solid var(--border); border-radius: 10px; overflow: hidden; }
-.code-head { display: flex; align-items: center; justify-content: space-between; padding-left: .9rem; color: var(--muted); font-size: .8125rem; border-bottom: 1px solid var(--border); }
-pre { overflow-x: auto; padding: .75rem .9rem; white-space: pre; overflow-wrap: normal; tab-size: 4; scrollbar-width: thin; }
+.code-head { display: flex; align-items: center; justify-content: space-between; padding-left: 14.4px; color: var(--muted); border-bottom: 1px solid var(--border); }
+.code-head > span { font-size: .8125em; }
+pre { overflow-x: auto; padding: 12px 14.4px; white-space: pre; overflow-wrap: normal; tab-size: 4; scrollbar-width: thin; }
 pre span { display: block; min-block-size: 1.5em; }
 .table { overflow-x: auto; scrollbar-width: thin; }
 table { border-collapse: collapse; font-size: .95em; }
-th, td { padding: .35rem .7rem; border-block-end: 1px solid var(--border); text-align: start; vertical-align: top; overflow-wrap: normal; }
+th, td { padding: 5.6px 11.2px; border-block-end: 1px solid var(--border); text-align: start; vertical-align: top; overflow-wrap: normal; }
 th { font-weight: 650; }
 
 .button {
-  display: inline-flex; align-items: center; justify-content: center; gap: .4rem; min-block-size: 2.75rem; padding: 0 .8rem;
-  font: inherit; font-size: .875rem; color: inherit; background: none; border: 0; border-radius: 10px; cursor: pointer;
-  -webkit-tap-highlight-color: transparent; touch-action: manipulation;
+  display: inline-flex; align-items: center; justify-content: center; gap: 6.4px; min-block-size: 44px; padding: 0 12.8px;
+  font: inherit; font-size: .875em; color: inherit; background: none; border: 0; border-radius: 10px; cursor: pointer;
+  user-select: none; -webkit-tap-highlight-color: transparent; touch-action: manipulation;
 }
 .button:hover { background: color-mix(in srgb, var(--text) 8%, transparent); }
 .button:disabled { cursor: default; opacity: .55; }
 .button:disabled:hover { background: none; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 .log:focus-visible, pre:focus-visible, .table:focus-visible { outline-offset: -2px; }
-svg { flex: none; inline-size: 1.15rem; block-size: 1.15rem; fill: none; stroke: currentColor; stroke-width: 1.9; stroke-linecap: round; stroke-linejoin: round; }
+svg { flex: none; inline-size: 18.4px; block-size: 18.4px; fill: none; stroke: currentColor; stroke-width: 1.9; stroke-linecap: round; stroke-linejoin: round; }
 .new-chat { flex: none; color: var(--muted); }
-.copy { min-block-size: 2.25rem; padding: 0 .6rem; color: var(--muted); font-size: .8125rem; border-radius: 8px; }
-.copy svg { inline-size: 1rem; block-size: 1rem; }
-.tools { margin-block-start: .25rem; margin-inline-start: -.6rem; }
-.notice { display: flex; flex-wrap: wrap; align-items: center; gap: .25rem .6rem; margin-block-start: .5rem; color: var(--muted); font-size: .9375rem; }
-.notice > span { padding-block: .5rem; }
+.copy { min-block-size: 36px; padding: 0 9.6px; color: var(--muted); font-size: .8125em; border-radius: 8px; }
+.copy svg { inline-size: 16px; block-size: 16px; }
+.tools { margin-block-start: 4px; margin-inline-start: -9.6px; }
+.notice { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 9.6px; margin-block-start: 8px; color: var(--muted); }
+.notice > span { font-size: .9375em; padding-block: 8px; }
 .notice:not(.error) > svg { display: none; }
-.error { padding-inline: .9rem .3rem; min-block-size: 2.75rem; color: var(--error); background: color-mix(in srgb, var(--error) 6%, transparent); border: 1px solid color-mix(in srgb, var(--error) 45%, transparent); border-radius: 10px; }
-.error > span { flex: 1 1 9rem; }
+.error { padding-inline: 14.4px 4.8px; min-block-size: 44px; color: var(--error); background: color-mix(in srgb, var(--error) 6%, transparent); border: 1px solid color-mix(in srgb, var(--error) 45%, transparent); border-radius: 10px; }
+.error > span { flex: 1 1 144px; }
 .retry { color: var(--text); font-weight: 550; }
-.latest { position: absolute; inset-block-end: .75rem; inset-inline-start: calc(50% - 1.375rem); inline-size: 2.75rem; padding: 0; background: var(--background); border: 1px solid var(--control); border-radius: 50%; box-shadow: 0 2px 8px rgb(0 0 0 / .15); }
+.latest { position: absolute; inset-block-end: 12px; inset-inline-start: calc(50% - 22px); inline-size: 44px; padding: 0; background: var(--background); border: 1px solid var(--control); border-radius: 50%; box-shadow: 0 2px 8px rgb(0 0 0 / .15); }
 .latest:hover { background: var(--surface); }
 
-.form { padding: .25rem 1.125rem 1rem; }
-.box { display: flex; align-items: flex-end; gap: .25rem; padding: .3rem; background: var(--background); border: 1px solid var(--control); border-radius: calc(var(--radius) + 12px); }
+.form { padding: 4px 18px 16px; }
+.box { display: flex; align-items: flex-end; gap: 4px; padding: 4.8px; background: var(--background); border: 1px solid var(--control); border-radius: calc(var(--radius) + 12px); }
 .box:focus-within { border-color: var(--accent); box-shadow: 0 0 0 1px var(--accent); }
-.field { display: grid; flex: 1 1 auto; min-inline-size: 0; max-block-size: 12rem; }
+.field { display: grid; flex: 1 1 auto; min-inline-size: 0; max-block-size: 192px; }
 .field::after { content: attr(data-text) " "; visibility: hidden; pointer-events: none; }
-.field::after, .input { grid-area: 1 / 1; min-inline-size: 0; max-block-size: 12rem; padding: .6rem .5rem .6rem .85rem; padding-inline: .85rem .5rem; font: inherit; line-height: 1.5; white-space: pre-wrap; overflow-wrap: anywhere; overflow-y: auto; scrollbar-width: thin; }
+.field::after, .input { grid-area: 1 / 1; min-inline-size: 0; max-block-size: 192px; padding: 9.6px 8px 9.6px 13.6px; padding-inline: 13.6px 8px; font: inherit; line-height: 1.5; white-space: pre-wrap; overflow-wrap: anywhere; overflow-y: auto; scrollbar-width: thin; }
 .input { resize: none; color: inherit; background: none; border: 0; outline: 0; inline-size: 100%; }
 .input::placeholder { color: var(--muted); opacity: 1; }
-.send, .stop { flex: none; inline-size: 2.75rem; padding: 0; border-radius: 50%; color: var(--on-accent); background: var(--accent); }
+.send, .stop { flex: none; inline-size: 44px; padding: 0; border-radius: 50%; color: var(--on-accent); background: var(--accent); }
 .send:hover, .stop:hover { background: color-mix(in srgb, var(--accent) 88%, var(--text)); }
 .send:disabled, .send:disabled:hover { color: var(--muted); background: var(--surface); opacity: 1; }
-.stop svg { fill: currentColor; inline-size: 1rem; block-size: 1rem; }
+.stop svg { fill: currentColor; inline-size: 16px; block-size: 16px; }
 :is(.send, .stop, .latest) span { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
 @media (prefers-reduced-motion: reduce) { .dots i { animation: none; opacity: .6; } }
-@media (max-width: 30rem) {
-  .header { padding-inline: .875rem .25rem; }
-  .log { padding: 1rem .875rem; }
-  .form { padding: .25rem .625rem .625rem; }
+@media (max-width: 480px) {
+  .header { padding-inline: 14px 4px; }
+  .log { padding: 16px 14px; }
+  .form { padding: 4px 10px 10px; }
 }
 @media (forced-colors: active) { .send, .stop { border: 1px solid; } }
 `;

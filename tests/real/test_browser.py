@@ -500,6 +500,71 @@ async def test_nothing_is_left_of_an_element_that_is_removed(page: Page) -> None
         await page.said("Half", "Back")
 
 
+async def test_an_element_that_is_moved_keeps_its_reply(page: Page) -> None:
+    model = Model()
+    async with chatting(page, model):
+        await page.say("Hello")
+        model.say("Half")
+        await page.until("return replies()[0] == 'Half'")
+        await page.run("const there = document.createElement('div'); chat.before(there); there.append(chat)")
+        model.say(" and half")
+        model.end()
+        await page.said("Half and half")
+        assert await page.run("return fired.at(-1)") == ["done", {"text": "Half and half", "stopped": False}]
+
+
+async def test_stop_makes_way_at_once(page: Page) -> None:
+    model = Model()
+    async with chatting(page, model, words("Two")) as standin:
+        await page.say("One")
+        model.say("Half")
+        await page.until("return replies()[0] == 'Half'")
+        await page.run("chat.stop(); chat.send('Another')")
+        await page.said("Half", "Two")
+    assert asked(standin.requests[1]) == [("user", "One"), ("assistant", "Half"), ("user", "Another")]
+
+
+async def test_pasted_code_keeps_its_indentation(page: Page) -> None:
+    async with chatting(page, words("I see")) as standin:
+        pasted = "$('.input').value = arguments[0]; $('.input').dispatchEvent(new Event('input')); press('.send')"
+        await page.run(pasted, "\n  \n    if x:\n        y\n\n")
+        await page.said("I see")
+        assert await page.run("return $('.user-bubble').textContent") == "    if x:\n        y"
+    assert asked(standin.requests[0]) == [("user", "    if x:\n        y")]
+
+
+HOSTILE = """
+html { font-size: 62.5% } body { font: italic small-caps 900 9px/3 serif; text-transform: uppercase;
+letter-spacing: 3px; word-spacing: 9px; text-indent: 40px; user-select: none; white-space: pre; word-break: break-all;
+text-align: right; text-shadow: 1px 1px red; list-style: square inside; cursor: wait; hyphens: auto; tab-size: 1;
+line-break: anywhere; overflow-wrap: anywhere; -webkit-text-fill-color: red; -webkit-text-stroke: 2px blue; }
+"""
+LOOKS = """
+return $$(":not(.latest, .latest *)").map((node) => {
+  const style = getComputedStyle(node);
+  return [...style].filter((name) => !name.startsWith("--")).map((name) => name + ":" + style.getPropertyValue(name));
+});
+"""
+
+
+async def test_the_css_of_its_page_stays_out(page: Page) -> None:
+    async with chatting(page, words(SAMPLE)):
+        await page.say("Hello")
+        await page.until("return $('.tools')")
+        # What stands in its slots is the page's own, and this page has a style for its parts.
+        await page.run("chat.replaceChildren(); document.querySelector('[rel=stylesheet]').remove()")
+        await page.run("chat.style.inlineSize = '600px'; chat.style.blockSize = '500px'")
+        sheet = "const css = new CSSStyleSheet(); css.replaceSync(arguments[0]); document.adoptedStyleSheets = [css];"
+        plain = await page.run(LOOKS)
+        await page.run(sheet, HOSTILE)
+        hostile = await page.run(LOOKS)
+        assert [set(other) - set(one) for one, other in zip(plain, hostile, strict=True)] == [set()] * len(plain)
+        own = "cf-chat { --cf-chat-font: 20px serif } cf-chat::part(user-bubble) { letter-spacing: 5px }"
+        await page.run(sheet, own)
+        shown = "const style = getComputedStyle($('.user-bubble')); return [style.fontSize, style.letterSpacing]"
+        assert await page.run(shown) == ["20px", "5px"]
+
+
 async def test_storage_of_a_session(page: Page) -> None:
     async with chatting(page, words("**Kept**"), words("Too")) as standin:
         await page.say("Hello")

@@ -118,6 +118,15 @@ def test_a_table_needs_its_second_row_and_takes_pipes_and_breaks(reader: Reader)
     assert [block[0] for block in reader.draw("|a|\n|b|\n\nc").tree] == ["p", "p"]
 
 
+def test_the_module_is_imported_where_there_is_no_page() -> None:
+    assert NODE
+    code = f"const it = await import('file://{ROOT}/cfchat/web/cfchat.js'); console.log(Object.keys(it).join(' '))"
+    done = subprocess.run(
+        [NODE, "--input-type=module", "-e", code], capture_output=True, text=True, timeout=20, check=True
+    )
+    assert done.stdout == "CfChat Markdown\n"
+
+
 UNITS = [
     *(" ", "\t", "**a ", "*a **b ", "***a b", "*", "a*", "*a* **b** ", "`", "`` \\``", "!", "\\", "<br "),
     *("[", "[a](", '[a](u "', "[*a ", "]", "](", "(", "http://", "https://%"),
