@@ -26,6 +26,7 @@ from places import ROOT, TESTS
 
 from cfchat import errors
 from cfchat.errors import CfchatError
+from cfchat.replies.negotiation import FORMS
 
 PACKAGE = ROOT / "cfchat"
 READMES = [ROOT / "README.md", *sorted([*PACKAGE.rglob("README.md"), *TESTS.rglob("README.md")])]
@@ -131,6 +132,11 @@ def test_the_api_page_lists_every_error() -> None:
     rows = re.findall(r"^\|[^|]+\| (\d+) \| (.+) \|$", section("app", "Errors"), re.M)
     listed = {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
     assert listed == {(it.status, it.code) for it in classes if it.code not in UNSEEN}
+
+
+def test_the_api_page_lists_every_form_of_a_reply() -> None:
+    listed = re.findall(r"^\| POST `/api/chatbot`, `([^`]+)` \|", section("app", "Paths"), re.M)
+    assert sorted(listed) == sorted(FORMS)
 
 
 def test_the_operators_page_lists_every_metric() -> None:
