@@ -46,7 +46,7 @@ class Exchange:
         self._metrics = metrics
         self._system = (system_prompt, client_system)
         self._default_model = default_model
-        self._settling: set[asyncio.Task[None]] = set()
+        self._settling: set[asyncio.Task[None]] = set()  # the `after_reply` hooks that run
 
     async def run(
         self, request: Request, reply: Reply, asker: Asker, conversation: Conversation, form: Form

@@ -57,8 +57,8 @@ _MODELS = "/v1/models/"
 _JSON = (("Content-Type", "application/json"), ("Cache-Control", "no-cache"))
 
 _METHODS = frozenset(HTTPMethod.__members__)
-# Forms are what other sites may send without a preflight, and never a conversation.
-FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+# Other sites may send an HTML form without a preflight. It is never a conversation.
+HTML_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 class Settings(NamedTuple):
@@ -114,7 +114,7 @@ class App:
             "/v1/models": {"GET": self._models},
             **{path: {"GET": page} for path, page in pages.items()},
         }
-        # Those with a name in them, by what stands before it and behind it.
+        # Routes of a path that holds a name, by what stands before the name and behind it.
         self._named_routes: dict[tuple[str, str], Route] = {
             ("/api/chat/", "/stream"): {"GET": self._resume},
             (_MODELS, ""): {"GET": self._model},
@@ -276,6 +276,6 @@ def _check_body_fields(request: Request) -> None:
         raise UnsupportedMediaType(
             "Send the body uncompressed.", fields=[("Accept-Encoding", "identity")], param="content-encoding"
         )
-    if kind is not None and kind.partition(";")[0].strip().lower() in FORMS:
+    if kind is not None and kind.partition(";")[0].strip().lower() in HTML_FORMS:
         message = "The Content-Type is that of a form: send the messages as application/json."
         raise UnsupportedMediaType(message, param="content-type")

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-log = logging.getLogger("cfchat.pulse")
+log = logging.getLogger("cfchat.loop_lag")
 
 INTERVAL = 0.05  # seconds between two ticks
 STALL = 0.1  # seconds; a tick that is later than this is a stall

@@ -58,9 +58,12 @@ class Pausable(Protocol):
 
 
 class Reply:
-    """`common` are fields that every reply gets, a refusal too. `gone`: nobody is there any more to read it."""
+    """`common` are fields of every reply that the handler starts or sends. `gone`: the client has left.
 
-    def __init__(self, out: Out, record: Record, pause: float) -> None:
+    A heartbeat is due after `silence` seconds without a write.
+    """
+
+    def __init__(self, out: Out, record: Record, silence: float) -> None:
         self.common: FieldLines = ()
         self.record = record
         self.gone = False
@@ -72,7 +75,7 @@ class Reply:
         self._head: Head | None = None
         self._fail: Callable[[CfchatError], bytes] | None = None
         self._heartbeat = b""
-        self._pause = pause
+        self._silence = silence
         self._written = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -160,7 +163,7 @@ class Reply:
             record.status = head.status
             record.first = time.monotonic()
             if self._heartbeat and not last:
-                self._beat_after(self._pause)
+                self._beat_after(self._silence)
         record.sent += len(piece)
         if last:
             self.ended = True
@@ -177,10 +180,10 @@ class Reply:
     def _beat(self) -> None:
         """Send a heartbeat if it is time. One timer a reply, never moved: it looks how long nothing was written."""
         silent = time.monotonic() - self._written
-        if silent >= self._pause:
+        if silent >= self._silence:
             self._put(self._heartbeat, False)
             silent = 0.0
-        self._beat_after(self._pause - silent)
+        self._beat_after(self._silence - silent)
 
 
 Handler = Callable[[Request, Reply], Awaitable[None]]

@@ -30,7 +30,7 @@ async def test_a_stall_is_logged_with_its_code_and_no_values(caplog: pytest.LogC
         busy(time.monotonic() + 10, records, SECRET)
         await until(lambda: bool(late))
     lag.stop()
-    line = next(record for record in records if record.name == "cfchat.pulse")
+    line = next(record for record in records if record.name == "cfchat.loop_lag")
     message = line.getMessage()
     assert line.levelno == logging.WARNING
     assert "ops/test_loop_lag.py:" in message and " busy < " in message

@@ -67,7 +67,7 @@ class ReplyReader:
         self._called_tools = False
         self._tools = tools
         self._calls = ToolCalls()
-        self._called = 0  # bytes of calls
+        self._call_bytes = 0
         self._whole = False
         self._error: UpstreamError | None = None
 
@@ -90,7 +90,7 @@ class ReplyReader:
     @property
     def _written(self) -> int:
         """The bytes that the model has written, also those that do not come out."""
-        return self._text.size + self._reasoning.size + self._called
+        return self._text.size + self._reasoning.size + self._call_bytes
 
     @property
     def answering(self) -> bool:
@@ -287,7 +287,7 @@ class ReplyReader:
     def _call(self, items: object) -> tuple[ToolCall, ...]:
         self._called_tools = True
         calls = tuple(self._calls.read(items))
-        self._called += sum([len((call.name + call.arguments).encode()) for call in calls])
+        self._call_bytes += sum([len((call.name + call.arguments).encode()) for call in calls])
         if not self._tools:
             return ()
         self.answered |= bool(calls)
