@@ -15,7 +15,7 @@ DAY = 86_400.0  # seconds; a day's budgets, ours and Cloudflare's, begin at 00:0
 class CfchatError(Exception):
     """The base of all errors of cfchat.
 
-    `message` is for the client and holds no secret; a kind that is raised in many places has its own, `words`.
+    `message` is for the client and holds no secret. `words` is the message of an error that is raised without one.
     `detail` is for the operator's log only. `param` names the place in the request. `retry_after` is in seconds.
     `fields` are extra header fields of the error reply, such as `Allow`.
 

@@ -57,7 +57,7 @@ class Deadline:
         self._when = self._bound = inf
 
     def cancel(self) -> None:
-        """Stop for good: no timer is left, nor what it would have called, whose owner is freed by that at once."""
+        """Stop for good. Drop the timer and `on_expiry`, so that no reference cycle keeps their owner in memory."""
         self.stop()
         self._on_expiry = _do_nothing
         if self._timer is not None:

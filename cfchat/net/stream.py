@@ -1,8 +1,8 @@
 """Bytes over one socket, for both doors: clients come in by it, and Cloudflare is asked by it. Knows no HTTP.
 
-asyncio's own TLS holds a buffer of 256 KiB for each connection. Here OpenSSL works on memory (`Layer`): what the socket
-gives goes in, its meaning comes out, and nothing is kept that has been taken. So a Stream speaks plain TCP to asyncio,
-and as many layers of TLS over it as it is asked to.
+asyncio's own TLS holds a buffer of 256 KiB for each connection. Here OpenSSL works on memory (`Layer`): records from
+the socket go in, plain bytes come out, and nothing is kept that has been taken. To asyncio a Stream is plain TCP. Each
+`start_tls` adds a layer of TLS: one for an origin or a client, a second one inside the tunnel of an HTTPS proxy.
 
 What comes is either pulled (`read`) or pushed (`push`): a Stream that pushes calls its receiver in the very call in
 which asyncio delivers the bytes. `pause` and `resume` are the backpressure, in both cases.
@@ -30,9 +30,9 @@ _own = threading.local()
 
 
 def _shared_buffer() -> memoryview:
-    """Return the one read buffer of this thread: its loop reads one stream after the other, and takes at once.
+    """Return the one read buffer of this thread. All streams of a loop share it, because each copies its bytes at once.
 
-    A plain Protocol is given new bytes of 256 KiB for each read, and has the kernel make and take back their pages.
+    asyncio gives a plain Protocol a new buffer of 256 KiB for each read, whose pages the kernel must make and free.
     """
     if not hasattr(_own, "buffer"):
         _own.buffer = memoryview(bytearray(READ_SIZE))
@@ -43,9 +43,9 @@ def _shared_buffer() -> memoryview:
 class Stream(asyncio.BufferedProtocol):
     """One connection. `half_open`: our side may go on writing after the peer has ended its own.
 
-    While it is `idle` nothing is expected: bytes that come then, or are left from before in either direction, and the
-    end make it `disturbed`, and end it. `on_pressure(True)` is called once the peer takes less than is written, and
-    `on_pressure(False)` once it has caught up.
+    A stream that is `idle` expects nothing. If bytes come, or the end, it is `disturbed` and closes. It is `disturbed`,
+    too, if bytes were unread or unsent when it became idle. `on_pressure(True)` is called once the peer takes less than
+    is written, and `on_pressure(False)` once it has caught up.
     """
 
     transport: asyncio.Transport
@@ -202,7 +202,7 @@ class Stream(asyncio.BufferedProtocol):
     async def start_tls(self, context: ssl.SSLContext, name: str | None, server_side: bool = False) -> None:
         """Speak TLS from here on, inside whatever is spoken already.
 
-        What came before is taken for TLS, too: nothing that was not protected is ever read as what TLS gave.
+        Bytes that wait unread count as TLS records. So nobody can slip in plain bytes that are then read as protected.
 
         Raises:
             OSError: the handshake failed, or the connection broke; ssl.SSLError is one.

@@ -1,4 +1,4 @@
-"""The bare text wire: the model's text and nothing else, as UTF-8.
+"""The bare text: the model's text and nothing else, as UTF-8.
 
 It has no room for a heartbeat or an error, because every byte is read as the model's words. So a reply that breaks
 off is cut without its last chunk, which every HTTP client notices.

@@ -47,7 +47,8 @@ class Deadlines(NamedTuple):
 class Answer:
     """One reply, on a connection of its own until it is over.
 
-    `model` gives it, after `tries` requests, without `left_out` messages that did not fit the model's window.
+    `model` answers, and `tries` requests were sent until it did. `left_out` messages were left out of them, because
+    they did not fit the model's window.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Answer:
         self._reply = ReplyReader(max_tokens, thinks_first(model), tools, json_mode)
         self._events = EventReader(self._reply, learned)
         self._first: list[Delta] = []
-        self._over = False
+        self._over = False  # nothing more is read, neither of the reply nor of its message
         self._fields: Fields | None = None  # of a head that accepts the request
         self._refused = False
         self._take: Take | None = None
@@ -174,7 +175,7 @@ class Answer:
             if not self._whole:
                 self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
             try:
-                take(first)  # behind the deadline: a slow client pauses both
+                take(first)  # after the deadline is moved, because a slow client pauses it in this call
                 first = []
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
@@ -258,7 +259,7 @@ class Answer:
             self._take(deltas)
 
     def _break(self, error: Exception) -> None:
-        """The connection has failed, or this code."""
+        """End the answer, because the connection has failed or our own code has."""
         if self._whole and isinstance(error, UpstreamError):  # [DONE] made the reply whole: only the connection is lost
             log.debug("%s connection not kept: %s", self._tag, error)
             self._finish(None)

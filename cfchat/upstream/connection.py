@@ -117,9 +117,9 @@ class Connection:
     # --- push ---------------------------------------------------------------------------------
 
     def push(self, take: Callable[[bytes, bool], None], fail: Callable[[Exception], None]) -> None:
-        """Hand each read on as it comes: `take(body, ended)` gets the body in it, and whether the message has ended.
+        """Until `pull`, call `take(body, ended)` for each read: the body in it, and whether the message has ended.
 
-        Until `pull`. `fail` gets the error that ends it, an UpstreamError if the origin or the way to it is at fault.
+        `fail` gets the error that ends the message, an UpstreamError if the origin or the way to it is at fault.
         """
         self._take, self._fail = take, fail
         self._receive(b"")  # what is there already, and perhaps the end of the message

@@ -34,7 +34,7 @@ def encode_fields(fields: Iterable[tuple[str, str]]) -> bytes:
 
 
 def encode_response_head(status: int, fields: Iterable[tuple[str, str]], encoded: bytes = b"") -> bytes:
-    """Return a response head of HTTP/1.1, with the reason that RFC 9110 gives the status; `encoded` as for a request.
+    """Return a response head of HTTP/1.1, with the usual reason if the status has one; `encoded` as for a request.
 
     Raises:
         ValueError: the status is not between 100 and 599, or the grammar does not allow a name or a value.

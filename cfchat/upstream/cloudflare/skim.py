@@ -13,9 +13,9 @@ from cfchat.upstream.cloudflare.reply import ReplyReader
 from cfchat.upstream.cloudflare.template import Match, Template, find
 from cfchat.wire.sse import SSEParser
 
-# How many events are parsed one by one to find a template: of one read, and in a row.
+# The most events that are parsed one by one to find a template: in one read, and in a row over several reads.
 _TRIED_EACH, _TRIED = 3, 8
-# Learning costs as much as parsing some events: wait until this many more are here, or until this many have been.
+# Learning costs as much as parsing some events: learn only from a read of _MORE events, or after _BEFORE shorter ones.
 _MORE, _BEFORE = 8, 2
 # No event in this many bytes can be over the parser's limit.
 _MOST_SKIMMED = 1 << 19

@@ -1,8 +1,8 @@
 """Read events that look alike without parsing them. Pure.
 
-The events of one stream differ in their text only, and where the model adds them in random padding (`p`) and in the
-numbers of a usage. `find` learns the rest from one event: what it shares with those like it is one regular expression,
-which reads any number of them at once. Anything else is no match, and is left to the parsers.
+The events of one stream differ only in their text. With some models they differ also in random padding (`p`) and in
+the numbers of a usage. `find` makes one regular expression of one event, for all events that differ from it in nothing
+else. The expression reads any number of them at once. Anything else is no match, and is left to the parsers.
 """
 
 from __future__ import annotations
