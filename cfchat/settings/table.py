@@ -81,7 +81,7 @@ SETTINGS = (
     Setting("host", "ADDRESS", "127.0.0.1", to_text, "address to listen on; 0.0.0.0 for all addresses"),
     Setting("port", "N", 8787, to_port, "port to listen on; 0 takes a free one", also="PORT"),
     Setting("uds", "PATH", None, to_text, "unix socket to listen on, instead of an address", unset="none"),
-    Setting("uds-mode", "MODE", "660", to_mode, "its permissions, octal: who may connect"),
+    Setting("uds-mode", "MODE", "660", to_mode, "permissions of the unix socket, octal: who may connect"),
     Setting("tls-cert", "FILE", None, to_text, "certificate chain, PEM: serve HTTPS", unset="plain HTTP", path=True),
     Setting("tls-key", "FILE", None, to_text, "its key, PEM, not encrypted", unset="in the same file", path=True),
     Setting("workers", "N", 0, to_workers, "processes that share the work; 0 for this one alone"),
@@ -162,7 +162,7 @@ def _default(setting: Setting) -> str:
 
 # --- for README.md --------------------------------------------------------------------------------
 
-# Rows of settings that no room checks: flag, variables, default, meaning.
+# Rows of what is no Setting, because `load.py` takes it by itself: flag, variables, default, meaning.
 _OTHERS = (
     ("", ("CLOUDFLARE_ACCOUNT_ID",), "", "32 hex digits, in the address of your dashboard"),
     ("", ("CLOUDFLARE_API_TOKEN", "_FILE"), "", "the token, or the path of a file that holds it"),
