@@ -139,7 +139,7 @@ class Exchange:
         if usage.impossible:
             log.warning("%s usage of more tokens than were asked for: %d are counted", request.id, tokens.total)
         if usage.neurons is not None:
-            request.notes["neurons"] = f"{usage.neurons:.6g}"
+            request.notes["neurons"] = round(usage.neurons, 6)
             metrics.neurons.add(usage.neurons)
         metrics.tokens.add(tokens.prompt, "prompt")
         metrics.tokens.add(tokens.completion, "completion")
