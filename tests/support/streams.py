@@ -75,10 +75,13 @@ SHAPES = (
     '{"choices":[{"index":0,"delta":{"role":"assistant","content":"%s"}}]}',
     *COUNTED,
     '{"response":"%s","usage":{"completion_tokens":%u,"prompt_tokens":%u}}',
+    '{"response_text":"%s"}',
     # What only looks alike: the words elsewhere, twice, or nowhere.
     '{"response":"one","response":"%s"}',
     '{"response":"%s","response":"two"}',
     '{"content":"%s","response":"three"}',
+    '{"response":"%s","response_text":"four"}',
+    '{"choices":[{"delta":{"content":"%s"}}],"response":"five"}',
     '{"response":"%s","finish_reason":"stop"}',
     '{"choices":[{"delta":{"content":"%s","reasoning":"hm"}}]}',
     '{"choices":[{"delta":{"content":"%s"}}],"usage":{"total_tokens":1,"p":"%p"}}',

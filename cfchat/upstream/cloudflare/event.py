@@ -16,6 +16,8 @@ from cfchat.wire.strict_json import decode_first
 # The names that an event may have, those of the classic dialect last; and whether it has none of either dialect.
 _CLASSIC = ("response", "response_text", "finish_reason", "usage", "tool_calls", "reasoning_content", "reasoning")
 _NAMES = ("type", "choices", *_CLASSIC)
+# Those that hold text. If an event has several, an empty one makes another one count.
+TEXT_NAMES = frozenset(("choices", "response", "response_text"))
 _NEITHER = frozenset(_NAMES[1:]).isdisjoint
 
 

@@ -14,7 +14,16 @@ from typing import Any
 
 from cfchat.conversation.model import Delta, ToolCall
 from cfchat.errors import UpstreamEmpty, UpstreamEndless, UpstreamError, UpstreamInterrupted, UpstreamProtocolError
-from cfchat.upstream.cloudflare.event import Content, Joiner, ReadContent, decode, is_typed, read_event, read_whole
+from cfchat.upstream.cloudflare.event import (
+    TEXT_NAMES,
+    Content,
+    Joiner,
+    ReadContent,
+    decode,
+    is_typed,
+    read_event,
+    read_whole,
+)
 from cfchat.upstream.cloudflare.faults import ERROR_KEYS, error_in_event, error_in_reply, finish_error
 from cfchat.upstream.cloudflare.thoughts import Thoughts
 from cfchat.upstream.cloudflare.tools import ToolCalls
@@ -143,7 +152,7 @@ class ReplyReader:
             return False
         if type(reply) is not dict or error_in_reply(reply) is not None:
             return False
-        content = self._read_content(reply)
+        content = self._read_content(reply) if len(TEXT_NAMES & reply.keys()) == 1 else None
         if content is None or content.finish or content.reasoning or content.tool_calls:
             return False
         return bool(content.text == text and (wanted is None or content.usage == wanted))

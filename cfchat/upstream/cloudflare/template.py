@@ -18,7 +18,7 @@ _NUMBER = r"(?:0|[1-9][0-9]{0,14}+)(?:\.[0-9]{1,20}+)?+"
 # The parts that may vary; `id` and `created` do so from stream to stream. Which string is the text is a guess here:
 # the caller tries an example.
 _PARTS = re.compile(
-    rf'"(?:response|content)"\s*:\s*"(?P<text>{_STRING})"'
+    rf'"(?:response|response_text|content)"\s*:\s*"(?P<text>{_STRING})"'
     r'|"(?:p|id)"\s*:\s*"(?P<word>[0-9A-Za-z-]++)"'
     rf'|"created"\s*:\s*(?P<number>{_NUMBER})(?=\s*[,}}])'
     r'|"usage"\s*:\s*(?P<usage>\{(?:[^{}]|\{[^{}]*+\})*+\})'

@@ -124,7 +124,7 @@ def stream_of(shape: str, words: Iterable[str]) -> bytes:
     return b"".join(f"data: {fill(shape, part)}\n\n".encode() for part in parts)
 
 
-@pytest.mark.parametrize("shape", [*SHAPES[:2], *SHAPES[3:5], f" {SHAPES[0]}", *COUNTED])
+@pytest.mark.parametrize("shape", [*SHAPES[:2], *SHAPES[3:5], f" {SHAPES[0]}", '{"response_text":"%s"}', *COUNTED])
 @pytest.mark.parametrize("size", [1, 5, 500], ids="{} events a read".format)
 def test_most_events_are_not_parsed(shape: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Escapes and other alphabets among them; the first event has no text yet, as with the default model."""
@@ -174,6 +174,15 @@ def test_an_error_behind_text_is_raised_by_the_next_call_whatever_comes() -> Non
     assert "".join(delta.text for delta in reader.feed(ALIKE * 9 + error)) == " word" * 9
     with pytest.raises(UpstreamError):
         reader.feed(ALIKE * 40)
+
+
+@pytest.mark.parametrize(
+    "shape", ['{"response":"%s","response_text":"x"}', '{"choices":[{"delta":{"content":"%s"}}],"response":"x"}']
+)
+def test_an_empty_text_makes_another_one_count(shape: str) -> None:
+    pieces = [stream_of(shape, [word]) for word in ["a", "", "b", "c", "d", "e", "", "f"]]
+    for cuts in (pieces, [b"".join(pieces)], [b"".join(pieces[:6]), *pieces[6:]]):
+        assert skimmed(cuts, 99)["text"] == parsed(cuts, 99)["text"] == "axbcdexf"
 
 
 # --- the fast case ---------------------------------------------------------------------------------
