@@ -62,7 +62,8 @@ CLASSIC_NAMES = re.compile(r"@cf/(meta|mistralai|mistral|deepseek-ai)/.*|@cf/qwe
 _NOT_TAKEN: Mapping[str, frozenset[str]] = {_GLM: frozenset({"top_k", "repetition_penalty"})}
 # The fields of OpenAI's API that the classic schema has, too.
 _CLASSIC_PASSED = frozenset({"tools", "response_format"})
-_THINKS_FIRST = re.compile(r"@cf/deepseek-ai/deepseek-r1-distill.*|@cf/qwen/qwq.*")
+# Models whose template has the opening tag, so that their text begins behind it.
+_THINKS_FIRST = re.compile(r".*/(deepseek-r[0-9]|qwq).*|.*-thinking.*")
 
 
 @lru_cache(maxsize=64)

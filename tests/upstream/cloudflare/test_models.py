@@ -57,9 +57,10 @@ def test_ranges_are_those_of_the_model(
 
 def test_what_is_known_of_models() -> None:
     assert (window_of(GEMMA), window_of(LLAMA)) == (256_000, None)
-    assert thinks_first("@cf/deepseek-ai/deepseek-r1-distill-qwen-32b")
-    assert thinks_first("@cf/qwen/qwq-32b")
-    assert not thinks_first(GEMMA)
+    for name in ("@cf/deepseek-ai/deepseek-r1-distill-qwen-32b", "@cf/qwen/qwq-32b", "@cf/qwen/qwen3-4b-thinking-2507"):
+        assert thinks_first(name)
+    for name in (GEMMA, GLM, LLAMA, "@cf/deepseek-ai/deepseek-v4-flash", "@cf/qwen/qwen3-30b-a3b-fp8"):
+        assert not thinks_first(name)
 
 
 def test_classic_models_take_fewer_fields() -> None:
