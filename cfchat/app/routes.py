@@ -222,7 +222,9 @@ class App:
         label = await self._identify(request)
         asker = self.guard.admit(label, request.client, time.monotonic(), time.time())
         _check_body_fields(request)
-        return asker, await request.read_body()
+        body = await request.read_body()
+        _check_form(request, body)
+        return asker, body
 
     async def _identify(self, request: Request) -> str:
         label = self.guard.identify(request.fields, request.secure)
@@ -271,11 +273,16 @@ def _check_body_fields(request: Request) -> None:
     fields = request.fields
     if "content-length" not in fields and "transfer-encoding" not in fields:
         raise LengthRequired("The request has no body: send the messages as JSON.")
-    coding, kind = fields.get("content-encoding"), fields.get("content-type")
+    coding = fields.get("content-encoding")
     if coding is not None and coding.lower() != "identity":
         raise UnsupportedMediaType(
             "Send the body uncompressed.", fields=[("Accept-Encoding", "identity")], param="content-encoding"
         )
-    if kind is not None and kind.partition(";")[0].strip().lower() in HTML_FORMS:
-        message = "The Content-Type is that of a form: send the messages as application/json."
+
+
+def _check_form(request: Request, body: bytes) -> None:
+    """Refuse a form. What begins as JSON is none: `curl -d` labels all that it sends as a form."""
+    kind = request.fields.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in HTML_FORMS and body.lstrip()[:1] not in (b"[", b"{"):
+        message = "The body is a form: send the messages as JSON."
         raise UnsupportedMediaType(message, param="content-type")

@@ -37,6 +37,7 @@ _NO_EFFECT: Mapping[str, tuple[object, ...]] = {
     "parallel_tool_calls": (True,),
     "response_format": ({"type": "text"},),
 }
+_NO_EFFECT_WITHOUT_TOOLS: Mapping[str, tuple[object, ...]] = {"tool_choice": ("none",), "parallel_tool_calls": (False,)}
 
 
 class Completion(NamedTuple):
@@ -93,8 +94,8 @@ def _parse_message(item: object, place: str) -> Message:
         if not isinstance(call, str) or not call:
             raise BadChatRequest("The result of a tool must name its call.", param=f"{place}.tool_call_id")
         return Message("tool", parse_content(item, place), tool_call_id=without_surrogates(call))
-    if isinstance(item, dict) and item.get("role") == "assistant" and item.get("tool_calls"):
-        calls = item["tool_calls"]
+    if isinstance(item, dict) and item.get("role") == "assistant" and (item.get("tool_calls") or item.get("refusal")):
+        calls = item.get("tool_calls") or []
         if not isinstance(calls, list):
             raise BadChatRequest("The calls of tools must be a list.", param=f"{place}.tool_calls")
         content = "" if item.get("content") is None else parse_content(item, place)
@@ -126,6 +127,10 @@ def _select_passed(document: Mapping[str, object], takes: Callable[[str], bool])
         value = document.get(name)
         if value is None or value in _NO_EFFECT.get(name, ()):
             continue
+        if not document.get("tools") and name in _NO_EFFECT_WITHOUT_TOOLS:
+            if value in _NO_EFFECT_WITHOUT_TOOLS[name]:
+                continue
+            raise BadOption(f"`{name}` has no meaning without `tools`.", param=name)
         problem = "This is nested too deeply." if _is_deep(value) else check(value)
         if problem:
             raise BadOption(problem, param=name)

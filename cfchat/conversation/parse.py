@@ -28,11 +28,11 @@ _ROLES = {
     "assistant": "assistant",
     "ai": "assistant",
 }
-# The AI SDK sends these parts of an earlier reply back. Models must not read their own reasoning again.
-_SKIPPED_PARTS = frozenset({"step-start", "reasoning"})
-_FILE_PARTS = frozenset(
-    {"image", "image_url", "input_image", "file", "input_file", "input_audio", "audio", "video_url"}
-)
+# What the AI SDK and OpenAI's clients send back of an earlier reply, and what is for a page alone. They are passed over
+# even if they hold a text, because models must not read their own reasoning again; other kinds if they hold none.
+_SKIPPED_PARTS = re.compile(r"(?:data|source|tool)-.*|reasoning.*|dynamic-tool|step-start|refusal|custom", re.DOTALL)
+# A user's files are refused, because leaving them out would change what is asked.
+_FILE_PARTS = re.compile(r"(?:input_)?(?:image|file|audio|video|document)(?:_url)?")
 _NUMBERS = tuple(option.name for option in fields(Options) if option.name != "model")
 _WHOLE = frozenset({"max_tokens", "top_k", "seed"})
 Ranges = Mapping[str, tuple[float, float]]
@@ -177,12 +177,14 @@ def parse_content(item: Mapping[str, object], place: str) -> str:
     if isinstance(value, str) and key != "parts":
         return without_surrogates(value)
     if isinstance(value, list) and key != "text":
-        return without_surrogates("".join(_read_part(part, f"{place}[{index}]") for index, part in enumerate(value)))
+        own = item.get("role") in ("assistant", "ai")
+        texts = [_read_part(part, f"{place}[{index}]", own) for index, part in enumerate(value)]
+        return without_surrogates("".join(texts))
     raise BadChatRequest("The content must be a string or a list of text parts.", param=place)
 
 
-def _read_part(part: object, place: str) -> str:
-    """Return the text of one part of a message."""
+def _read_part(part: object, place: str, own: bool) -> str:
+    """Return the text of one part of a message; `own` says that it is of an earlier reply."""
     if not isinstance(part, dict):
         raise BadChatRequest("A part of a message is an object with `type` and `text`.", param=place)
     kind = part.get("type")
@@ -191,10 +193,10 @@ def _read_part(part: object, place: str) -> str:
         if not isinstance(text, str):
             raise BadChatRequest("The text of a part must be a string.", param=f"{place}.text")
         return text
-    if isinstance(kind, str) and kind in _SKIPPED_PARTS:
-        return ""
-    if isinstance(kind, str) and kind in _FILE_PARTS:
+    if isinstance(kind, str) and _FILE_PARTS.fullmatch(kind) and not own:
         raise BadChatRequest("Images, audio and files are not supported: send text.", param=f"{place}.type")
+    if isinstance(kind, str) and (_SKIPPED_PARTS.fullmatch(kind) or not isinstance(part.get("text"), str)):
+        return ""
     raise BadChatRequest("A part must have the type `text`.", param=f"{place}.type")
 
 
@@ -204,7 +206,7 @@ def parse_messages(
     """Read the messages of a JSON list; `parse_item` gets each item and its place.
 
     Raises:
-        BadChatRequest: it is no list, is empty or too long, has no message of the user, or an item is wrong.
+        BadChatRequest: it is no list, is empty or too long, or an item is wrong.
     """
     if not isinstance(items, list):
         raise BadChatRequest("Send a list of messages, or an object with `messages`.", param="messages")
@@ -212,7 +214,4 @@ def parse_messages(
         raise BadChatRequest("The list of messages is empty.", param="messages")
     if len(items) > limits.messages:
         raise BadChatRequest(f"There are more than {limits.messages} messages.", param="messages")
-    messages = [parse_item(item, f"messages[{index}]") for index, item in enumerate(items)]
-    if "user" not in [message.role for message in messages]:
-        raise BadChatRequest("At least one message must come from the user.", param="messages")
-    return tuple(messages)
+    return tuple([parse_item(item, f"messages[{index}]") for index, item in enumerate(items)])

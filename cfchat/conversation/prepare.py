@@ -14,14 +14,16 @@ from cfchat.wire.strict_json import encode as encode_json
 
 # Of UTF-8. Most languages have more in a token, so an estimate is rather too high than too low.
 BYTES_OF_TOKEN = 3
+# Begins a conversation without a message of the user, because the chat templates of some models need one.
+_OPENING = Message("user", "Go on.")
 # The choices for system messages that a client sends.
 MERGE, DROP, REJECT = "merge", "drop", "reject"
 
 
 def with_system(conversation: Conversation, prompt: str, own: str = MERGE) -> Conversation:
-    """Return the conversation with one leading system message: `prompt`, then the client's, with blank lines between.
+    """Return the conversation as models take it: one leading system message, and at least one of the user.
 
-    There is only one because the chat templates of models merge or refuse system messages anywhere else; there is
+    The system message is `prompt`, then the client's, with blank lines between. There is only one because the chat templates of models merge or refuse system messages anywhere else; there is
     none if all texts are empty. `own` says how to treat the client's system messages: merge, drop or reject.
 
     Raises:
@@ -38,6 +40,8 @@ def with_system(conversation: Conversation, prompt: str, own: str = MERGE) -> Co
         raise BadChatRequest("System messages are not accepted here.", param=f"messages[{place}].role")
     text = "\n\n".join([text for text in (prompt, *(own_texts if own == MERGE else ())) if text])
     head = [Message("system", text)] if text else []
+    if "user" not in [message.role for message in rest]:
+        head.append(_OPENING)
     return Conversation((*head, *rest), conversation.options, conversation.passed)
 
 

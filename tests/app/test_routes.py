@@ -253,7 +253,8 @@ HI = b'{"messages":[{"role":"user","content":"Hi"}],'
     [
         (b'"tools":[{"type":"function","function":{"name":"f","parameters":{"maximum":1e999}}}]}',
          "tools[0].function.parameters.maximum"),
-        (b'"tool_choice":{"type":"function","function":{"name":"f"},"a b":[-1E+400]}}', "tool_choice.*[0]"),
+        (b'"tools":[{"type":"function","function":{"name":"f"}}],'
+         b'"tool_choice":{"type":"function","function":{"name":"f"},"a b":[-1E+400]}}', "tool_choice.*[0]"),
         (b'"response_format":{"type":"json_object","json_schema":1e999}}', "response_format.json_schema"),
         (b'"temperature":1e999}', "temperature"),
         (b'"max_tokens":-1e999}', "max_tokens"),
@@ -418,13 +419,42 @@ async def test_long_fields_of_requests_are_not_kept() -> None:
         writer.close()
 
 
-@pytest.mark.parametrize(
-    ("fields", "status"),
-    [("Content-Type: application/x-www-form-urlencoded\r\n", 415), ("Content-Encoding: gzip\r\n", 415)],
-)
-async def test_forms_and_compression_are_415(fields: str, status: int) -> None:
+FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
+
+
+@pytest.mark.parametrize(("body", "fields"), [(b"messages=x", FORM), (b"[]", "Content-Encoding: gzip\r\n")])
+async def test_forms_and_compression_are_415(body: bytes, fields: str) -> None:
     async with StandIn([]) as standin, house(standin) as cfchat:
-        assert (await cfchat.post(fields=fields)).status == status
+        assert (await cfchat.post(body, fields=fields)).status == 415
+
+
+async def test_json_with_the_label_of_a_form_is_answered() -> None:
+    async with StandIn([reply(WORDS)]) as standin, house(standin) as cfchat:
+        assert (await cfchat.post(b" " + json.dumps(HELLO).encode(), fields=FORM)).body == b"Hello"
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize("path", ["/api/chatbot", "/api/chat", "/v1/chat/completions"])
+@pytest.mark.parametrize("role", ["system", "assistant"])
+async def test_a_conversation_without_a_user_is_answered(path: str, role: str) -> None:
+    async with StandIn([reply(WORDS)]) as standin, house(standin) as cfchat:
+        answer = await cfchat.post({"messages": [{"role": role, "content": "What is a duck?"}]}, path)
+    sent = [(message["role"], message["content"]) for message in json.loads(standin.requests[0].body)["messages"]]
+    assert answer.status == 200 and ("user", "Go on.") in sent
+    assert any(sender == role and text.endswith("What is a duck?") for sender, text in sent)
+
+
+async def test_the_result_of_a_tool_is_answered_without_a_user() -> None:
+    messages = [
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c1", "content": "42"},
+    ]
+    async with StandIn([reply(WORDS)]) as standin, house(standin) as cfchat:
+        assert (await cfchat.post({"messages": messages}, "/v1/chat/completions")).status == 200
+    sent = json.loads(standin.requests[0].body)["messages"]
+    assert [message["role"] for message in sent] == ["system", "user", "assistant", "tool"]
 
 
 async def test_no_body_is_411() -> None:

@@ -153,9 +153,9 @@ def test_a_number_that_cannot_be_sent_is_found_where_it_is(schema: object) -> No
         ("tool_choice", tool, "tool_choice.function.parameters"),
         ("response_format", choice, "response_format.json_schema.schema.a"),
     ):
-        body = json.dumps({"messages": [HI], name: value}).replace("Infinity", "1e999").encode()
+        body = json.dumps({"messages": [HI], "tools": [TOOL], name: value}).replace("Infinity", "1e999").encode()
         if (found := first(schema, place)) is None:
-            assert parse_completion(body, LIMITS).conversation.passed == {name: value}
+            assert parse_completion(body, LIMITS).conversation.passed == {"tools": [TOOL], name: value}
         else:
             with pytest.raises(BadOption) as caught:
                 parse_completion(body, LIMITS)
@@ -202,6 +202,26 @@ def test_a_wrong_message_is_named(message: object, param: str) -> None:
     with pytest.raises(BadChatRequest) as caught:
         parse(messages=[HI, message])
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "fields", [{"tool_choice": "none"}, {"parallel_tool_calls": False}, {"tools": [], "tool_choice": "none"}]
+)
+def test_what_says_nothing_without_tools_is_left_out(fields: Mapping[str, object]) -> None:
+    assert parse(model="gpt-4o-mini", **fields).conversation.passed == {}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_a_choice_of_tools_needs_tools(choice: object) -> None:
+    with pytest.raises(BadOption) as caught:
+        parse(tool_choice=choice)
+    assert caught.value.param == "tool_choice"
+
+
+@pytest.mark.parametrize("content", [None, [{"type": "refusal", "refusal": "I cannot."}]])
+def test_a_refusal_of_an_earlier_reply_is_passed_over(content: object) -> None:
+    refused = {"role": "assistant", "content": content, "refusal": "I cannot."}
+    assert parse(messages=[HI, refused, HI]).conversation.messages[1] == Message("assistant", "")
 
 
 def test_a_bare_list_is_refused() -> None:

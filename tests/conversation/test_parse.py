@@ -59,13 +59,33 @@ def test_roles(sent: str, meant: str) -> None:
     assert parse([{"role": sent, "text": "x"}, USER])[0] == Message(meant, "x")
 
 
-def test_reasoning_and_step_starts_are_not_sent_back() -> None:
-    parts = [
+@pytest.mark.parametrize(
+    "part",
+    [
         {"type": "step-start"},
         {"type": "reasoning", "text": "hm"},
-        {"type": "text", "text": "Yes", "state": "done"},
-    ]
-    assert parse([USER, {"role": "assistant", "parts": parts}])[1] == Message("assistant", "Yes")
+        {"type": "reasoning-file", "mediaType": "image/png", "url": "data:"},
+        {"type": "data-component", "id": "d1", "data": {"x": 1}, "text": "hm"},
+        {"type": "source-url", "sourceId": "s1", "url": "https://a.example", "title": "t"},
+        {"type": "source-document", "sourceId": "s1", "mediaType": "application/pdf", "title": "t"},
+        {"type": "custom", "kind": "x.y"},
+        {"type": "tool-weather", "toolCallId": "c1", "state": "output-available", "input": {}, "output": {"t": 1}},
+        {"type": "dynamic-tool", "toolName": "weather", "toolCallId": "c1", "state": "input-available", "input": {}},
+        {"type": "refusal", "refusal": "I cannot."},
+        {"type": "something-new", "value": 7},
+    ],
+    ids=lambda part: str(part["type"]),
+)
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_parts_that_are_not_for_the_model_are_passed_over(part: object, role: str) -> None:
+    parts = [part, {"type": "text", "text": "Yes", "state": "done"}]
+    for key in ("parts", "content"):
+        assert parse([USER, {"role": role, key: parts}])[1] == Message(role, "Yes")
+
+
+def test_files_of_an_earlier_reply_are_passed_over() -> None:
+    parts = [{"type": "text", "text": "Look:"}, {"type": "file", "mediaType": "image/png", "url": "data:"}]
+    assert parse([USER, {"role": "assistant", "parts": parts}])[1] == Message("assistant", "Look:")
 
 
 def test_empty_text_is_text() -> None:
@@ -86,7 +106,6 @@ def test_empty_text_is_text() -> None:
         (None, "messages"),
         ([], "messages"),
         ({"messages": []}, "messages"),
-        ([{"role": "system", "content": "x"}], "messages"),
         ([USER] * 4, "messages"),
         (["Hi"], "messages[0]"),
         ([USER, None], "messages[1]"),
@@ -106,7 +125,8 @@ def test_empty_text_is_text() -> None:
             "messages[0].content[1].type",
         ),
         ([{"role": "user", "parts": [{"type": "file", "url": "data:"}]}], "messages[0].parts[0].type"),
-        ([{"role": "user", "content": [{"type": "tool-x"}]}], "messages[0].content[0].type"),
+        ([{"role": "user", "content": [{"type": "markdown", "text": "x"}]}], "messages[0].content[0].type"),
+        ([{"role": "user", "content": [{"type": "input_video"}]}], "messages[0].content[0].type"),
         ([{"role": "user", "content": [{"type": {}}]}], "messages[0].content[0].type"),
         ([{"role": "user", "content": [{"type": "text", "text": 5}]}], "messages[0].content[0].text"),
     ],

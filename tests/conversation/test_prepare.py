@@ -20,6 +20,8 @@ def test_there_is_one_leading_system_message(messages: list[Message], prompt: st
     own = [message.content for message in messages if message.role == "system" and message.content]
     text = "\n\n".join([prompt, *own] if prompt else own)
     rest = tuple(message for message in messages if message.role != "system")
+    if "user" not in [message.role for message in rest]:
+        rest = (Message("user", "Go on."), *rest)
     assert conversation.messages == ((Message("system", text), *rest) if text else rest)
 
 
