@@ -16,7 +16,7 @@ from math import isfinite
 from typing import TypeVar
 
 from cfchat.conversation.model import Conversation, Message, Options
-from cfchat.errors import CfchatError
+from cfchat.errors import CfchatError, RequestTimeout
 from cfchat.server.request import Request
 from cfchat.upstream.cloudflare.models import is_model_name
 from cfchat.wire.strict_json import encode
@@ -100,6 +100,8 @@ async def run(name: str, tag: str, hook: Callable[..., Awaitable[T]], *arguments
     except CfchatError:
         raise
     except (Exception, asyncio.CancelledError) as error:
+        if isinstance(error, TimeoutError) and any(isinstance(it, Request) and it.awaits_body for it in arguments):
+            raise RequestTimeout("The request's body did not arrive in time.") from None
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
             raise  # the client has left, or the server ends

@@ -44,7 +44,7 @@ class Request:
 
     __slots__ = (
         *("_body", "_read_body", "_received", "_turn"),
-        *("client", "fields", "id", "max_body", "method", "notes", "path", "secure"),
+        *("awaits_body", "client", "fields", "id", "max_body", "method", "notes", "path", "secure"),
     )
 
     def __init__(
@@ -64,6 +64,7 @@ class Request:
         self.secure = secure
         self.notes: dict[str, object] = {}
         self.max_body = 1 << 20
+        self.awaits_body = False  # it was asked for, and has not come
         self._read_body = read_body
         self._received: bytearray | None = bytearray()  # None once `_body` is whole
         self._body = b""
@@ -82,11 +83,13 @@ class Request:
         limit = self.max_body if limit is None else limit
         async with self._turn:
             if self._received is not None:
+                self.awaits_body = True
                 try:
                     await self._read_body(self._received, limit)
                 except OSError as error:
                     raise Incomplete("The client left.") from error
                 self._body, self._received = bytes(self._received), None
+                self.awaits_body = False
             elif len(self._body) > limit:
                 raise BodyTooLarge(f"The body is over {limit} bytes.")
             return self._body

@@ -238,6 +238,22 @@ async def test_a_hook_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await cfchat.post()).status == 500
 
 
+async def test_a_slow_body_is_not_the_hooks_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "DEADLINE", 0.01)
+
+    async def authenticate(request: Request) -> str:
+        await request.read_body()
+        return ""
+
+    async with StandIn([]) as standin, house(standin, hooks=Hooks(authenticate=authenticate)) as cfchat:
+        reader, writer = await cfchat.connect()
+        writer.write(request(json.dumps(HELLO).encode())[:-9])
+        answer = parse(await reader.read())
+        writer.close()
+    assert (answer.status, answer.error["code"]) == (408, "request_timeout")
+    assert "authenticate failed" not in "\n".join(cfchat.log)
+
+
 async def settled(standin: StandIn, fields: str = "") -> tuple[Answered, Reply]:
     """Post a question. Return the answer and the Reply that `after_reply` got."""
     costs: asyncio.Queue[Reply] = asyncio.Queue()
