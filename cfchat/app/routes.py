@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping
 from http import HTTPMethod
@@ -171,9 +172,12 @@ class App:
             raise UnknownMethod("This method is not implemented.")
         route = self._find(request.path)
         if route is None:
-            if request.method == "OPTIONS" and request.path == "*":
-                return reply.send(204, [("Allow", "GET, HEAD, POST, OPTIONS")])
-            raise NotFound()
+            if request.method == "OPTIONS" and (request.path == "*" or is_preflight(request.fields)):
+                # A page may ask for a path that is not there, so that it can read the 404.
+                methods = ["GET", "HEAD", "POST", "OPTIONS"]
+                preflight = preflight_fields(request.fields, methods) if is_preflight(request.fields) else []
+                return reply.send(204, [("Allow", ", ".join(methods)), *preflight])
+            raise NotFound(self._advise(request.path))
         # The server leaves the body of a reply to HEAD out.
         handler = route.get("GET" if request.method == "HEAD" else request.method)
         if handler is not None:
@@ -194,6 +198,18 @@ class App:
             if _between(path, before, behind)
         )
         return next(named, None)
+
+    def _advise(self, path: str) -> str:
+        """Return which path was meant, if that can be told; else an empty string."""
+        meant = re.sub(r"/{2,}", "/", path).rstrip("/")
+        for prefix, own in (("/v1/v1/", "/v1/"), ("/api/v1/", "/v1/"), ("/chat/completions", "/v1/chat/completions")):
+            if meant.startswith(prefix):
+                meant = own + meant.removeprefix(prefix)
+        if meant in self._routes:
+            return f"There is nothing at this path. {meant} is meant, perhaps."
+        if re.match(r"/v1(?:/|$)", meant):
+            return "There is nothing at this path. OpenAI's clients find POST /v1/chat/completions and GET /v1/models."
+        return ""
 
     # --- chat ----------------------------------------------------------------------------------------
 

@@ -23,8 +23,9 @@ MERGE, DROP, REJECT = "merge", "drop", "reject"
 def with_system(conversation: Conversation, prompt: str, own: str = MERGE) -> Conversation:
     """Return the conversation as models take it: one leading system message, and at least one of the user.
 
-    The system message is `prompt`, then the client's, with blank lines between. There is only one because the chat templates of models merge or refuse system messages anywhere else; there is
-    none if all texts are empty. `own` says how to treat the client's system messages: merge, drop or reject.
+    The system message is `prompt`, then the client's, with blank lines between. There is only one because the chat
+    templates of models merge or refuse system messages anywhere else; there is none if all texts are empty. `own` says
+    how to treat the client's system messages: merge, drop or reject.
 
     Raises:
         BadChatRequest: `own` is "reject" and the client sends a system message.

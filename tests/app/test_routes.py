@@ -378,6 +378,36 @@ async def test_other_path_is_404() -> None:
         assert (await cfchat.post(path="/api/chatbot/")).error["code"] == "not_found"
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/api/chatbot/", "/api/chatbot is meant"),
+        ("//api//chatbot", "/api/chatbot is meant"),
+        ("/v1//chat/completions", "/v1/chat/completions is meant"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions is meant"),
+        ("/chat/completions", "/v1/chat/completions is meant"),
+        ("/v1/v1/models/", "/v1/models is meant"),
+        ("/v1/embeddings", "POST /v1/chat/completions and GET /v1/models"),
+        ("/v1", "POST /v1/chat/completions and GET /v1/models"),
+        ("/v2", "The chat is at POST /api/chatbot"),
+        ("/", "The chat is at POST /api/chatbot"),
+    ],
+)
+async def test_a_404_names_the_path_that_was_meant(path: str, meant: str) -> None:
+    async with StandIn([]) as standin, house(standin, page=False) as cfchat:
+        answer = await cfchat.post(path=path)
+    assert answer.status == 404 and meant in answer.error["message"]
+
+
+async def test_a_preflight_of_a_path_that_is_not_there() -> None:
+    ask = b"OPTIONS /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\nOrigin: https://a.example\r\n"
+    async with StandIn([]) as standin, house(standin) as cfchat:
+        allowed = parse(await cfchat.send(ask + b"Access-Control-Request-Method: POST\r\n\r\n"))
+        bare = parse(await cfchat.send(ask + b"\r\n"))
+    assert (allowed.status, allowed.fields["access-control-allow-methods"]) == (204, "GET, HEAD, POST, OPTIONS")
+    assert bare.status == 404
+
+
 async def test_preflight() -> None:
     ask = (
         b"OPTIONS /api/chatbot HTTP/1.1\r\nHost: x\r\nConnection: close\r\nOrigin: https://a.example\r\n"
