@@ -27,6 +27,8 @@ const LABELS = {
   reply: "Reply",
   latest: "Go to the latest message",
   cut: "The reply broke off here.",
+  length: "The reply was cut, because it is as long as replies may be.",
+  goOn: "Continue",
   stopped: "You stopped this reply.",
   offline: "The server cannot be reached. Check your connection and try again.",
   failed: "Something went wrong (status {status}).",
@@ -40,6 +42,7 @@ const ICONS = {
   retry: "M20 11a8 8 0 1 0-2.3 5.7M20 4v7h-7",
   copy: "M9 9h10v11H9zM15 9V4H5v11h4",
   copied: "M5 12.5 10 17.5 19 7",
+  goOn: "M7 5l7 7-7 7M14 5l7 7-7 7",
   latest: "M12 5v14M5.5 12.5 12 19l6.5-6.5",
   warning: "M12 8v5M12 16.5v.5M12 3 2.5 20h19z",
 };
@@ -50,6 +53,8 @@ const FRAME_LETTERS = 1000;
 const CODE_LINES = 40;
 // Pixels from the end within which the log keeps following the reply.
 const NEAR = 48;
+// What asks for the rest of a reply that was cut at its length. It is not shown, and no part of the conversation.
+const GO_ON = "Continue exactly where you stopped, without repeating anything.";
 // A Retry-After up to this many seconds is counted down; a longer one is shown as a time of day.
 const COUNTDOWN = 120;
 
@@ -916,13 +921,16 @@ async function refusal(response, labels) {
   return new Refusal(words, response.status, error?.code ?? "", after > 0 ? after : null);
 }
 
-/** POST the messages and yield the reply's text as it comes. Throws a Refusal if the server does not answer 2xx. */
+/**
+ * POST the messages and yield the reply's events as they come: objects with `text`, the last one with `finish_reason`.
+ * Throws a Refusal if the server does not answer 2xx, or ends the reply with an error.
+ */
 async function* ask(endpoint, headers, messages, labels, signal) {
   let response;
   try {
     response = await fetch(endpoint, {
       method: "POST",
-      headers: { "Content-Type": "application/json", Accept: "text/plain", ...headers },
+      headers: { "Content-Type": "application/json", Accept: "text/event-stream", ...headers },
       body: JSON.stringify({ messages }),
       signal,
     });
@@ -930,13 +938,23 @@ async function* ask(endpoint, headers, messages, labels, signal) {
     throw signal.aborted ? error : new Refusal(labels.offline);
   }
   if (!response.ok) throw await refusal(response, labels);
-  const decoder = new TextDecoder();
-  const reader = response.body.getReader();
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let event = ""; // what has come of the next event
+  let whole = false;
   for (;;) {
-    const { done, value } = await reader.read(); // rejects if the reply breaks off
-    const text = decoder.decode(value, { stream: !done });
-    if (text) yield text;
-    if (done) return;
+    const { done, value } = await reader.read(); // rejects if the connection breaks
+    if (done && whole) return;
+    if (done) throw new Refusal(labels.cut);
+    const events = (event + value).split("\n\n");
+    event = events.pop();
+    for (const lines of events) {
+      const data = /^data: (.*)$/m.exec(lines)?.[1];
+      whole ||= data === "[DONE]";
+      if (!data || whole) continue; // a heartbeat, or the end
+      const said = JSON.parse(data);
+      if (said.error) throw new Refusal(said.error.message, 0, said.error.code);
+      yield said;
+    }
   }
 }
 
@@ -973,7 +991,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
 
   #labels = LABELS;
   #turns = []; // { role, content, cut, retried }
-  #running = null; // the reply that is running: { abort, typist, turn, article }
+  #running = null; // the reply that is running: { abort, typist, turn, article, begun }
   #connected = null; // the AbortController of all listeners while the element is in a page
   #following = true; // the log scrolls along with the reply
   #timer = 0;
@@ -1083,32 +1101,42 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
 
   // One reply.
 
-  /** Ask for a reply to the turns so far, draw it as it comes, and return its text. */
-  async #ask() {
+  /** Ask for a reply to the turns so far, or for the rest of the last one; draw it as it comes, and return its text. */
+  async #ask(goesOn = null) {
     const abort = new AbortController();
-    const turn = { role: "assistant", content: "" };
+    const turn = goesOn ?? { role: "assistant", content: "" };
     const messages = history(this.#turns);
-    this.#turns.push(turn);
+    if (goesOn) messages.push({ role: "user", content: GO_ON });
+    else this.#turns.push(turn);
+    delete turn.cut;
     this.#store();
     const { article, body } = this.#drawReply(turn);
+    if (goesOn) this.#nodes.thread.lastChild.remove(); // it is drawn again, so that the rest goes on in its last line
     const announcer = new Announcer(this.#nodes.live);
-    const markdown = new Markdown(body, this.#labels, announcer.hear);
+    let hear = () => {};
+    const markdown = new Markdown(body, this.#labels, (text) => hear(text));
+    markdown.write(turn.content);
+    hear = announcer.hear;
+    const begun = turn.content.length;
     const typist = new Typist(markdown, announcer, () => this.#follow());
-    const running = (this.#running = { abort, typist, turn, article });
+    const running = (this.#running = { abort, typist, turn, article, begun });
     this.#following = true;
     this.#nodes.thread.append(article);
     this.#showState();
     this.#follow();
     let fault = null;
     try {
-      for await (const text of ask(this.#endpoint(), this.headers, messages, this.#labels, abort.signal)) {
+      for await (const said of ask(this.#endpoint(), this.headers, messages, this.#labels, abort.signal)) {
         if (abort.signal.aborted) break;
+        if (said.finish_reason === "length") turn.cut = "length";
+        const text = said.text;
+        if (!text) continue;
         article.classList.remove("waiting");
         turn.content += text;
         typist.write(text);
         this.#emit("cfchat-delta", { text });
       }
-      if (!turn.content) fault = new Refusal(this.#labels.empty);
+      if (turn.content.length === begun) fault = new Refusal(this.#labels.empty);
       await typist.end();
     } catch (error) {
       fault = error instanceof Refusal ? error : new Refusal(this.#labels.cut);
@@ -1128,10 +1156,11 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
   }
 
   /** Show how a reply ended, and fire its last event. */
-  #over({ abort, turn, article }, fault) {
+  #over({ abort, turn, article, begun }, fault) {
     const stopped = abort.signal.aborted;
     this.#running = null;
     if (stopped) turn.cut = "stopped";
+    else if (fault && begun) turn.cut = "length"; // the rest did not come, and can be asked for again
     else if (fault) turn.cut = turn.content ? "cut" : "failed";
     this.#drawEnd(turn, article, fault);
     this.#store();
@@ -1143,6 +1172,13 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     } else {
       this.#emit("cfchat-done", { text: turn.content, stopped });
     }
+  }
+
+  #goOn() {
+    const last = this.#turns.at(-1);
+    if (this.#running || last?.cut !== "length") return;
+    this.#settle();
+    this.#ask(last);
   }
 
   #retry() {
@@ -1172,6 +1208,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
       // The button goes away. If a key pressed it (detail is 0), its focus moves to the input; after a touch that
       // would open the phone's keyboard.
       retry: () => (event.detail || this.focus(), this.#retry()),
+      goOn: () => (event.detail || this.focus(), this.#goOn()),
       latest: () => ((this.#following = true), this.#follow()),
       copy: () => this.#copy(pressed),
     };
@@ -1289,10 +1326,11 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
   }
 
   #drawCut(turn, fault) {
-    const words = turn.cut === "failed" ? fault.message : this.#labels[turn.cut];
+    const words = fault && turn.cut !== "cut" ? fault.message : this.#labels[turn.cut];
     const wait = fault?.retryAfter ?? 0;
     const text = make("span", { dir: "auto" }, words);
-    const retry = button("retry", "retry", this.#labels.retry);
+    const action = turn.cut === "length" ? "goOn" : "retry";
+    const retry = button(action, "retry", this.#labels[action]);
     if (wait > COUNTDOWN) {
       const time = new Date(Date.now() + wait * 1000).toLocaleString(this.lang || undefined, { timeStyle: "short" });
       text.append(` ${fill(this.#labels.retryAt, { time })}`);
@@ -1300,7 +1338,8 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
       this.#countDown(retry, wait);
     }
     this.#nodes.live.append(make("p", {}, words));
-    return make("div", { part: turn.cut === "stopped" ? "notice" : "notice error" }, icon("warning"), text, retry);
+    const part = turn.cut === "stopped" || (turn.cut === "length" && !fault) ? "notice" : "notice error";
+    return make("div", { part }, icon("warning"), text, retry);
   }
 
   #countDown(retry, seconds) {

@@ -212,6 +212,34 @@ async def test_an_interruption_is_marked_and_can_be_tried_again(page: Page) -> N
     assert asked(standin.requests[1]) == [("user", "Hello")]
 
 
+async def test_a_reply_that_is_cut_at_its_length_goes_on(page: Page) -> None:
+    model = Model()
+    cut = {"choices": [{"index": 0, "delta": {"content": "One **two"}, "finish_reason": "length"}]}
+    long = reply(b"data: " + json.dumps(cut).encode() + b"\n\ndata: [DONE]\n\n")
+    async with chatting(page, long, json_error(400, 5006, "no"), model) as standin:
+        page.expected = "status of 502"
+        await page.say("Count")
+        await page.until("return $('.notice') && !$('.notice.error')")
+        assert await page.run("return [$('.notice > span').innerText, $('.retry').innerText]") == [
+            "The reply was cut, because it is as long as replies may be.",
+            "Continue",
+        ]
+        await page.run("press('.retry')")
+        await page.until("return $('.notice.error') && $('.retry').innerText == 'Continue'")
+        await page.run("press('.retry')")
+        model.say(" three** four")
+        model.end()
+        await page.said("One two three four")
+        assert await page.run("return [$$('strong').length, $$('.notice').length]") == [1, 0]
+        assert await page.run("return chat.messages.map((message) => message.content)") == [
+            "Count",
+            "One **two three** four",
+        ]
+        assert await page.run("return fired.at(-1)") == ["done", {"text": "One **two three** four", "stopped": False}]
+    said = asked(standin.requests[2])
+    assert said[:2] == [("user", "Count"), ("assistant", "One **two")] and said[2][0] == "user" and len(said) == 3
+
+
 async def test_an_error_before_the_first_byte(page: Page) -> None:
     page.expected = "status of 502"
     refused = json_error(401, 10000, "Authentication error")
@@ -300,17 +328,21 @@ async def test_markup_stays_text(page: Page) -> None:
 
 
 STREAM = """
-const [text, cuts] = arguments, frames = new MessageChannel(), waiting = [], spoken = [];
+const [text, step] = arguments, letters = [...text], frames = new MessageChannel(), waiting = [], spoken = [];
 frames.port1.onmessage = () => waiting.shift()();
 window.requestAnimationFrame = (work) => (waiting.push(work), frames.port2.postMessage(0));
 const hear = (changes) => changes.forEach((it) => it.addedNodes.forEach((node) => spoken.push(node.textContent)));
 const ear = new MutationObserver(hear);
 ear.observe($("[aria-live]"), { childList: true });
-const bytes = new TextEncoder().encode(text), places = [0, ...cuts, bytes.length];
+const pieces = step ? [] : [text];
+while (step && letters.length) pieces.push(letters.splice(0, step).join(""));
+const datas = [...pieces.map((piece) => JSON.stringify({ text: piece })), "[DONE]"];
+const events = datas.map((data) => `data: ${data}\\n\\n`).join("");
+const bytes = new TextEncoder().encode(events), size = step ? 7 * step + 3 : bytes.length;
 window.fetch = async () => new Response(new ReadableStream({
   async start(sink) {
-    for (let i = 1; i < places.length; i++) {
-      sink.enqueue(bytes.slice(places[i - 1], places[i]));
+    for (let at = 0; at < bytes.length; at += size) {
+      sink.enqueue(bytes.slice(at, at + size));
       await new Promise(requestAnimationFrame);
     }
     sink.close();
@@ -325,13 +357,12 @@ return chat.send("x").then(() => {
 
 
 async def test_any_cut_gives_the_same_document(page: Page) -> None:
-    """By letters, by lines, and at places of little sense, inside of characters too."""
+    """Events of few letters and of many, in pieces that end inside of events and of characters too."""
     text = SAMPLE + "çedilla 世界 \U0001f600 end"
-    size = len(text.encode())
     async with chatting(page):
-        whole, spoken = await page.run(STREAM, text, [])
+        whole, spoken = await page.run(STREAM, text, 0)
         for step in (1, 3, 7, 64):
-            assert await page.run(STREAM, text, list(range(step, size, step))) == [whole, spoken]
+            assert await page.run(STREAM, text, step) == [whole, spoken]
     for tag in (
         '<h4 dir="auto" class="level-1">Streams</h4>',
         "<strong>bold</strong>, <em>emphasis</em>, <code>code</code>",
