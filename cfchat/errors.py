@@ -262,6 +262,13 @@ class UpstreamConnectError(UpstreamError):
     words = "The model's server could not be reached."
 
 
+class NoFreeFile(UpstreamError):
+    """This process has no file left for a connection to Cloudflare. A reply that ends may leave one."""
+
+    status, type, code = 503, "overloaded_error", "overloaded"
+    words = "Too many conversations at once. Please try again in a moment."
+
+
 class UpstreamProtocolError(UpstreamError):
     """A response that is not HTTP, or not in a shape that Cloudflare's API has."""
 

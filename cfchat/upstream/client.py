@@ -18,7 +18,15 @@ from typing import NamedTuple
 
 from cfchat.conversation.model import NO_OPTIONS, Conversation, Options
 from cfchat.conversation.prepare import trim, with_defaults
-from cfchat.errors import DAY, UpstreamError, UpstreamModelGone, UpstreamOverloaded, UpstreamRefused, UpstreamTimeout
+from cfchat.errors import (
+    DAY,
+    NoFreeFile,
+    UpstreamError,
+    UpstreamModelGone,
+    UpstreamOverloaded,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
 from cfchat.net.dial import Resolver
 from cfchat.secret import Secret
 from cfchat.upstream import circuits, pool, retry
@@ -213,8 +221,8 @@ class Upstream:
         # As text: a handler that keeps its records would keep the error, its frames and their connection.
         what = (tag, error.tries, attempts, error.model, str(error))
         if following is None:
-            if isinstance(error, UpstreamOverloaded) and error.retry_after is None:
-                error.retry_after = self._settings.policy.cap  # Cloudflare names no time, and clients want one
+            if isinstance(error, (NoFreeFile, UpstreamOverloaded)) and error.retry_after is None:
+                error.retry_after = self._settings.policy.cap  # nobody names a time, and clients want one
             log.warning("%s try %d/%d of %s failed: %s; giving up", *what)
         else:
             log.warning(

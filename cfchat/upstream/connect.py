@@ -1,18 +1,19 @@
 """Open a connection to the origin: TCP, a proxy's tunnel if there is one, TLS.
 
 One deadline covers all steps. The step under way is remembered, so that the error can name the one that took too long.
-All failures come out as UpstreamTimeout or UpstreamConnectError, with the reason in `detail`. A bad certificate is
-never worth another try.
+All failures come out as UpstreamTimeout, UpstreamConnectError or NoFreeFile, with the reason in `detail`. A bad
+certificate is never worth another try.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import ssl
 
-from cfchat.errors import UpstreamConnectError, UpstreamTimeout
+from cfchat.errors import NoFreeFile, UpstreamConnectError, UpstreamTimeout
 from cfchat.net.dial import Resolver, dial
 from cfchat.net.stream import Stream
 from cfchat.upstream.connection import Connection
@@ -53,6 +54,7 @@ async def connect(
     Raises:
         UpstreamTimeout: one of the steps took too long.
         UpstreamConnectError: one of them failed.
+        NoFreeFile: this process may open no more files.
     """
     way = _Way(resolver or Resolver(), seconds)
     try:
@@ -64,6 +66,8 @@ async def connect(
             detail=f"no {way.step}; --connect-timeout sets how long",
         ) from error
     except OSError as error:
+        if _is_out_of_files():
+            raise NoFreeFile(detail=_reason(error)) from error
         failure = UpstreamConnectError(detail=_reason(error))
         failure.retryable = not isinstance(error, ssl.SSLCertVerificationError)
         raise failure from error
@@ -103,6 +107,15 @@ class _Way:
         self.step = f"{HANDSHAKE} with {there}"
         assert context is not None
         await stream.start_tls(context, name)
+
+
+def _is_out_of_files() -> bool:
+    """Return whether this process may open no more files: not every error that this causes says so."""
+    try:
+        socket.socket().close()
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return False
 
 
 def _reason(error: OSError) -> str:

@@ -8,6 +8,7 @@ from ipaddress import ip_network
 
 import pytest
 from client import parse, request, until
+from files import no_more_files
 from house import HELLO, House, house
 from standin import Exchange, StandIn, reply, silence
 
@@ -227,6 +228,18 @@ async def test_one_address_leaves_turns_and_places_to_others() -> None:
         assert (await cfchat.post(fields=honest)).body == b"Hello"
         for writer in writers:
             writer.close()
+
+
+async def test_a_reply_that_no_file_is_left_for_is_503() -> None:
+    async with StandIn([]) as standin, house(standin) as cfchat:
+        reader, writer = await cfchat.connect()
+        await until(lambda: cfchat.server.connections == 1)
+        with no_more_files():
+            writer.write(request(BODY))
+            answer = parse(await reader.read())
+        writer.close()
+    assert (answer.status, answer.error["code"], answer.fields["retry-after"]) == (503, "overloaded", "8")
+    assert not standin.connections
 
 
 async def until_waiting(cfchat: House) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import resource
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from bare_server import GET, LAST, codes, echo, refuse, serving, talk, the_connection
 from client import until
+from files import no_more_files
 
 from cfchat.server.reply import Reply
 from cfchat.server.request import Direct, Limits, Request
@@ -199,19 +196,6 @@ async def test_without_a_free_file_it_accepts_once_there_is_one(caplog: pytest.L
             client.setblocking(False)
             assert codes(await asyncio.get_running_loop().sock_recv(client, 4096)) == [200]
     assert line == "no connection can be accepted: Too many open files; it is tried again"
-
-
-@contextmanager
-def no_more_files() -> Iterator[None]:
-    """Let this process open no file within the block."""
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, allowed[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
 
 
 async def test_clients_wait_to_be_accepted_if_files_are_few() -> None:
