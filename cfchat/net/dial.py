@@ -108,10 +108,15 @@ async def dial(addresses: Sequence[Address], silence: float) -> Stream:
     finally:
         for task in tries:
             task.cancel()
-        await asyncio.wait(tries)
-        for task in tries:
-            if not task.cancelled() and task.exception() is None and task.result() is not winner:
-                task.result().abort()
+        try:
+            await asyncio.wait(tries)
+        except asyncio.CancelledError:
+            winner = None  # nobody gets it any more
+            raise
+        finally:
+            for task in tries:
+                if task.done() and not task.cancelled() and not task.exception() and task.result() is not winner:
+                    task.result().abort()
 
 
 async def _open(address: Address, silence: float) -> Stream:

@@ -107,3 +107,31 @@ async def test_the_first_of_many_that_answers_wins_and_the_others_are_closed(mon
         await until(lambda: left == came - 1)
         stream.abort()
         await until(lambda: left == came)
+
+
+async def test_it_may_be_cancelled_at_every_turn_of_the_loop_and_leaves_no_connection() -> None:
+    come, gone = 0, 0
+
+    async def stay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal come, gone
+        come += 1
+        with suppress(ConnectionError):
+            await reader.read()
+        gone += 1
+        writer.close()
+
+    async with await asyncio.start_server(stay, "127.0.0.1", 0) as server:
+        address = Address(V4, server.sockets[0].getsockname())
+        for turns in range(20):
+            dialling = asyncio.create_task(dial([address], 5.0))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            dialling.cancel()
+            with suppress(asyncio.CancelledError):
+                (await dialling).abort()
+        before = come
+        last = await dial([address], 5.0)
+        await until(lambda: come > before)  # all that came before it have been accepted
+        await until(lambda: gone == come - 1)
+        last.abort()
+        await until(lambda: gone == come)
