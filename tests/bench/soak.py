@@ -1,7 +1,8 @@
 """A soak: `python tests/bench/soak.py [SECONDS [CONNECTIONS]]`, 60 seconds and 500 connections by default.
 
-Good, slow, hostile and vanishing clients at once, an upstream on TLS that fails at times. Exits with 1 where a good
-client was not served, a hostile one was answered twice, or a task, connection, file or memory is left behind.
+Good, slow, hostile and vanishing clients of many addresses at once, one address that takes whatever it gets, and an
+upstream on TLS that fails at times. Exits with 1 where a good client was not served, a hostile one was answered twice,
+or a task, connection, file or memory is left behind.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from standin import STREAM_TYPE, Exchange, StandIn, head_of
 WORDS = 20
 BLOCKS = 0.05  # how many more of Python's blocks of memory there may be at the end than after the first third
 LATE = 60.0  # seconds that one client may take, however much is going on
+HONEST, GREEDY = [f"127.0.1.{number}" for number in range(1, 21)], "127.0.0.1"
+GREEDS = 600  # connections that the greedy address wants at once, more than all replies that run
 
 HOSTILE = (
     b"GARBAGE\r\n\r\n",
@@ -123,6 +126,15 @@ class Clients:
         await asyncio.sleep(random.random() * 0.1)
         writer.transport.abort()
 
+    async def greedy(self, until: float) -> None:
+        """Ask, and hold the connection without reading, time and again."""
+        while time.monotonic() < until:
+            with suppress(OSError):
+                _, writer = await self._connect(GREEDY)
+                writer.write(post("greedy."))
+                await asyncio.sleep(random.random() * 2)
+                writer.transport.abort()
+
     async def live(self, until: float) -> None:
         lives: tuple[tuple[int, Callable[[], Awaitable[None]]], ...] = (
             (5, self.good), (1, self.slow), (1, self.cut), (2, self.hostile), (3, self.vanishing),
@@ -138,8 +150,10 @@ class Clients:
             except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
                 self.faults[f"{name}: {error!r:.100}"] += 1
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
+    async def _connect(self, address: str = "") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(
+            "127.0.0.1", self.port, local_addr=(address or random.choice(HONEST), 0)
+        )
 
 
 class Served:
@@ -184,8 +198,7 @@ async def serve(standin: StandIn) -> AsyncIterator[Served]:
         "CFCHAT_FALLBACK_MODELS": "none",
         "CFCHAT_PORT": "0",
         "CFCHAT_DRAIN_TIMEOUT": "5",
-        "CFCHAT_MAX_CONNECTIONS_EACH": "4096",
-        "CFCHAT_MAX_STREAMS_EACH": "1000",
+        "CFCHAT_MAX_STREAMS": "600",
         "CFCHAT_LOG_LEVEL": "error",
         "SSL_CERT_FILE": str(CERTS / "ca.pem"),
     }
@@ -206,7 +219,9 @@ async def soak(seconds: float, connections: int) -> int:
 
         async def phase(length: float) -> dict[str, Any]:
             until = time.monotonic() + length
-            await asyncio.gather(*(clients.live(until) for _ in range(connections)))
+            await asyncio.gather(
+                *(clients.live(until) for _ in range(connections)), *(clients.greedy(until) for _ in range(GREEDS))
+            )
             busy = await served.state()
             return {**await served.quiet(), "stall_ms": busy["stall_ms"]}
 
