@@ -253,6 +253,7 @@ class UpstreamError(CfchatError):
     model = ""  # the model that was asked last
     origin_status: int | None = None  # the HTTP status that Cloudflare answered with
     origin_code: int | str | None = None  # the code in Cloudflare's body
+    origin_text = ""  # its text, which may repeat the request and its token: for no log, and for no client
 
 
 class UpstreamConnectError(UpstreamError):

@@ -152,8 +152,9 @@ class App:
 
     def note(self, record: Record) -> None:
         """Count a request that is over, and log it. Probes, which come every few seconds, are logged at debug."""
-        self.metrics.requests.add(1, self._name_of(record.path), str(record.status))
-        log_request(record, logging.DEBUG if record.path in PROBES and record.status < 400 else logging.INFO)
+        path = record.path
+        self.metrics.requests.add(1, path if path in self._routes else self._name_of(path), str(record.status))
+        log_request(record, logging.DEBUG if path in PROBES and record.status < 400 else logging.INFO)
 
     @property
     def streams(self) -> tuple[int, int]:
@@ -161,9 +162,7 @@ class App:
         return self._admission.running, self._admission.waiting
 
     def _name_of(self, path: str) -> str:
-        """The route of a path, so that there are no more of them than routes."""
-        if path in self._routes:
-            return path
+        """The route of a path that has a name in it, so that there are no more of them than routes."""
         named = (f"{before}*{behind}" for before, behind in self._named_routes if _between(path, before, behind))
         return next(named, "other")
 

@@ -19,7 +19,7 @@ from cfchat.app.routes import App, Settings
 from cfchat.errors import CfchatError
 from cfchat.guard.guard import Guard
 from cfchat.net.listen import is_loopback, listen_tcp
-from cfchat.ops.logs import log_request
+from cfchat.ops.logs import count_dropped_lines, log_request
 from cfchat.ops.loop_lag import LoopLag
 from cfchat.ops.metrics import Metrics, Samples
 from cfchat.server.reply import Handler, Refusal
@@ -86,6 +86,7 @@ class Service:
         metrics.pool.set(pool.lent_out, "lent")
         metrics.pool.set(pool.idle, "idle")
         metrics.ready.set(not self.fault())
+        metrics.dropped_lines.set(count_dropped_lines())
         return metrics.samples()
 
     async def count_all(self) -> Samples:

@@ -63,8 +63,8 @@ _BY_CLASS: Mapping[type[UpstreamError], Explained] = {
     UpstreamUnavailable: Explained("a fault at Cloudflare", f"try again in a minute; {STATUS_PAGE}"),
     UpstreamRefused: Explained(
         "Cloudflare refused the request",
-        "the code and text are Cloudflare's own; the usual cause is an option that the model does not take "
-        "(--model-options, --temperature and the like)",
+        "the usual cause is an option that the model does not take (--model-options, --temperature and the like); "
+        "`cfchat check` shows Cloudflare's own text",
     ),
     ContextLengthExceeded: Explained("", "make it shorter, lower --max-tokens, or choose a model of a larger window"),
     UpstreamEmpty: Explained(

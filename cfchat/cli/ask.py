@@ -19,8 +19,10 @@ from cfchat.conversation.prepare import with_system
 from cfchat.errors import ConfigError, UpstreamError
 from cfchat.settings.config import Config
 
-# Control characters could move the cursor or rename the window.
-_CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+# Control characters could move the cursor or rename the window; line separators and directions could hide what is said.
+_DIRECTIONS = (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), *_DIRECTIONS), "\N{REPLACEMENT CHARACTER}")
+del _CONTROLS[ord("\n")], _CONTROLS[ord("\t")]
 
 
 def read_question(words: Sequence[str]) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -19,7 +18,7 @@ from typing import NamedTuple
 
 from cfchat import api
 from cfchat.cli.advice import CHOOSE, NOT_LISTED, explain, is_foreign
-from cfchat.cli.terminal import FAILED, OK
+from cfchat.cli.terminal import FAILED, OK, show
 from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.errors import (
     UpstreamAuthError,
@@ -30,6 +29,8 @@ from cfchat.errors import (
     UpstreamTimeout,
 )
 from cfchat.net.dial import Resolver, dial
+from cfchat.ops.logs import quote
+from cfchat.secret import redact
 from cfchat.settings.config import Config
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.cloudflare.account import Api
@@ -120,9 +121,16 @@ async def _try_step(name: str, step: Step, settings: Settings) -> Result:
     try:
         detail = await step()
     except UpstreamError as error:
-        what, next_step = explain(error, settings)
-        return Result(name, Status.FAIL, what, next_step, _ms(began))
+        return _failed(name, error, settings, began)
     return Result(name, Status.OK, detail, ms=_ms(began))
+
+
+def _failed(name: str, error: UpstreamError, settings: Settings, began: float, model: str = "") -> Result:
+    """Return the result of a step that failed, with an excerpt of the reply. Nobody's conversation is in that."""
+    what, next_step = explain(error, settings)
+    if error.origin_text:
+        what = f"{what}; the reply says {quote(redact(error.origin_text, settings.secrets))}"
+    return Result(name, Status.FAIL, what, next_step, _ms(began), model)
 
 
 def _ms(began: float) -> float:
@@ -174,8 +182,7 @@ async def _try_token(
     try:
         models = await upstream.catalogue()
     except UpstreamError as error:
-        what, next_step = explain(error, settings)
-        return Result("token", Status.FAIL, what, next_step, _ms(began)), None, _is_final(error)
+        return _failed("token", error, settings, began), None, _is_final(error)
     finally:
         await upstream.aclose()
     detail = f"token and account are good; {len(models)} text models"
@@ -224,8 +231,7 @@ async def _try_model(
         detail = "answers; the time is that of its first words"
     except UpstreamError as error:
         if not (isinstance(error, UpstreamEmpty) and error.cut):
-            what, next_step = explain(error, settings)
-            return Result("model", Status.FAIL, what, next_step, _ms(began), name)
+            return _failed("model", error, settings, began, name)
         ms, detail = _ms(began), f"answers, but without words: {MAX_TOKENS} tokens are too few for it"
     finally:
         await upstream.aclose()
@@ -254,10 +260,9 @@ async def run_check(config: Config, as_json: bool) -> int:
 def _print_result(result: Result) -> None:
     status = "FAIL" if result.status == "fail" else result.status.value
     about = f"{result.model}: " if result.model else ""
-    print(f"{status:<4}  {result.name:<8} {result.ms:>7.0f} ms  {about}{result.detail}")
+    show(f"{status:<4}  {result.name:<8} {result.ms:>7.0f} ms  {about}{result.detail}")
     if result.next:
-        print(f"      next: {result.next}")
-    sys.stdout.flush()
+        show(f"      next: {result.next}")
 
 
 def print_json(results: Sequence[Result]) -> None:

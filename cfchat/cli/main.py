@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cfchat import __version__
-from cfchat.cli.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, say
+from cfchat.cli.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, open_standard_files, say
 from cfchat.errors import ConfigError
 from cfchat.ops.logs import set_up_logging
 from cfchat.settings.config import Config
@@ -60,7 +60,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         # By default argparse imports shutil, and with it three compressors, to learn the width of the terminal.
         width = os.environ.get("COLUMNS", "")
         columns = int(width) if width.isdecimal() else 0
-        if not columns and sys.stdout.isatty():
+        if not columns and sys.stdout and sys.stdout.isatty():  # None if it is closed
             columns = os.get_terminal_size(sys.stdout.fileno()).columns
         super().__init__(prog, width=(columns or 80) - 2)
 
@@ -142,8 +142,10 @@ def _run(flags: Mapping[str, Any]) -> int:
         from cfchat.cli.deploy import print_deployment
 
         return print_deployment(flags)
+    open_standard_files()
     config = load(flags, os.environ, demo=demo)
-    set_up_logging(_log_level(command, config, flags), config.log_format)
+    secrets = config.upstream.secrets if config.upstream else ()
+    set_up_logging(_log_level(command, config, flags), config.log_format, secrets)
     if command == "ask":
         from cfchat.cli.ask import ask, read_question
 

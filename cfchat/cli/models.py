@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from cfchat import api
-from cfchat.cli.terminal import FAILED, OK, say_error
+from cfchat.cli.terminal import FAILED, OK, say_error, show
 from cfchat.errors import UpstreamError
 from cfchat.settings.config import Config
 from cfchat.upstream.cloudflare.catalogue import Model
@@ -39,7 +39,7 @@ def _print_table(models: Sequence[Model], configured: Sequence[str]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for name, *numbers, notes in rows:
         columns = [f"{number:>{width}}" for number, width in zip(numbers, widths[1:], strict=True)]
-        print("  ".join([f"{name:<{widths[0]}}", *columns, notes]).rstrip())
+        show("  ".join([f"{name:<{widths[0]}}", *columns, notes]).rstrip())
 
 
 def _price(price: float | None) -> str:

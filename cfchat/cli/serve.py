@@ -21,7 +21,7 @@ from typing import Any
 
 from cfchat import __version__, api
 from cfchat.app.service import start_admin
-from cfchat.cli.terminal import OK
+from cfchat.cli.terminal import OK, print_aside
 from cfchat.errors import ConfigError
 from cfchat.guard.guard import Guard
 from cfchat.net.listen import Certificate, adopted, listening, url_of
@@ -118,13 +118,12 @@ def _print_banner(address: Any, demo: bool, config: Config) -> None:
     key = "-H 'Authorization: Bearer YOUR-KEY' " if config.guard.keys else ""
     page = f"page: {base}/\n" if config.page else ""
     model = "DEMO: a stand-in model (ELIZA, 1966), not Cloudflare" if demo else config.app.model
-    print(
+    print_aside(
         f"cfchat {__version__} listens on {base}/api/chatbot{behind}\n"
         f"model: {model}\n{page}"
         f"try: curl -N {way}{base}/api/chatbot -H 'Content-Type: application/json' {key}"
         """-d '[{"role":"user","content":"I am unhappy"}]'\n"""
-        "Ctrl-C stops it.",
-        flush=True,
+        "Ctrl-C stops it.\n"
     )
 
 

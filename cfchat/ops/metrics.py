@@ -100,6 +100,7 @@ class Metrics:
         self.clients = Family("cfchat_client_connections", "Connections of clients.", (), "gauge")
         self.pool = Family("cfchat_upstream_connections", "Connections to Cloudflare.", ("state",), "gauge")
         self.ready = Family(READY, "How many processes say yes to /readyz.", (), "gauge")
+        self.dropped_lines = Family("cfchat_log_lines_dropped_total", "Log lines that stderr did not take.")
         self.lag = Histogram("cfchat_loop_lag_seconds", "How late a timer of the event loop was.", SHORT)
 
     def samples(self) -> Samples:

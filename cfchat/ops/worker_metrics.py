@@ -13,7 +13,8 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
-from cfchat.ops.metrics import READY, Samples, lasting, total
+from cfchat.ops.logs import count_dropped_lines
+from cfchat.ops.metrics import READY, Metrics, Samples, lasting, total
 
 INTERVAL = 1.0  # seconds between two reports of a worker
 PATIENCE = 0.5  # seconds to wait for a report; without one the last report counts
@@ -73,12 +74,20 @@ class Link:
             await self._writer.wait_closed()
 
 
-class WorkerMetrics:
-    """The parent's side: the samples of all workers, and what the ended ones have left."""
+def _dropped() -> Samples:
+    """Return how many log lines this process has dropped, if any. A parent counts nothing else."""
+    lines = Metrics().dropped_lines
+    lines.set(count_dropped_lines())
+    return {lines.head: lines.samples()} if count_dropped_lines() else {}
 
-    def __init__(self) -> None:
+
+class WorkerMetrics:
+    """The parent's side: the samples of all workers, what the ended ones have left, and the parent's `own`."""
+
+    def __init__(self, own: Callable[[], Samples] = _dropped) -> None:
         self._links: set[Link] = set()
         self._ended: Samples = {}
+        self._own = own
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, sock: socket.socket) -> None:
@@ -94,7 +103,7 @@ class WorkerMetrics:
 
     def known(self) -> Samples:
         """Return the sum of the last reports."""
-        return total([self._ended, *(json.loads(link.last) for link in self._links)])
+        return total([self._ended, self._own(), *(json.loads(link.last) for link in self._links)])
 
     def ready(self) -> bool:
         """Return whether at least one worker answers yes to /readyz."""

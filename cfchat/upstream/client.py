@@ -74,6 +74,13 @@ class Settings(NamedTuple):
     trim: bool = False
     window: int | None = None
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no line may show: token, account, and the credentials of gateway and proxy, these as they are sent."""
+        gateway, proxy = self.gateway, self.proxy
+        more = (gateway and gateway.token, proxy and proxy.credentials)
+        return (self.token.reveal(), self.account, *(secret.reveal() for secret in more if secret))
+
 
 class Upstream:
     """The way to Cloudflare: a pool of TLS connections and a policy for trying again."""

@@ -91,7 +91,7 @@ async def open_tunnel(proxy: Proxy, host: str, port: int, stream: Stream) -> Non
     if not isinstance(event, ResponseHead):
         raise _refused(f"the proxy {proxy} hung up")
     if not 200 <= event.status < 300:
-        refusal = _refused(f"the proxy {proxy} answered {event.status} {event.reason}".rstrip())
+        refusal = _refused(f"the proxy {proxy} answered {event.status}")  # its reason phrase may be any text
         refusal.retryable = event.status >= 500
         raise refusal
     if wire.buffered:

@@ -58,7 +58,7 @@ async def test_ask_ends_quietly_when_its_reader_leaves() -> None:
 
 
 async def test_no_model_writes_control_sequences_to_a_terminal() -> None:
-    said = b'data: {"response":"\\u001b]0;owned\\u0007Hi\\u009b2J\\ttab"}\n\n' + DONE
+    said = b'data: {"response":"\\u001b]0;owned\\u0007Hi\\u009b2J\\ttab \\u202eabc\\u2066\\u2028."}\n\n' + DONE
     async with StandIn([reply(said), reply(said)]) as standin:
         keyboard, terminal = pty.openpty()
         process = await asyncio.create_subprocess_exec(
@@ -69,8 +69,8 @@ async def test_no_model_writes_control_sequences_to_a_terminal() -> None:
         os.close(keyboard)
         os.close(terminal)
         piped = await cfchat(standin.base_url, "ask", "Hello?")
-    assert shown.strip() == "\ufffd]0;owned\ufffdHi\ufffd2J\ttab"
-    assert piped.out == "\x1b]0;owned\x07Hi\x9b2J\ttab\n", "a file gets the words as they are"
+    assert shown.strip() == "\ufffd]0;owned\ufffdHi\ufffd2J\ttab \ufffdabc\ufffd\ufffd."
+    assert piped.out == "\x1b]0;owned\x07Hi\x9b2J\ttab \u202eabc\u2066\u2028.\n", "a file gets the words as they are"
 
 
 async def test_ask_says_what_went_wrong_and_what_to_do() -> None:

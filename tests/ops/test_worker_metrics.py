@@ -26,6 +26,12 @@ def joined(parent: WorkerMetrics) -> socket.socket:
     return theirs
 
 
+async def test_what_the_parent_counts_itself_is_added() -> None:
+    parent = WorkerMetrics(partial(counted, 5))
+    async with share_metrics(joined(parent), partial(counted, 2)) as collect:
+        assert await collect() == await parent.total() == {COUNTER.head: {"x_total": 7}, GAUGE.head: {"y": 2}}
+
+
 async def test_all_workers_and_the_parent_ask_at_once() -> None:
     parent = WorkerMetrics()
     async with AsyncExitStack() as stack:

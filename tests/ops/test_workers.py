@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
 import resource
@@ -55,6 +56,23 @@ async def test_kill_9_of_a_worker_breaks_its_own_streams_alone() -> None:
         assert all([is_whole(await stream.rest()) for stream in by_worker[kept]])
         assert is_whole(await (await ask(process.port)).rest())
         assert await process.stop() == 0
+
+
+async def test_a_parent_whose_log_nobody_reads_replaces_a_worker() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"\n" * fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096))
+    stuck = ["sh", "-c", f'exec "$@" 2>/proc/{os.getpid()}/fd/{writing}', "sh", *command()]
+    async with standin() as upstream, started(upstream.base_url, *FLAGS, argv=stuck) as process:
+        killed, kept = process.workers()
+        os.kill(killed, signal.SIGKILL)
+        await until(lambda: killed not in (pids := process.workers()) and kept in pids and len(pids) == 2)
+        assert is_whole(await (await ask(process.port)).rest())
+        process.send(signal.SIGTERM)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as log:  # what waited is written as soon as it is read
+            text = await asyncio.to_thread(log.read)
+        assert await process.process.wait() == 0
+    assert f"worker {killed} was ended by SIGKILL".encode() in text
 
 
 @contextmanager

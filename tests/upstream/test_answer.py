@@ -217,8 +217,8 @@ async def test_odd_events_now_and_then_end_nothing() -> None:
 
 FAULTS = [
     (b"", "The connection to the model was lost."),
-    (encode_chunk(b"event: error\ndata: boom\n\n"), "boom"),
-    (encode_chunk(b'data: {"errors":[{"code":3040,"message":"busy"}]}\n\n'), "busy"),
+    (encode_chunk(b"event: error\ndata: boom\n\n"), "code none, inside a reply"),
+    (encode_chunk(b'data: {"errors":[{"code":3040,"message":"busy"}]}\n\n'), "code 3040, inside a reply"),
     (b"xyz\r\n", "The model's server sent nonsense."),
     (encode_chunk(b"data: " + b"x" * (2 << 20)), "The model's server sent nonsense."),
     (LAST_CHUNK, "The reply was interrupted."),

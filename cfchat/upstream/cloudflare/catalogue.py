@@ -1,7 +1,8 @@
 """Read the list of an account's text models. Pure.
 
 GET models/search answers with one page that holds models of all tasks. Properties come as pairs of a name and a value,
-and numbers and booleans as strings. A property that cannot be read is left out; a body that is no list is an error.
+and numbers and booleans as strings. A property that cannot be read is left out, and so is a model whose name is none.
+A body that is no list is an error.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from typing import Any, NamedTuple
 
 from cfchat.errors import UpstreamProtocolError
+from cfchat.upstream.cloudflare.faults import text_of
+from cfchat.upstream.cloudflare.models import is_model_name
 
 _TOKENS = re.compile(r"[0-9]{1,9}")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -46,10 +49,12 @@ def read_models(body: bytes) -> list[Model]:
     """
     try:
         listed = [item for item in json.loads(body)["result"] if item["task"]["name"] == "Text Generation"]
-        return [_model(item["name"], item.get("properties") or ()) for item in listed]
+        models = [_model(item["name"], item.get("properties") or ()) for item in listed]
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        reason = f"list of models: {body[:200]!r}"
-        raise UpstreamProtocolError(detail=reason) from error
+        failure = UpstreamProtocolError(detail="this is no list of models")
+        failure.origin_text = text_of(body)
+        raise failure from error
+    return [model for model in models if is_model_name(model.name)]
 
 
 def _model(name: str, properties: Any) -> Model:

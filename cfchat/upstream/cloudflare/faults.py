@@ -3,7 +3,9 @@
 An error is judged by Cloudflare's own code first and by the HTTP status second, because a bad token may be a 400 and a
 200 can carry an error. Two tables hold a verdict for each code and status: the error for the client, and whether
 another try or another model may help. A few codes have two meanings: their status or their words tell which.
-Cloudflare's own words hold ids and names: they go into `detail`, for the log.
+
+Whoever answers may repeat our request, the token and the user's words with it. So the log, by `detail`, gets numbers
+and ids alone, each by its grammar. The text itself stays in `origin_text`, from which `cfchat check` shows an excerpt.
 """
 
 from __future__ import annotations
@@ -123,8 +125,8 @@ def read_error(status: int, fields: FieldsLike, body: bytes, now: float | None =
 
     `now` is the time in seconds since the epoch. Without it, a Retry-After that is a date is ignored.
     """
-    rays = [f"{name} {_printable(value)}" for name in ("cf-ray", "cf-ai-req-id") if (value := fields.get(name))]
-    error = _judge(status, _faults_in_body(body), rays or ["cf-ray none"])
+    ids = [_id(name, value) for name in ("cf-ray", "cf-ai-req-id") if (value := fields.get(name))]
+    error = _judge(status, _faults_in_body(body), ids or ["cf-ray none"])
     wait = _parse_retry_after(fields.get("retry-after"), now)
     if wait is not None:
         error.retry_after = wait
@@ -133,40 +135,40 @@ def read_error(status: int, fields: FieldsLike, body: bytes, now: float | None =
     return error
 
 
+_INSIDE = "inside a reply"
 # A reply with none of these names carries no error.
 ERROR_KEYS = frozenset({"error", "errors", "success", "internalCode"})
 
 
 def error_in_event(data: str) -> UpstreamError:
     """Return the error that the data of an `event: error` means. Cloudflare documents no form of it."""
-    return _judge(200, _faults_in_body(data.encode("utf-8", "replace")), [])
+    return _judge(200, _faults_in_body(data.encode("utf-8", "replace")), [_INSIDE])
 
 
 def error_in_reply(reply: Mapping[str, Any]) -> UpstreamError | None:
     """Return the error that a 200, or one event of a stream, carries instead of content; None if it carries none."""
     if reply.get("error") or reply.get("errors") or reply.get("success") is False or "internalCode" in reply:
-        return _judge(200, _faults(reply), [])
+        return _judge(200, _faults(reply), [_INSIDE])
     return None
 
 
 def finish_error() -> UpstreamError:
     """Return the error that the finish reason `error` means: the engine failed, and gave no reason."""
-    return _error(_ENGINE_FAULT, 200, None, "finish reason error")
+    return _error(_ENGINE_FAULT, 200, _Fault(None, ""), "finish reason error")
 
 
 def _judge(status: int, faults: Sequence[_Fault], more: Sequence[str]) -> UpstreamError:
     """Return the error of the first fault whose code is known, or of the first fault, or of the status alone."""
     known = (fault for fault in faults if fault.code in _CODES)
     fault = next(known, faults[0] if faults else _Fault(None, ""))
-    code = "none" if fault.code is None else _printable(str(fault.code))
-    detail = [f"status {status}", f"code {code}", _printable(fault.message), *more]
-    return _error(_verdict(status, fault), status, fault.code, ", ".join(filter(None, detail)))
+    detail = [f"status {status}", f"code {'none' if fault.code is None else fault.code}", *more]
+    return _error(_verdict(status, fault), status, fault, ", ".join(detail))
 
 
-def _error(verdict: _Verdict, status: int, code: int | str | None, detail: str) -> UpstreamError:
+def _error(verdict: _Verdict, status: int, fault: _Fault, detail: str) -> UpstreamError:
     error = verdict.error(verdict.message, detail=detail, retry_after=verdict.wait)
     error.retryable, error.elsewhere, error.most_tries = verdict.retryable, verdict.elsewhere, verdict.most_tries
-    error.origin_status, error.origin_code = status, code
+    error.origin_status, error.origin_code, error.origin_text = status, fault.code, fault.message[:LONGEST_TEXT]
     return error
 
 
@@ -191,11 +193,13 @@ def _verdict(status: int, fault: _Fault) -> _Verdict:
 # --- bodies --------------------------------------------------------------------------------------
 
 _EDGE_TEXT = rb"error code: (1[0-9]{3})\n?"  # without 520 and the like, which only repeat the status
-_CODE_DIGITS = r"[0-9]{1,6}"
+_CODE_NUMBER = r"[0-9]{1,6}"
+_CODE_NAME = r"(?=.{1,40}\Z)[a-z]+(_[a-z]+)+"  # OpenAI's; a single word might be one of the user's
+LONGEST_TEXT = 1000  # characters
 
 
 class _Fault(NamedTuple):
-    """One error as Cloudflare words it. `code` is a number if it can be one."""
+    """One error as Cloudflare words it. `code` is a number if it can be one, and None if it is no code at all."""
 
     code: int | str | None
     message: str
@@ -210,7 +214,12 @@ def _faults_in_body(body: bytes) -> list[_Fault]:
         reply = None
     if type(reply) is dict:
         return _faults(reply)
-    return [_Fault(None, body[:1000].decode("utf-8", "replace"))]
+    return [_Fault(None, text_of(body))]
+
+
+def text_of(body: bytes) -> str:
+    """Return the beginning of a body as text, for an error's `origin_text`."""
+    return body[:LONGEST_TEXT].decode("utf-8", "replace")
 
 
 def _faults(reply: Mapping[str, Any]) -> list[_Fault]:
@@ -233,9 +242,11 @@ def _fault(item: object) -> _Fault:
 
 
 def _code(value: object) -> int | str | None:
-    if isinstance(value, str) and re.fullmatch(_CODE_DIGITS, value):
+    if type(value) is int:
+        return value if 0 <= value < 1_000_000 else None
+    if type(value) is str and re.fullmatch(_CODE_NUMBER, value):
         return int(value)
-    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+    return value if type(value) is str and re.fullmatch(_CODE_NAME, value) else None
 
 
 def _reasons(chain: object) -> list[object]:
@@ -243,9 +254,12 @@ def _reasons(chain: object) -> list[object]:
     return [link.get("message") for link in chain if type(link) is dict] if type(chain) is list else []
 
 
-def _printable(text: str) -> str:
-    """Return the beginning of a foreign text in one printable line, for the log."""
-    return "".join(char if char.isprintable() else " " for char in text[:300]).strip()
+# A ray, and what other ids look like. An account's id, 32 digits in a row, does not.
+_ID = r"[0-9a-f]{1,20}(-[A-Z]{3})?|[0-9a-f]{1,12}(-[0-9a-f]{1,12}){1,5}"
+
+
+def _id(name: str, value: str) -> str:
+    return f"{name} {value if re.fullmatch(_ID, value) else 'malformed'}"
 
 
 # --- Retry-After ---------------------------------------------------------------------------------

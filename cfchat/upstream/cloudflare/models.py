@@ -95,7 +95,7 @@ def thinks_first(model: str) -> bool:
     return _THINKS_FIRST.fullmatch(model) is not None
 
 
-_MODEL_NAME = re.compile(r"@(cf|hf)/[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
+_MODEL_NAME = re.compile(r"@(cf|hf)/[A-Za-z0-9._-]{1,100}/[A-Za-z0-9._-]{1,100}")
 
 
 def is_model_name(name: str) -> bool:

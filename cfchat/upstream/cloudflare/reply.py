@@ -168,7 +168,9 @@ class ReplyReader:
         self._read_content = read_whole
         deltas = self.read([Event(body.decode("utf-8", "replace").removeprefix("\ufeff"))])
         if self.passed_over:
-            raise UpstreamProtocolError(detail=f"reply {body[:300]!r}")
+            error = UpstreamProtocolError(detail=f"a reply of {len(body)} bytes in no known shape")
+            error.origin_text = body[:1000].decode("utf-8", "replace")
+            raise error
         self.done = True
         deltas += self.close(None)
         if not self.answered:
@@ -204,8 +206,8 @@ class ReplyReader:
             message = "The model called a tool instead of answering."
         else:
             message = "The model gave an empty answer."
-        reason, usage = self.finish_reason, self.usage
-        detail = f"finish reason {reason}, usage {usage}, passed over {self.passed_over}"
+        tokens = f"{self._usage.completion:g} tokens"
+        detail = f"finish reason {self.finish_reason}, {tokens}, passed over {self.passed_over}"
         error = UpstreamEmpty(message, detail=detail)
         error.cut = cut
         error.elsewhere = self._usage.wrote_nothing

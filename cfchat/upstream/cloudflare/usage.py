@@ -16,6 +16,7 @@ from cfchat.wire.strict_json import decode
 # The names of the classic dialect and of chat completions, then those of OpenAI's responses.
 _PROMPT = ("prompt_tokens", "input_tokens")
 _COMPLETION = ("completion_tokens", "output_tokens")
+_NAME = re.compile(r"[a-z_]{1,40}")  # a longer one could be any text
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,20})?([eE]-?[0-9]{1,2})?")
 
 
@@ -90,13 +91,9 @@ class Usage:
         """The counts of the largest usage, also those one level down. Nothing else, because it is sent on as JSON."""
         if not self._total:
             return None
-        kept: dict[str, object] = {}
-        for name, value in self._read().items():
-            if type(value) is dict:
-                kept[name] = {key: count for key, count in value.items() if _is_count(count)}
-            elif _is_count(value):
-                kept[name] = value
-        return kept
+        largest = {name: value for name, value in self._read().items() if _NAME.fullmatch(name)}
+        details = {name: _counts(value) for name, value in largest.items() if type(value) is dict}
+        return {**_counts(largest), **details}
 
     def _read(self) -> Mapping[str, Any]:
         if isinstance(self._largest, bytes):
@@ -135,3 +132,7 @@ def _find(usage: Mapping[str, Any], *names: str) -> float | None:
 def _is_count(value: object) -> bool:
     # The bound leaves out `1e999` as well, which is an infinity in Python and nothing in JSON.
     return type(value) in (int, float) and 0 <= value < 1e15  # type: ignore[operator]
+
+
+def _counts(usage: Mapping[str, Any]) -> dict[str, object]:
+    return {name: count for name, count in usage.items() if _is_count(count) and _NAME.fullmatch(name)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -50,12 +51,17 @@ def test_the_list_of_models() -> None:
         ("2026-11-29", "was to be removed on 2026-11-29"),
         ("2026-11-30", "is going to be removed on 2026-11-30"),
         ("2026-12-01T00:00:00Z", "is going to be removed on 2026-12-01"),
-        *((odd, "") for odd in (None, "", "soon", 20261130, "30.11.2026")),
+        *((odd, "") for odd in (None, "", "soon\x1b[2J", 20261130, "30.11.2026")),
     ],
 )
 def test_a_day_that_is_past_is_told_as_past(day: object, words: str) -> None:
     (model,) = read_models(listed(entry("@cf/a/b", planned_deprecation_date=day)))
     assert model.removal(1796083199.0) == words  # the last second of 2026-11-30 in UTC
+
+
+@pytest.mark.parametrize("name", ["@cf/a/b\x1b[2J", "@cf/a/b\nforged", "@cf/a", "", None, "@cf/a/" + "b" * 10_000])
+def test_a_model_that_cannot_be_asked_is_left_out(name: Any) -> None:
+    assert read_models(listed(entry(name), entry("@cf/a/c"))) == [Model("@cf/a/c")]
 
 
 @pytest.mark.parametrize(

@@ -173,16 +173,55 @@ def test_a_wait_of_two_minutes_is_not_spent_three_times() -> None:
 def test_the_shapes_of_an_error(body: dict[str, object]) -> None:
     error = read_error(401, {}, json.dumps(body).encode())
     assert (error.code, error.origin_code) == ("upstream_auth", 2009)
-    assert error.detail == "status 401, code 2009, Unauthorized, cf-ray none"
+    assert (error.detail, error.origin_text) == ("status 401, code 2009, cf-ray none", "Unauthorized")
     inside = error_in_reply(body)
     assert inside is not None
     assert (inside.code, inside.origin_code, inside.origin_status) == ("upstream_auth", 2009, 200)
 
 
-def test_the_log_has_the_whole_chain_and_both_ids() -> None:
+def test_the_log_has_both_ids_and_the_text_is_the_whole_chain() -> None:
     body = {"errors": [{"code": 6003, "message": "Bad", "error_chain": [{"code": 6111, "message": "Format"}, 1]}]}
     error = read_error(400, {"cf-ray": "8f-IAD", "cf-ai-req-id": "77"}, json.dumps(body).encode())
-    assert error.detail == "status 400, code 6003, Bad: Format, cf-ray 8f-IAD, cf-ai-req-id 77"
+    assert error.detail == "status 400, code 6003, cf-ray 8f-IAD, cf-ai-req-id 77"
+    assert error.origin_text == "Bad: Format"
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        (5006, "5006"),
+        ("5006", "5006"),
+        ("invalid_prompt", "invalid_prompt"),
+        (1234567, "none"),
+        (-1, "none"),
+        (1.5, "none"),
+        ("password", "none"),
+        ("my_token" * 6, "none"),
+        ("a_b\n", "none"),
+        ("Bearer x", "none"),
+    ],
+)
+def test_only_what_looks_like_a_code_is_one(code: object, shown: str) -> None:
+    body = json.dumps({"errors": [{"code": code, "message": "no"}]}).encode()
+    assert read_error(400, {}, body).detail == f"status 400, code {shown}, cf-ray none"
+
+
+@pytest.mark.parametrize("ray", ["Bearer abc", "0123456789abcdef" * 2, "8f-IAD\n", "8f-iad", "x" * 1000, "my-token"])
+def test_only_what_looks_like_a_ray_is_one(ray: str) -> None:
+    fields = {"cf-ray": ray, "cf-ai-req-id": ray}
+    assert read_error(502, fields, b"").detail == "status 502, code none, cf-ray malformed, cf-ai-req-id malformed"
+
+
+@given(st.text(max_size=40) | st.from_regex("Bearer [a-z_0-9-]{8,20}"))
+def test_no_text_of_a_reply_is_in_what_is_logged(text: str) -> None:
+    said = json.dumps({"errors": [{"code": text, "message": text, "error_chain": [{"message": text}]}]})
+    allowed = {read_error(400, {}, said.encode()).detail, error_in_event(said).detail, error_in_event(text).detail}
+    codes = "none" if read_error(400, {}, said.encode()).origin_code is None else text
+    assert allowed <= {
+        f"status 400, code {codes}, cf-ray none",
+        f"status 200, code {codes}, inside a reply",
+        "status 200, code none, inside a reply",
+    }
 
 
 @given(st.binary(max_size=60) | REPLIES.map(lambda reply: json.dumps(reply).encode()), st.integers(100, 999))

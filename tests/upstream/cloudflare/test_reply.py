@@ -39,7 +39,8 @@ def check(outcome: Outcome, expected: dict[str, Any]) -> None:
         assert type(outcome.error) is UpstreamInterrupted
     elif expected["finish"] == "error":
         assert outcome.error is not None
-        assert expected["error"]["message"] in outcome.error.detail
+        message = expected["error"]["message"]
+        assert message in outcome.error.origin_text and message not in str(outcome.error)
         assert f"code {expected['error']['code'] or 'none'}," in outcome.error.detail
     else:
         assert outcome.error is None

@@ -46,6 +46,13 @@ def test_usage_goes_out_as_counts_only() -> None:
     assert reader.usage == {"total_tokens": 5, "details": {"a": 1}}
 
 
+def test_a_name_that_could_be_any_text_is_left_out() -> None:
+    usage = Usage()
+    details = {"a_token": 1, "0123abcd": 1}
+    usage.add({"total_tokens": 3, "Bearer x": 1, "details": details, "x y": {"a": 1}, "a" * 41: 1})
+    assert usage.counts == {"total_tokens": 3, "details": {"a_token": 1}}
+
+
 # --- the cost -------------------------------------------------------------------------------------
 
 WORDS = {"response": "x" * 30}
