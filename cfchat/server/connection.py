@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
 import time
 from contextlib import suppress
@@ -65,16 +64,8 @@ class Connection:
         """Return whether all that this client gets is a refusal."""
         return self._refusal is not None
 
-    def close(self, sock: socket.socket) -> None:
-        """Close the socket, whose task may have been cancelled before its first step."""
-        if hasattr(self._stream, "transport"):
-            self._stream.transport.close()
-        else:
-            sock.close()
-
-    async def run(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+    async def run(self, tls: ssl.SSLContext | None) -> None:
         """Serve until the end of the connection, behind a TLS handshake if there is a context for it."""
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: self._stream, sock)
         self._deadline = Deadline(self._expire)
         self._stream.on_pressure = self._press
         try:

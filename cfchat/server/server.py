@@ -11,10 +11,9 @@ import logging
 import os
 import socket
 import ssl
-import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from cfchat.errors import Overloaded
 from cfchat.net.listen import UNIX, listen_tcp
@@ -75,40 +74,46 @@ class Server:
                 # Accepted sockets inherit it. asyncio sets it only if a socket knows that its protocol is TCP, and one
                 # of socket.create_server does not: each write would wait up to 40 ms for the client's ACK.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-            self._acceptor.listen(sock)
+            await self._acceptor.listen(sock)
         address = sockets[0].getsockname()
         self.address = address[:2] if isinstance(address, tuple) else (os.fsdecode(address), 0)
 
-    def _take(self, sock: socket.socket, address: Any) -> None:
+    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a client, refuse it, or have nothing to do with it."""
+        stream = Stream(half_open=True)
+        transport = writer.transport
+        transport.set_protocol(stream)
+        stream.connection_made(transport)
+        address = transport.get_extra_info("peername")
         peer = address[0] if isinstance(address, tuple) else UNIX
         limits, name = self.rules.limits, self.rules.peers.counted(peer)
         here, there = len(self._connections), 0 if name is None else self._counted[name]
         served = here - self._refused
         if limits.most is None and (here >= 2 * limits.connections or there >= 2 * limits.connections_each):
             # A 503 keeps its connection open a little longer. Beyond twice the limit, reset without a reply.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            asyncio.get_running_loop().call_soon(sock.close)  # a client in this very loop has connected by then
+            stream.reset()
             return
         refusal = None
         if served >= limits.connections:
             refusal = Overloaded("Too many connections. Please try again later.", retry_after=1)
         elif there >= limits.connections_each:
             refusal = Overloaded("Too many connections from your address.", retry_after=1)
-        connection = Connection(self.rules, Stream(half_open=True), peer, refusal, self.draining)
+        connection = Connection(self.rules, stream, peer, refusal, self.draining)
         tls = None if self._tls is None else self._tls.context
-        connection.task = task = asyncio.get_running_loop().create_task(connection.run(sock, tls))
+        connection.task = task = asyncio.get_running_loop().create_task(connection.run(tls))
         self._connections[task] = connection
         self._refused += connection.refused
         if name is not None:
             self._counted[name] += 1
-        if here + 1 == limits.most:
+        if limits.most is not None and here + 1 >= limits.most:
             self._acceptor.pause(READING, self._cut_refused)
 
         def over(task: asyncio.Task[None]) -> None:
             del self._connections[task]
             self._refused -= connection.refused
-            connection.close(sock)
+            # A task that is cancelled before its first step closes nothing by itself. (A StreamWriter that is forgotten
+            # closes its transport: this closure holds it for as long as the connection lives.)
+            writer.transport.close()
             if name is not None:
                 self._counted[name] -= 1
                 if not self._counted[name]:
@@ -135,7 +140,7 @@ class Server:
         """Stop accepting, let replies under way finish for `seconds` (by default `Limits.drain`), then end the rest."""
         loop, limits = asyncio.get_running_loop(), self.rules.limits
         end = loop.time() + (limits.drain if seconds is None else seconds)
-        self._stop_accepting()
+        await self._stop_accepting()
         self._end_idle(fresh=False)
         # In two steps: where this process was held up itself, what has come meanwhile is read between them.
         for _ in range(2):
@@ -155,7 +160,7 @@ class Server:
 
     async def abort(self) -> None:
         """End every connection now."""
-        self._stop_accepting()
+        await self._stop_accepting()
         tasks = set(self._connections)
         for task in tasks:
             task.cancel()
@@ -163,8 +168,8 @@ class Server:
             log.warning("ended %d connections that were still busy", len(tasks))
             await asyncio.wait(tasks)
 
-    def _stop_accepting(self) -> None:
+    async def _stop_accepting(self) -> None:
         self.draining = True
         for connection in self._connections.values():
             connection.draining = True
-        self._acceptor.close()
+        await self._acceptor.close()

@@ -361,7 +361,7 @@ async def test_a_slow_client_of_the_last_piece_leaves_a_connection_that_serves_t
     large = reply(b"".join(events) + b"data: [DONE]\n\n")
     async with StandIn([large, WORDS]) as standin, house(standin) as cfchat:
         # Small buffers in the kernel: accepted sockets inherit that of the listening one.
-        cfchat.server._acceptor.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        cfchat.server._acceptor._sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", cfchat.port))
