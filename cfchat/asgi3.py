@@ -17,7 +17,7 @@ from urllib.parse import quote
 from cfchat.api import open_service
 from cfchat.app.hooks import Hooks
 from cfchat.app.service import Service
-from cfchat.errors import BodyTooLarge, CfchatError, Incomplete, RequestTimeout
+from cfchat.errors import CfchatError, Incomplete, RequestTimeout
 from cfchat.net.deadline import Deadline
 from cfchat.net.listen import UNIX
 from cfchat.net.mailbox import Mailbox
@@ -189,7 +189,7 @@ class _Exchange:
         secure = scope.get("scheme") == "https"
         return Request(head, self._service.peers.client(peer, fields), new_id(), self._read_body, secure)
 
-    async def _read_body(self, body: bytearray, limit: int) -> None:
+    async def _read_body(self, take: Callable[[bytes], None]) -> None:
         try:
             async with asyncio.timeout(self._limits.body):
                 while self._more:
@@ -197,9 +197,7 @@ class _Exchange:
                     if event["type"] == "http.disconnect":
                         raise Incomplete("The client left.")
                     self._more = event.get("more_body", False)
-                    body += event.get("body", b"")
-                    if len(body) > limit:
-                        raise BodyTooLarge(f"The body is over {limit} bytes.")
+                    take(event.get("body", b""))
         except TimeoutError:
             raise RequestTimeout("The request's body did not arrive in time.") from None
         self._watcher = asyncio.get_running_loop().create_task(self._watch())

@@ -1,9 +1,9 @@
 """A chat's life, from the conversation to the last byte of its reply.
 
-`Exchange.run` is one function: a turn among the running replies, the hooks, the upstream, the reply, and the usage.
-What the reply may cost is reserved first, and what it has cost is settled however it ends. Up to the first words this
-task waits for the upstream; then each read of the upstream is encoded and written to the client in one call (`take`),
-while the task sleeps in `answer.pour`.
+`Exchange.run` is one function: the hooks, a turn among the running replies, the upstream, the reply, and the usage.
+What the reply may cost is reserved first, and what it has cost is settled however it ends. What waits for a turn and
+for the first words is the encoded request, and nothing else of the conversation. Then each read of the upstream is
+encoded and written to the client in one call (`take`), while this task sleeps in `answer.pour`.
 """
 
 from __future__ import annotations
@@ -55,25 +55,27 @@ class Exchange:
 
         Raises:
             BadChatRequest: system messages are not accepted, and there is one.
-            Overloaded: too many replies run already, of this client or in all.
+            Overloaded: too many replies run already, or too many bytes wait, of this client or in all.
             BudgetSpent: the reply may cost more tokens than are left of the day's.
             UpstreamError: no words came in all tries, or the reply broke off.
         """
         conversation = with_system(conversation, *self._system)
+        if self._hooks.before_call is not None:
+            before_call = self._hooks.before_call
+            conversation = await run("before_call", request.id, before_call, conversation, request)
+        prompt = estimate(conversation)
+        max_tokens = conversation.options.max_tokens or self._upstream.settings.max_tokens
+        usage, model = Usage(prompt, max_tokens), conversation.options.model or self._default_model
+        asking = self._upstream.ask(conversation, client=asker.name, tag=request.id, spent=usage.add)
+        del conversation
+        request.keep(asking.size)
         await self._admission.enter(asker.name)
         try:
-            if self._hooks.before_call is not None:
-                before_call = self._hooks.before_call
-                conversation = await run("before_call", request.id, before_call, conversation, request)
-            question = estimate(conversation)
-            max_tokens = conversation.options.max_tokens or self._upstream.settings.max_tokens
-            held = self._guard.reserve(asker, question, max_tokens, time.time())
-            usage, asked = Usage(question, max_tokens), time.monotonic()
-            model = conversation.options.model or self._default_model
-            paid = True
+            held = self._guard.reserve(asker, prompt, max_tokens, time.time())
+            asked, paid = time.monotonic(), True
             try:
-                asking = self._upstream.ask(conversation, client=asker.name, tag=request.id, spent=usage.add)
                 async with asking as answer:
+                    request.keep(0)
                     self._note_first_words(request, answer, usage, asked)
                     model = answer.model
                     await self._answer(request, reply, asker, answer, form)

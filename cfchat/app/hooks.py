@@ -16,6 +16,7 @@ from math import isfinite
 from typing import TypeVar
 
 from cfchat.conversation.model import Conversation, Message, Options
+from cfchat.conversation.passed import texts_of
 from cfchat.errors import CfchatError, RequestTimeout
 from cfchat.server.request import Request
 from cfchat.upstream.cloudflare.models import is_model_name
@@ -156,7 +157,8 @@ def _check_conversation(conversation: object) -> None:
     numbers = [getattr(options, option.name) for option in fields(Options) if option.name != "model"]
     if not all(isinstance(number, (int, float)) for number in numbers if number is not None):
         raise TypeError("`options` must be numbers")
-    encode([numbers, dict(conversation.passed), *[message.tool_calls for message in messages]])
+    encode([numbers, *[message.tool_calls for message in messages]])
+    texts_of(conversation.passed)
 
 
 _CHECKS: Mapping[str, Callable[[object], None]] = {"authenticate": _check_name, "before_call": _check_conversation}

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPMethod
 from math import ceil
 from types import MappingProxyType
@@ -21,6 +21,8 @@ from cfchat.app.admission import Admission
 from cfchat.app.exchange import Exchange
 from cfchat.app.health import PROBES
 from cfchat.app.hooks import Hooks, label_of, run
+from cfchat.app.waiting import Kept, Waiting
+from cfchat.conversation.model import Conversation
 from cfchat.conversation.openai import parse_completion
 from cfchat.conversation.parse import Limits, parse_conversation
 from cfchat.conversation.prepare import MERGE
@@ -34,12 +36,13 @@ from cfchat.errors import (
     UnsupportedMediaType,
     UpstreamError,
 )
+from cfchat.guard.addresses import network_of
 from cfchat.guard.cors import is_preflight, preflight_fields
-from cfchat.guard.guard import Asker, Guard
+from cfchat.guard.guard import Guard
 from cfchat.ops.logs import log_request, read_trace
 from cfchat.ops.metrics import Metrics
 from cfchat.replies import openai
-from cfchat.replies.form import describe
+from cfchat.replies.form import Form, describe
 from cfchat.replies.negotiation import negotiate
 from cfchat.replies.ui_message import UIMessage
 from cfchat.server.files import share_of
@@ -68,6 +71,7 @@ class Settings(NamedTuple):
     A client may name one of `models`, also by one of `aliases`, and options up to `caps`; if it names no model, `model`
     is asked. Beyond `max_streams` replies, `max_queue` conversations wait for a turn, at most `queue_timeout` seconds.
     `max_streams_each` is the share of one key or address, by default a quarter; its share of the queue is as large.
+    `max_waiting` bounds the bytes of all requests that wait, for whatever reason.
     """
 
     system_prompt: str = "You are a friendly assistant"
@@ -78,6 +82,7 @@ class Settings(NamedTuple):
     max_streams_each: int | None = None
     max_queue: int = 100
     queue_timeout: float = 5.0
+    max_waiting: int = 256 << 20
     model: str = DEFAULT_MODEL
     models: tuple[str, ...] = (DEFAULT_MODEL,)
     aliases: Mapping[str, str] = MappingProxyType({})
@@ -101,6 +106,7 @@ class App:
         self._settings = settings
         self._hooks = hooks
         self._limits = limits_of(settings)
+        self.waiting = Waiting(settings.max_waiting)
         each = settings.max_streams_each or share_of(settings.max_streams)
         self._admission = Admission(settings.max_streams, settings.max_queue, settings.queue_timeout, each)
         self._exchange = Exchange(
@@ -214,32 +220,40 @@ class App:
 
     async def _chatbot(self, request: Request, reply: Reply) -> None:
         form = negotiate(request.fields.get("accept"))
-        asker, body = await self._read(request)
-        await self._exchange.run(request, reply, asker, parse_conversation(body, self._limits), form)
+        await self._chat(request, reply, lambda body: (parse_conversation(body, self._limits), form))
 
     async def _ui_chat(self, request: Request, reply: Reply) -> None:
         """The AI SDK sends its two transports the same request: only the path tells them apart."""
-        asker, body = await self._read(request)
-        await self._exchange.run(request, reply, asker, parse_conversation(body, self._limits), UIMessage())
+        await self._chat(request, reply, lambda body: (parse_conversation(body, self._limits), UIMessage()))
 
     async def _resume(self, request: Request, reply: Reply) -> None:
         """No reply outlives its request, so there is never one to resume."""
         reply.send(204)
 
     async def _completions(self, request: Request, reply: Reply) -> None:
-        asker, body = await self._read(request)
-        asked = parse_completion(body, self._limits)
-        form = openai.Chunks(asked.include_usage) if asked.stream else openai.Completion()
-        await self._exchange.run(request, reply, asker, asked.conversation, form)
+        await self._chat(request, reply, self._parse_completion)
 
-    async def _read(self, request: Request) -> tuple[Asker, bytes]:
-        """Let the client in, and read what it sends."""
-        label = await self._identify(request)
-        asker = self.guard.admit(label, request.client, time.monotonic(), time.time())
-        _check_body_fields(request)
-        body = await request.read_body()
-        _check_form(request, body)
-        return asker, body
+    def _parse_completion(self, body: bytes) -> tuple[Conversation, Form]:
+        asked = parse_completion(body, self._limits)
+        return asked.conversation, openai.Chunks(asked.include_usage) if asked.stream else openai.Completion()
+
+    async def _chat(
+        self, request: Request, reply: Reply, parse: Callable[[bytes], tuple[Conversation, Form]]
+    ) -> None:
+        """Let the client in, read what it asks and answer it."""
+        kept = Kept(self.waiting, network_of(request.client))
+        request.on_body = kept.resize
+        try:
+            label = await self._identify(request)
+            asker = self.guard.admit(label, request.client, time.monotonic(), time.time())
+            if label:
+                kept.rename(asker.name)
+            _check_body_fields(request)
+            # Neither the body nor the conversation gets a name here: it would keep them until the reply has ended.
+            await self._exchange.run(request, reply, asker, *parse(_no_form(request, await request.read_body())))
+        finally:
+            if kept.size:
+                request.keep(0)
 
     async def _identify(self, request: Request) -> str:
         label = self.guard.identify(request.fields, request.secure)
@@ -295,9 +309,10 @@ def _check_body_fields(request: Request) -> None:
         )
 
 
-def _check_form(request: Request, body: bytes) -> None:
-    """Refuse a form. What begins as JSON is none: `curl -d` labels all that it sends as a form."""
+def _no_form(request: Request, body: bytes) -> bytes:
+    """Return the body, but refuse a form. What begins as JSON is none: `curl -d` labels all that it sends as a form."""
     kind = request.fields.get("content-type", "").partition(";")[0].strip().lower()
     if kind in HTML_FORMS and body.lstrip()[:1] not in (b"[", b"{"):
         message = "The body is a form: send the messages as JSON."
         raise UnsupportedMediaType(message, param="content-type")
+    return body

@@ -82,6 +82,7 @@ class Service:
         metrics, pool = self.metrics, self.upstream.pool.state
         for state, number in zip(("running", "waiting"), self.app.streams, strict=True):
             metrics.streams.set(number, state)
+        metrics.waiting.set(self.app.waiting.size)
         metrics.clients.set(0 if self.server is None else self.server.connections)
         metrics.pool.set(pool.lent_out, "lent")
         metrics.pool.set(pool.idle, "idle")

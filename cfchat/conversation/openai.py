@@ -7,9 +7,7 @@ Unknown keys are ignored.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
-from math import isinf
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from cfchat.conversation.model import Conversation, Message
@@ -22,13 +20,13 @@ from cfchat.conversation.parse import (
     parse_options,
     without_surrogates,
 )
+from cfchat.conversation.passed import Passed, check_passed
 from cfchat.errors import BadChatRequest, BadOption, ModelNotFound, UnknownModel
-from cfchat.wire.strict_json import encode
+from cfchat.wire.strict_json import decode_members
 
 MOST_TOOLS = 128
 MOST_STOPS = 4
-MOST_LEVELS = 64  # of nesting, in a field that is passed on
-_PLAIN_KEY = re.compile(r"[A-Za-z_$][\w$-]{0,63}", re.ASCII)  # a key that may stand in a place as it is
+MOST_FIELDS = 1000
 # These values mean the same as leaving the field out, but some models refuse even them.
 _NO_EFFECT: Mapping[str, tuple[object, ...]] = {
     "stop": ([],),
@@ -56,10 +54,12 @@ def parse_completion(body: bytes, limits: Limits = Limits()) -> Completion:
         BadChatRequest: it is not a conversation (BadOption for an option); `param` names the place.
         ModelNotFound: the client names a model that is not offered.
     """
-    document = parse_json(body)
+    document, texts = parse_json(body, lambda text: decode_members(text, _CHECKS, MOST_FIELDS))
     if not isinstance(document, dict):
         raise BadChatRequest("Send an object with `messages`.", param="messages")
     messages = parse_messages(document.get("messages"), limits, _parse_message)
+    if sum([len(message.tool_calls) for message in messages]) > limits.messages:
+        raise BadChatRequest(f"There are more than {limits.messages} calls of tools.", param="messages")
     try:
         options = parse_options(document, limits)
     except UnknownModel as error:
@@ -69,8 +69,9 @@ def parse_completion(body: bytes, limits: Limits = Limits()) -> Completion:
     stream_options = document.get("stream_options") or {}
     if not isinstance(stream_options, dict):
         raise BadOption("`stream_options` must be an object.", param="stream_options")
+    passed = _select_passed(document, texts, lambda name: limits.takes(options.model, name))
     return Completion(
-        Conversation(messages, options, _select_passed(document, lambda name: limits.takes(options.model, name))),
+        Conversation(messages, options, passed),
         _read_flag(document, "stream"),
         _read_flag(stream_options, "include_usage", "stream_options."),
     )
@@ -99,29 +100,30 @@ def _parse_message(item: object, place: str) -> Message:
         if not isinstance(calls, list):
             raise BadChatRequest("The calls of tools must be a list.", param=f"{place}.tool_calls")
         content = "" if item.get("content") is None else parse_content(item, place)
-        parsed = [_parse_call(call, f"{place}.tool_calls[{index}]") for index, call in enumerate(calls)]
+        parsed = [_parse_call(call, f"{place}.tool_calls", index) for index, call in enumerate(calls)]
         return Message("assistant", content, tuple(parsed))
     return parse_message(item, place)
 
 
-def _parse_call(call: Any, place: str) -> Mapping[str, object]:
-    """Read one call of a tool; drop keys that OpenAI does not define."""
+def _parse_call(call: Any, place: str, index: int) -> Mapping[str, object]:
+    """Read the call of a tool at this index; drop keys that OpenAI does not define."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
-        raise BadChatRequest("A call of a tool is an object with `id` and `function`.", param=place)
-    for holder, name in ((call, "id"), (function, "name"), (function, "arguments")):
-        if not isinstance(holder.get(name), str):
-            path = name if holder is call else f"function.{name}"
-            raise BadChatRequest("This must be a string.", param=f"{place}.{path}")
-    function = {"name": function["name"], "arguments": function["arguments"]}
-    return {"id": call["id"], "type": "function", "function": function}
+        raise BadChatRequest("A call of a tool is an object with `id` and `function`.", param=f"{place}[{index}]")
+    call_id, name, arguments = call.get("id"), function.get("name"), function.get("arguments")
+    for path, text in (("id", call_id), ("function.name", name), ("function.arguments", arguments)):
+        if not isinstance(text, str):
+            raise BadChatRequest("This must be a string.", param=f"{place}[{index}].{path}")
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 # --- fields that only some models take -----------------------------------------------------------
 
 
-def _select_passed(document: Mapping[str, object], takes: Callable[[str], bool]) -> dict[str, object]:
-    """Return the fields to pass on, unchanged; `takes` says whether the model takes a field."""
+def _select_passed(
+    document: Mapping[str, object], texts: Mapping[str, str], takes: Callable[[str], bool]
+) -> Mapping[str, object]:
+    """Return the fields to pass on; `texts` has the JSON of each, and `takes` says whether the model takes a field."""
     passed = {}
     for name, check in _CHECKS.items():
         value = document.get(name)
@@ -131,15 +133,13 @@ def _select_passed(document: Mapping[str, object], takes: Callable[[str], bool])
             if value in _NO_EFFECT_WITHOUT_TOOLS[name]:
                 continue
             raise BadOption(f"`{name}` has no meaning without `tools`.", param=name)
-        problem = "This is nested too deeply." if _is_deep(value) else check(value)
-        if problem:
+        if problem := check(value):
             raise BadOption(problem, param=name)
-        if place := _find_infinite(value, name):
-            raise BadOption("This number is too large.", param=place)
+        text = check_passed(value, texts[name], name)
         if not takes(name):
             raise BadOption(f"This model does not take `{name}`.", param=name)
-        passed[name] = value
-    return passed
+        passed[name] = text
+    return Passed(passed) if passed else {}
 
 
 # Each check returns the problem with a value in one sentence, or an empty string.
@@ -186,35 +186,6 @@ def _check_response_format(value: object) -> str:
     if not isinstance(schema, dict) or not isinstance(schema.get("schema"), dict):
         return "`response_format` must have `json_schema` with a `schema`."
     return ""
-
-
-def _is_deep(value: object, levels: int = MOST_LEVELS) -> bool:
-    """Return whether lists and objects are nested in more levels than that."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels == 0 or any(_is_deep(item, levels - 1) for item in inner)
-
-
-def _find_infinite(value: object, place: str) -> str:
-    """Return the place of a number that JSON can hold and cannot write again, or an empty string.
-
-    Python reads `1e999`, which RFC 8259 §6 allows, as infinity.
-    """
-    try:  # The encoder looks at everything in C, so the place is searched only if there is one.
-        encode(value)
-    except ValueError:
-        return next(_walk_infinite(value, place))
-    return ""
-
-
-def _walk_infinite(value: object, place: str) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _walk_infinite(item, f"{place}.{key if _PLAIN_KEY.fullmatch(key) else '*'}")
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _walk_infinite(item, f"{place}[{index}]")
-    elif isinstance(value, float) and isinf(value):
-        yield place
 
 
 _CHECKS = {

@@ -13,11 +13,11 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cfchat.conversation.model import NO_OPTIONS, Conversation, Message, Options
 from cfchat.errors import BadChatRequest, BadOption, InvalidJSON, UnknownModel
-from cfchat.wire.strict_json import decode
+from cfchat.wire.strict_json import TooManyMembers, decode
 
 _SURROGATE = "[\ud800-\udfff]"
 # deep-chat says `ai` for assistant; OpenAI's newer models say `developer` for system.
@@ -62,7 +62,7 @@ def parse_conversation(body: bytes, limits: Limits = Limits()) -> Conversation:
         InvalidJSON: the body is not JSON in UTF-8.
         BadChatRequest: it is not a conversation (BadOption for an option); `param` names the place.
     """
-    document = parse_json(body)
+    document: object = parse_json(body)
     messages = parse_messages(document.get("messages") if isinstance(document, dict) else document, limits)
     options = parse_options(document, limits) if isinstance(document, dict) else NO_OPTIONS
     return Conversation(messages, options)
@@ -73,8 +73,8 @@ def without_surrogates(text: str) -> str:
     return text if text.isascii() else re.sub(_SURROGATE, "\ufffd", text)
 
 
-def parse_json(body: bytes) -> object:
-    """Return the value of a body of JSON.
+def parse_json(body: bytes, decode: Callable[[str], Any] = decode) -> Any:
+    """Return the value of a body of JSON, or whatever `decode` makes of its text.
 
     Raises:
         InvalidJSON: the body is not UTF-8, not JSON as RFC 8259 defines it, or nested too deeply.
@@ -92,6 +92,8 @@ def parse_json(body: bytes) -> object:
         raise InvalidJSON("The JSON in the body is nested too deeply.") from None
     except json.JSONDecodeError as error:
         raise InvalidJSON(f"The body is not JSON: see line {error.lineno}, column {error.colno}.") from None
+    except TooManyMembers:
+        raise BadChatRequest("The object has too many fields.") from None
     except ValueError:  # NaN and Infinity, and more digits than int() takes
         raise InvalidJSON("The body holds a number that JSON does not allow.") from None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from cfchat.conversation.model import Conversation, Message, Options
+from cfchat.conversation.passed import texts_of
 from cfchat.errors import BadChatRequest
 from cfchat.wire.strict_json import encode as encode_json
 
@@ -71,12 +72,20 @@ def estimate_tokens(message: Message) -> int:
 def estimate(conversation: Conversation) -> int:
     """Estimate the tokens of a conversation: its messages, and the fields that are passed on, such as tools."""
     tokens = sum([estimate_tokens(message) for message in conversation.messages])
-    return tokens + _size(conversation.passed) // BYTES_OF_TOKEN if conversation.passed else tokens
+    if conversation.passed:
+        tokens += sum(map(_size_of_text, texts_of(conversation.passed).values())) // BYTES_OF_TOKEN
+    return tokens
 
 
 def _size(value: object) -> int:
     """Return the bytes of a value as JSON. A half of a surrogate pair counts as what it is replaced by."""
     return len(encode_json(value).encode(errors="surrogatepass"))
+
+
+def _size_of_text(text: str) -> int:
+    """Return the bytes of a JSON text, but of its escapes (RFC 8259 §7) the two or three bytes that they stand for."""
+    of_two_bytes = sum([text.count(f"\\u0{digit}") for digit in range(8)])
+    return len(text.encode()) - 3 * text.count("\\u") - of_two_bytes
 
 
 def trim(conversation: Conversation, budget: int) -> tuple[Conversation, int]:

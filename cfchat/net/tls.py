@@ -11,7 +11,8 @@ from contextlib import suppress
 
 READ_SIZE = 64 * 1024
 # Of one TLS record (RFC 8446 §5.1): a read with more room takes a record whole, and leaves nothing inside OpenSSL.
-assert READ_SIZE > 1 << 14
+RECORD = 1 << 14
+assert READ_SIZE > RECORD
 
 
 class Layer:
@@ -65,6 +66,8 @@ class Layer:
 
     def protect(self, data: bytes) -> bytes:
         """Return the records for these bytes. It never waits: the peer may not ask for a new negotiation."""
+        if data[RECORD:]:  # one by one, because OpenSSL never gives back the most memory that it has held at once
+            return b"".join([self.protect(data[at : at + RECORD]) for at in range(0, len(data), RECORD)])
         self.tls.write(data)
         return self.outgoing.read()
 

@@ -97,6 +97,7 @@ class Metrics:
             "cfchat_upstream_errors_total", "Tries and replies that failed, by code.", ("code",)
         )
         self.streams = Family("cfchat_streams", "Replies running, or waiting for their turn.", ("state",), "gauge")
+        self.waiting = Family("cfchat_waiting_bytes", "Bytes of requests that wait.", (), "gauge")
         self.clients = Family("cfchat_client_connections", "Connections of clients.", (), "gauge")
         self.pool = Family("cfchat_upstream_connections", "Connections to Cloudflare.", ("state",), "gauge")
         self.ready = Family(READY, "How many processes say yes to /readyz.", (), "gauge")

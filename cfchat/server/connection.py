@@ -11,9 +11,10 @@ import asyncio
 import logging
 import ssl
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
-from cfchat.errors import BodyTooLarge, CfchatError, ExpectationFailed, Incomplete, Overloaded, RequestTimeout
+from cfchat.errors import CfchatError, ExpectationFailed, Incomplete, Overloaded, RequestTimeout
 from cfchat.net.deadline import Deadline
 from cfchat.net.stream import Stream
 from cfchat.server.record import Record
@@ -205,34 +206,31 @@ class Connection:
         self._fresh = False
         return event
 
-    async def _read_body(self, body: bytearray, limit: int) -> None:
-        deadline = self._deadline
-        if not self._take_body(body, limit):
-            assert self._head is not None
-            if self._head.expects_continue and not body and not self._wire.buffered:
-                self._stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            deadline.move(self._limits.body)
-            try:
-                whole = False
-                while not whole:
+    async def _read_body(self, take: Callable[[bytes], None]) -> None:
+        wire, deadline, begun, waited = self._wire, self._deadline, False, False
+        try:
+            while type(event := wire.next_event()) is not EndOfMessage:
+                if type(event) is Data:
+                    begun = True
+                    take(event.data)
+                else:
+                    if not waited:
+                        waited = True
+                        assert self._head is not None
+                        if self._head.expects_continue and not begun and not wire.buffered:
+                            self._stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                        deadline.move(self._limits.body)
                     await self._receive()
+                if waited or wire.buffered:
                     await asyncio.sleep(0)  # what has come already is read without a wait: take turns here, too
-                    whole = self._take_body(body, limit)
-            except asyncio.CancelledError:
-                if not deadline.expired or self.task.uncancel():
-                    raise
-                raise RequestTimeout("The request's body did not arrive in time.") from None
-            finally:
+        except asyncio.CancelledError:
+            if not deadline.expired or self.task.uncancel():
+                raise
+            raise RequestTimeout("The request's body did not arrive in time.") from None
+        finally:
+            if waited:
                 deadline.pause()
         self._stream.push(self._take_ahead, self._leave)
-
-    def _take_body(self, body: bytearray, limit: int) -> bool:
-        """Take what is there of the body; return whether that is all of it."""
-        while type(event := self._wire.next_event()) is Data:
-            body += event.data
-            if len(body) > limit:
-                raise BodyTooLarge(f"The body is over {limit} bytes.")
-        return type(event) is EndOfMessage
 
     async def _receive(self) -> None:
         data = await self._stream.read()

@@ -34,7 +34,8 @@ class Request:
     """One request, its head read. `notes` is for what the handler wants in the log line.
 
     `client` is the client's address, also behind trusted proxies; `id` is what the log and `X-Request-Id` call it;
-    `secure` says whether it came over TLS, and `max_body` is the limit of the body in bytes.
+    `secure` says whether it came over TLS, and `max_body` is the limit of the body in bytes. `on_body` is called with
+    the number of bytes that are kept of the body, whenever it changes; it may raise an error to refuse more of them.
 
     >>> import cfchat
     >>> async def authenticate(request: cfchat.Request) -> str:
@@ -44,7 +45,7 @@ class Request:
 
     __slots__ = (
         *("_body", "_read_body", "_received", "_turn"),
-        *("awaits_body", "client", "fields", "id", "max_body", "method", "notes", "path", "secure"),
+        *("awaits_body", "client", "fields", "id", "max_body", "method", "notes", "on_body", "path", "secure"),
     )
 
     def __init__(
@@ -52,10 +53,10 @@ class Request:
         head: RequestHead,
         client: str,
         request_id: str,
-        read_body: Callable[[bytearray, int], Awaitable[None]],
+        read_body: Callable[[Callable[[bytes], None]], Awaitable[None]],
         secure: bool = False,
     ) -> None:
-        """`read_body(body, limit)` appends to `body` what is missing of it."""
+        """`read_body(take)` calls `take` with each further piece of the body, until its end."""
         self.method = head.method
         self.path = head.path
         self.fields: Fields = head.fields
@@ -65,6 +66,7 @@ class Request:
         self.notes: dict[str, object] = {}
         self.max_body = 1 << 20
         self.awaits_body = False  # it was asked for, and has not come
+        self.on_body: Callable[[int], None] | None = None
         self._read_body = read_body
         self._received: bytearray | None = bytearray()  # None once `_body` is whole
         self._body = b""
@@ -82,17 +84,33 @@ class Request:
         """
         limit = self.max_body if limit is None else limit
         async with self._turn:
-            if self._received is not None:
+            if (received := self._received) is not None:
                 self.awaits_body = True
+
+                def take(piece: bytes) -> None:
+                    nonlocal received
+                    received += piece
+                    size = len(received)
+                    if size > limit:
+                        raise BodyTooLarge(f"The body is over {limit} bytes.")
+                    if self.on_body is not None:
+                        self.on_body(size)
+
                 try:
-                    await self._read_body(self._received, limit)
+                    await self._read_body(take)
                 except OSError as error:
                     raise Incomplete("The client left.") from error
-                self._body, self._received = bytes(self._received), None
+                self._body, self._received = bytes(received), None
                 self.awaits_body = False
             elif len(self._body) > limit:
                 raise BodyTooLarge(f"The body is over {limit} bytes.")
             return self._body
+
+    def keep(self, size: int) -> None:
+        """Let the body go, because so many bytes are kept in its place. Nobody may read it again."""
+        self._body, self._received = b"", None
+        if self.on_body is not None:
+            self.on_body(size)
 
 
 class ClientGone(Exception):

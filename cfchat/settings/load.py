@@ -274,6 +274,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             max_streams_each=v.max_streams_each,
             max_queue=v.max_queue,
             queue_timeout=v.queue_timeout,
+            max_waiting=v.max_waiting << 20,
             client_system=v.client_system,
             model=v.model,
             models=tuple(dict.fromkeys((*offered, *aliases.values()))),

@@ -128,6 +128,7 @@ SETTINGS = (
     Setting("max-streams-each", "N", None, to_count, "most of them for one key or address", unset="a quarter of them"),
     Setting("max-queue", "N", _APP.max_queue, to_zero_or_more, "conversations that may wait for one of these"),
     Setting("queue-timeout", "S", _APP.queue_timeout, to_seconds, "seconds that they may wait"),
+    Setting("max-waiting", "MIB", _APP.max_waiting >> 20, to_count, "most that waits of requests, in MiB"),
     Setting("max-connections", "N", _SERVER.connections, to_count, "most client connections at once"),
     Setting(
         "max-connections-each", "N", None, to_count, "most of them from one address",

@@ -75,17 +75,21 @@ class Answer:
 
     # --- pull: up to the first words ----------------------------------------------------------
 
-    async def begin(self, request: bytes) -> None:
-        """Send the request and read up to the first text or call.
-
-        Raises:
-            UpstreamError: what fails here can be tried again.
-        """
+    def send(self, request: bytes) -> None:
+        """Send the request. Its deadlines begin now."""
         deadline = self.connection.deadline
         if self._deadlines.whole_reply:
             deadline.bound(self._deadlines.whole_reply, WHOLE_REPLY)
         deadline.move(self._deadlines.first_delta, FIRST_TOKEN)
         self.connection.send(request)
+
+    async def begin(self) -> None:
+        """Read up to the first text or call.
+
+        Raises:
+            UpstreamError: what fails here can be tried again.
+        """
+        deadline = self.connection.deadline
         try:
             if not await self._read_head():
                 while not (self._reply.answered or self._over):

@@ -13,7 +13,7 @@ import random
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import NamedTuple
 
 from cfchat.conversation.model import NO_OPTIONS, Conversation, Options
@@ -35,7 +35,7 @@ from cfchat.upstream.cloudflare import faults
 from cfchat.upstream.cloudflare.account import Api, Gateway
 from cfchat.upstream.cloudflare.catalogue import Model, read_models
 from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, MODEL_FIELDS, takes, window_of
-from cfchat.upstream.cloudflare.request import encode_request
+from cfchat.upstream.cloudflare.request import Question, encode_messages, encode_question, encode_request
 from cfchat.upstream.cloudflare.skim import Learned
 from cfchat.upstream.cloudflare.usage import Cost
 from cfchat.upstream.connect import connect
@@ -153,16 +153,18 @@ class Upstream:
     ) -> Asking:
         """Return what asks the model for as long as it is entered: `async with upstream.ask(...) as answer`.
 
-        Entering it waits until the model has said its first words; leaving it ends the reply. `client` is the name
-        that the client is counted by, `tag` begins the log lines, and `spent` is called with the cost of each try that
-        Cloudflare did not refuse, when the try is over.
+        The conversation is encoded now, and only its bytes are kept. Entering waits until the model has said its first
+        words; leaving ends the reply. `client` is the name that the client is counted by, `tag` begins the log lines,
+        and `spent` is called with the cost of each try that Cloudflare did not refuse, when the try is over.
 
         Raises:
             UpstreamError: on entering, its `tries` set: no words came in all tries.
         """
         if self._defaults:
             conversation = with_defaults(conversation, self._settings.defaults)
-        return Asking(self, conversation, client, tag, spent)
+        question = encode_question(conversation)
+        trimmed = self._trim(conversation) if self._settings.trim else {}
+        return Asking(self, question, trimmed, self._api.affinity(conversation, client), client, tag, spent)
 
     def end(self, answer: Answer, spent: Callable[[Cost], None]) -> None:
         """Tell the cost. Close the answer's connection, or keep it if the answer was read to its end."""
@@ -191,27 +193,25 @@ class Upstream:
 
     # --- tries ---------------------------------------------------------------------------------------
 
-    async def begin(
-        self, conversation: Conversation, client: str, tag: str, spent: Callable[[Cost], None]
-    ) -> Answer:
+    async def begin(self, asking: Asking) -> Answer:
         """Try until the first words have come; see `ask`. The answer must be ended, once."""
         policy, began, attempt = self._settings.policy, self._clock(), 0
         asked: list[str] = []
-        model, *others = self._order(conversation, client, began)
+        model, *others = self._order(asking, began)
         while True:
             attempt += 1
             asked.append(model)
             # Waiting in Cloudflare's queue pays only if there is no other model left to ask.
             hurry = attempt < policy.attempts and bool(others)
             try:
-                answer = await self._try(conversation, model, hurry, client, tag, spent)
+                answer = await self._try(asking, model, hurry)
             except UpstreamError as error:
                 error.tries, error.model = attempt, model
-                others = self._others(conversation, asked, error, client, tag)
+                others = self._others(asking, asked, error)
                 following = retry.next_try(
                     policy, error, attempt, self._clock() - began, self._chance, model, others
                 )
-                self._log_failure(error, following, tag)
+                self._log_failure(error, following, asking.tag)
                 if following is None:
                     raise
                 model = following.model
@@ -221,7 +221,7 @@ class Upstream:
                 answer.tries = attempt
                 return answer
             await asyncio.sleep(following.wait)
-            others = self._rest(conversation, client, [*asked, model])
+            others = self._rest(asking, [*asked, model])
 
     def _log_failure(self, error: UpstreamError, following: retry.Next | None, tag: str) -> None:
         attempts = self._settings.policy.attempts
@@ -237,73 +237,84 @@ class Upstream:
                 *(*what, error.tries + 1, attempts, following.model, following.wait),
             )
 
-    def _others(
-        self, conversation: Conversation, asked: list[str], error: UpstreamError, client: str, tag: str
-    ) -> list[str]:
+    def _others(self, asking: Asking, asked: list[str], error: UpstreamError) -> list[str]:
         """Note that the model asked last has failed, and return the others that may answer."""
-        self._note_failure(asked[-1], error, client, tag)
+        self._note_failure(asked[-1], error, asking)
         if isinstance(error, UpstreamTimeout) and error.origin_status is None:
             # The address may have died, and what lies idle may lead to the same one.
             self._pool.clear()
-        return self._rest(conversation, client, asked)
+        return self._rest(asking, asked)
 
-    def _order(self, conversation: Conversation, client: str, now: float) -> list[str]:
-        """Return the models to ask: the one that the conversation names, then the default and its fallbacks."""
-        named = conversation.options.model
-        models = dict.fromkeys((named, *self._settings.models) if named else self._settings.models)
-        first, *fallbacks = models
+    def _candidates(self, named: str | None) -> Iterable[str]:
+        """Return the models that may be asked: the one that the client names, then the default and its fallbacks."""
+        return dict.fromkeys((named, *self._settings.models) if named else self._settings.models)
+
+    def _order(self, asking: Asking, now: float) -> list[str]:
+        """Return the models to ask, best first."""
+        first, *fallbacks = self._candidates(asking.question.options.model)
         # A reply without the tools that were asked for is no help. The first one was asked for by name, or by default.
-        for name in conversation.passed:
+        for name in asking.question.passed:
             fallbacks = [model for model in fallbacks if takes(model, name)]
-        return self._circuits.order((first, *fallbacks), client, now)
+        return self._circuits.order((first, *fallbacks), asking.client, now)
 
-    def _rest(self, conversation: Conversation, client: str, asked: list[str]) -> list[str]:
+    def _rest(self, asking: Asking, asked: list[str]) -> list[str]:
         """Return the models but for the one asked last: first those that were not asked yet."""
-        others = [model for model in self._order(conversation, client, self._clock()) if model != asked[-1]]
+        others = [model for model in self._order(asking, self._clock()) if model != asked[-1]]
         return sorted(others, key=lambda model: model in asked)
 
-    def _note_failure(self, model: str, error: UpstreamError, client: str, tag: str) -> None:
+    def _note_failure(self, model: str, error: UpstreamError, asking: Asking) -> None:
         self._failed(error)
         now, settings = self._clock(), self._settings.circuits
         if isinstance(error, UpstreamModelGone):
             if self._circuits.gone(model, now) and len(self._settings.models) > 1:
-                what = (tag, model, error.origin_code, settings.gone)
+                what = (asking.tag, model, error.origin_code, settings.gone)
                 log.warning("%s model %s is gone (code %s): left out for %g s", *what)
-        elif error.elsewhere and self._circuits.failed(model, client, now):
-            what = (tag, model, settings.failures, settings.rest)
+        elif error.elsewhere and self._circuits.failed(model, asking.client, now):
+            what = (asking.tag, model, settings.failures, settings.rest)
             log.warning("%s model %s failed for %d clients in a row: not asked first for %g s", *what)
 
-    async def _try(
-        self, conversation: Conversation, model: str, hurry: bool, client: str, tag: str, spent: Callable[[Cost], None]
-    ) -> Answer:
-        self._circuits.asked(model, client, self._clock())
-        settings = self._settings
-        max_tokens = conversation.options.max_tokens or settings.max_tokens
-        conversation, left_out = self._fit(conversation, model, max_tokens)
+    async def _try(self, asking: Asking, model: str, hurry: bool) -> Answer:
+        self._circuits.asked(model, asking.client, self._clock())
+        settings, question = self._settings, asking.question
+        max_tokens = question.options.max_tokens or settings.max_tokens
+        messages, left_out = asking.trimmed.get(model, (None, 0))
         extra = settings.fields.get(model, {})
-        body = encode_request(conversation, model, max_tokens, extra=extra, reject_if_busy=hurry)
-        request = self._api.run(model, body, self._api.affinity(conversation, client), tag)
 
-        tools = "tools" in conversation.passed
-        json_mode = "response_format" in conversation.passed or "response_format" in extra
+        def encode() -> bytes:
+            """Return the request. It is made for each sending, because nothing but the question may be kept."""
+            body = encode_request(question, model, max_tokens, messages=messages, extra=extra, reject_if_busy=hurry)
+            return self._api.run(model, body, asking.affinity, asking.tag)
+
+        tools = "tools" in question.passed
+        json_mode = "response_format" in question.passed or "response_format" in extra
         lent, pooled = await self._pool.borrow()
         while True:
             learned = self._learned[model]
-            answer = Answer(lent, model, max_tokens, settings.deadlines, tag, tools, json_mode, learned)
+            answer = Answer(lent, model, max_tokens, settings.deadlines, asking.tag, tools, json_mode, learned)
             answer.left_out = left_out
             try:
-                await answer.begin(request)
+                answer.send(encode())
+                await answer.begin()
                 return answer
             except BaseException as error:
-                self.end(answer, spent)
+                self.end(answer, asking.spent)
                 if not pooled or not isinstance(error, UpstreamStale):
                     raise
-            log.debug("%s pooled connection had died: replaced", tag)
+            log.debug("%s pooled connection had died: replaced", asking.tag)
             lent, pooled = await self._pool.borrow(fresh=True)
 
-    def _fit(self, conversation: Conversation, model: str, max_tokens: int) -> tuple[Conversation, int]:
-        window = (self._settings.window or window_of(model)) if self._settings.trim else None
-        return (conversation, 0) if window is None else trim(conversation, window - max_tokens)
+    def _trim(self, conversation: Conversation) -> dict[str, tuple[bytes, int]]:
+        """Return for each model whose window is too small the messages that fit, and how many were left out."""
+        trimmed: dict[str, tuple[bytes, int]] = {}
+        max_tokens = conversation.options.max_tokens or self._settings.max_tokens
+        for model in self._candidates(conversation.options.model):
+            window = self._settings.window or window_of(model)
+            if window is not None:
+                rest, left_out = trim(conversation, window - max_tokens)
+                if left_out:
+                    same = next((known for known in trimmed.values() if known[1] == left_out), None)
+                    trimmed[model] = same or (encode_messages(rest.messages), left_out)
+        return trimmed
 
     # --- upkeep --------------------------------------------------------------------------------------
 
@@ -341,25 +352,35 @@ class Upstream:
 
 
 class Asking:
-    """A question under way; see `Upstream.ask`."""
+    """A question under way; see `Upstream.ask`. Once the first words have come, nothing is kept of it."""
 
-    __slots__ = ("_answer", "_client", "_conversation", "_spent", "_tag", "_upstream")
+    __slots__ = ("_answer", "_upstream", "affinity", "client", "question", "spent", "tag", "trimmed")
 
     def __init__(
-        self, upstream: Upstream, conversation: Conversation, client: str, tag: str, spent: Callable[[Cost], None]
-    ) -> None:
+        self, upstream: Upstream, question: Question, trimmed: Mapping[str, tuple[bytes, int]], affinity: str,
+        client: str, tag: str, spent: Callable[[Cost], None],
+    ) -> None:  # fmt: skip
+        self.question = question
+        self.trimmed = trimmed
+        self.affinity = affinity
+        self.client = client
+        self.tag = tag
+        self.spent = spent
         self._upstream = upstream
-        self._conversation = conversation
-        self._client = client
-        self._tag = tag
-        self._spent = spent
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes wait for the first words."""
+        others = {id(messages): len(messages) for messages, _ in self.trimmed.values()}
+        return self.question.size + sum(others.values())
 
     async def __aenter__(self) -> Answer:
-        self._answer = await self._upstream.begin(self._conversation, self._client, self._tag, self._spent)
+        self._answer = await self._upstream.begin(self)
+        del self.question, self.trimmed
         return self._answer
 
     async def __aexit__(self, *_: object) -> None:
-        self._upstream.end(self._answer, self._spent)
+        self._upstream.end(self._answer, self.spent)
 
 
 def _report(task: asyncio.Task[None]) -> None:

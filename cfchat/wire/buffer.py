@@ -12,6 +12,7 @@ from collections.abc import Callable
 from cfchat.errors import ProtocolError
 
 _CR = 0x0D
+_MOST_KEPT = 4096  # bytes that were taken and are still held: a connection may wait long behind a large body
 
 
 class ReceiveBuffer:
@@ -61,6 +62,8 @@ class ReceiveBuffer:
         self.size -= count
         if self._searched < self._start:
             self._searched = self._start
+        if not self.size and self._start > _MOST_KEPT:
+            self.clear()
 
     def take_known(self, data: bytes) -> bool:
         """Drop these bytes if the buffer begins with them; return whether it did. No bytes are never there."""

@@ -7,15 +7,18 @@ import gc
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
-from client import until
+from client import request, until
 from house import House, house, quicker
 from paced import ASK, CHUNKED
 from standin import Exchange, Model, Script, StandIn, chunks_of, event, json_error, partial, reply, silence
 
+import cfchat
 from cfchat.app import hooks as hook_runs
 from cfchat.app.hooks import Hooks
 from cfchat.app.hooks import Reply as Finished
@@ -45,6 +48,15 @@ class Costs:
     async def after_reply(self, finished: Finished) -> None:
         await asyncio.sleep(0)
         self.replies.append(finished)
+
+
+async def unchanged(conversation: Conversation, request: Request) -> Conversation:
+    return conversation
+
+
+# Memory that cfchat holds, and that JSON's decoder and encoder made for it.
+HOME = Path(cfchat.__file__).parent
+OURS = [tracemalloc.Filter(True, pattern) for pattern in (f"{HOME}/*", "*/json/decoder.py", "*/json/encoder.py")]
 
 
 async def nothing_left(cfchat: House) -> None:
@@ -170,7 +182,7 @@ class Sent:
         raise AssertionError
 
 
-async def no_body(body: bytearray, limit: int) -> None:
+async def no_body(take: Callable[[bytes], None]) -> None:
     raise AssertionError
 
 
@@ -382,3 +394,48 @@ async def test_a_slow_client_of_the_last_piece_leaves_a_connection_that_serves_t
                 break
         assert received > 900_000
         await leave(writer)
+
+
+# --- what waits -----------------------------------------------------------------------------------
+
+LONG = 100_000
+HI = {"role": "user", "content": "Hi"}
+CALL = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+
+
+def with_tool(schema: object) -> dict[str, object]:
+    return {"messages": [HI], "tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]}
+
+
+SHAPES: dict[str, dict[str, object]] = {
+    "one text": {"messages": [{"role": "user", "content": "x" * LONG}]},
+    "many messages": {"messages": [{"role": "user", "content": "x" * 200}] * 900},
+    "calls": {"messages": [HI, *[{"role": "assistant", "tool_calls": [CALL] * 100}] * 9]},
+    "objects": with_tool([{}] * (LONG // 4)),
+    "lists": with_tool([[[]]] * (LONG // 6)),
+    "numbers": with_tool([1e15] * (LONG // 20)),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_of_what_waits_only_the_bytes_are_kept(shape: str) -> None:
+    """Some wait for their turn, some for the model's first words."""
+    clients, running = 4, 2
+    body = json.dumps(SHAPES[shape]).replace("1000000000000000.0", "1e15").encode()
+    app, ours = AppSettings(max_streams=running, max_streams_each=running), Hooks(before_call=unchanged)
+    async with (
+        StandIn([silence()], repeat=True) as standin,
+        house(standin, app=app, hooks=ours) as served,
+        AsyncExitStack() as stack,
+    ):
+        tracemalloc.start()
+        try:
+            for _ in range(clients):
+                await stack.enter_async_context(asked(served, request(body, "/v1/chat/completions")))
+            await standin.wait_requests(running)
+            await until(lambda: served.app.streams == (running, clients - running))
+            gc.collect()
+            kept = tracemalloc.take_snapshot().filter_traces(OURS)
+        finally:
+            tracemalloc.stop()
+    assert sum(trace.size for trace in kept.traces) < clients * (1.1 * len(body) + 20_000), kept.statistics("lineno")

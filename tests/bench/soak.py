@@ -1,8 +1,8 @@
 """A soak: `python tests/bench/soak.py [SECONDS [CONNECTIONS]]`, 60 seconds and 500 connections by default.
 
-Good, slow, hostile and vanishing clients of many addresses at once, one address that takes whatever it gets, and an
-upstream on TLS that fails at times. Exits with 1 where a good client was not served, a hostile one was answered twice,
-or a task, connection, file or memory is left behind.
+Good, slow, hostile, heavy and vanishing clients of many addresses at once, one address that takes whatever it gets, and
+an upstream on TLS that fails at times or never ends. Exits with 1 where a good client was not served, a hostile one was
+answered twice, or a task, connection, file or memory is left behind.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ HOSTILE = (
     b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     b"POST /api/chatbot HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
 )
+# Reasoning, of which an endless reply sends ever more.
+ENDLESS = b'data: {"choices":[{"delta":{"reasoning_content":"%b"}}]}\n\n' % (b"hm " * 5000)
+ENDLESS = b"%x\r\n%b\r\n" % (len(ENDLESS), ENDLESS)
+HEAVY = 1_000_000
+MOST_KIB = 400 * 1024  # the 256 MiB that may wait, the server itself, and what is on its way
 BEHIND = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -64,6 +69,12 @@ async def upstream(exchange: Exchange) -> None:
         exchange.abort()
         return
     await exchange.send(head_of(200, [STREAM_TYPE, ("transfer-encoding", "chunked")]))
+    if word.startswith("hold"):
+        await exchange.closed_by_peer.wait()
+        return
+    while word == "endless" and not exchange.closed_by_peer.is_set():
+        await exchange.send(ENDLESS)
+        await asyncio.sleep(0)
     for number in range(WORDS + 1):
         event = b"data: %b\n\n" % (json.dumps({"response": word}).encode() if number < WORDS else b"[DONE]")
         await exchange.send(b"%x\r\n%b\r\n" % (len(event), event))
@@ -111,6 +122,26 @@ class Clients:
             self.faults[f"a cut upstream gave {received[:60]!r}"] += 1
         writer.close()
 
+    async def endless(self) -> None:
+        """Get a reply that has no end, and no words."""
+        reader, writer = await self._connect()
+        writer.write(post("endless"))
+        received = await reader.read()
+        if not received.startswith(b"HTTP/1.1 502 "):
+            self.faults[f"an endless reply gave {received[:60]!r}"] += 1
+        writer.close()
+
+    async def heavy(self) -> None:
+        """Let a megabyte wait for words that never come, and leave. Too many of them are refused."""
+        reader, writer = await self._connect()
+        writer.write(post("hold" + "x" * HEAVY))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(random.random() * 2):
+                received = await reader.read()
+                if not received.startswith(b"HTTP/1.1 503 "):
+                    self.faults[f"a heavy request got {received[:60]!r}"] += 1
+        writer.transport.abort()
+
     async def hostile(self) -> None:
         reader, writer = await self._connect()
         writer.write(random.choice(HOSTILE) + BEHIND)
@@ -138,6 +169,7 @@ class Clients:
     async def live(self, until: float) -> None:
         lives: tuple[tuple[int, Callable[[], Awaitable[None]]], ...] = (
             (5, self.good), (1, self.slow), (1, self.cut), (2, self.hostile), (3, self.vanishing),
+            (1, self.endless), (1, self.heavy),
         )  # fmt: skip
         names = [life for weight, life in lives for _ in range(weight)]
         while time.monotonic() < until:
@@ -223,14 +255,16 @@ async def soak(seconds: float, connections: int) -> int:
                 *(clients.live(until) for _ in range(connections)), *(clients.greedy(until) for _ in range(GREEDS))
             )
             busy = await served.state()
-            return {**await served.quiet(), "stall_ms": busy["stall_ms"]}
+            return {**await served.quiet(), "stall_ms": busy["stall_ms"], "most_kib": busy["kib"]}
 
         first = await phase(seconds / 3)
         second = await phase(seconds * 2 / 3)
     files = fresh["files"] - fresh["idle"] + second["idle"] + 4  # those of the pool are kept on purpose
-    for name, limit in (("tasks", fresh["tasks"]), ("clients", 0), ("lent", 0), ("files", files)):
+    for name, limit in (("tasks", fresh["tasks"]), ("clients", 0), ("lent", 0), ("files", files), ("waiting", 0)):
         if second[name] > limit:
             clients.faults[f"{second[name]} {name} are left, of {limit}"] += 1
+    if second["most_kib"] > MOST_KIB:
+        clients.faults[f"{second['most_kib']} KiB were resident, of {MOST_KIB}"] += 1
     if second["blocks"] > first["blocks"] * (1 + BLOCKS):
         clients.faults[f"memory grew from {first['blocks']} to {second['blocks']} blocks"] += 1
     print(json.dumps({"fresh": fresh, "first third": first, "end": second, "lives": clients.lives}, indent=1))

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfchat.conversation.model import Conversation, Message, Options
-from cfchat.conversation.openai import MOST_LEVELS, Completion, parse_completion
+from cfchat.conversation.openai import Completion, parse_completion
 from cfchat.conversation.parse import Limits
+from cfchat.conversation.passed import MOST_LEVELS
 from cfchat.errors import BadChatRequest, BadOption, ModelNotFound
 
 HI = {"role": "user", "content": "Hi"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+from itertools import pairwise
 
 import pytest
 from bare_server import GET, LAST, codes, deaf, serving, talk, the_connection
@@ -30,6 +31,31 @@ async def test_chunked_request_body_with_trailer() -> None:
     async with serving() as (_, port):
         received = await talk(port, ask + b"2\r\nab\r\n1;x=y\r\nc\r\n0\r\nX-T: 1\r\n\r\n")
     assert parse(received).body == b"abc"
+
+
+async def test_a_body_in_many_chunks_is_read_a_few_at_a_time() -> None:
+    """A chunk costs time however short it is, and a read may bring tens of thousands of them."""
+    sizes: list[int] = []
+
+    async def other() -> None:
+        """Stand for another client, which is served in each turn of the loop."""
+        while True:
+            sizes.append(0)
+            await asyncio.sleep(0)
+
+    async def handler(request: Request, reply: Reply) -> None:
+        request.on_body = sizes.append
+        beside = asyncio.create_task(other())
+        reply.send(200, (), b"%d" % len(await request.read_body()))
+        beside.cancel()
+
+    ask = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with serving(handler) as (_, port):
+        received = await talk(port, ask + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n")
+    assert parse(received).body == b"20000"
+    grown = [size for size in sizes if size]
+    assert max(map(int.__sub__, grown, [0, *grown])) < 1000
+    assert not any(first and second for first, second in pairwise(sizes))
 
 
 async def test_body_over_the_limit_is_413_and_is_received() -> None:

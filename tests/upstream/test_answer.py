@@ -85,7 +85,8 @@ class Pouring:
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        await self.answer.begin(b"")
+        self.answer.send(b"")
+        await self.answer.begin()
         self.deltas += await self.answer.pour(self._take)
 
     def _take(self, batch: list[Delta]) -> None:
@@ -362,7 +363,8 @@ async def test_it_may_be_cancelled_at_every_await(read: int, turns: int) -> None
 async def test_batches_are_the_reply_and_end_with_its_error() -> None:
     pouring = Pouring()
     pouring.task.cancel()
-    began = asyncio.create_task(pouring.answer.begin(b""))
+    pouring.answer.send(b"")
+    began = asyncio.create_task(pouring.answer.begin())
     await asyncio.sleep(0)
     await pouring.receive(CHUNKED + encode_chunk(event("one")), 3)
     await began

@@ -1,51 +1,91 @@
 """Encode the body of the POST that asks a model for a reply. Pure.
 
-The client's options and fields are asked of one model, and a retry may send them to another: what this model does not
-take is left out, and a number beyond its range is moved into it. Fields of our own are set last, so that nothing that
-a client or an operator adds can replace them.
+A conversation is encoded once, into a Question; each try puts the fields of its model around it. The client's options
+and fields are asked of one model, and a retry may send them to another: what this model does not take is left out, and
+a number beyond its range is moved into it. Fields of our own are set last, so that nothing that a client or an operator
+adds can replace them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cfchat.conversation.model import NO_OPTIONS, Conversation, Message, Options
 from cfchat.conversation.parse import without_surrogates
+from cfchat.conversation.passed import texts_of
 from cfchat.upstream.cloudflare.models import CLASSIC_NAMES, MODEL_FIELDS, ranges, takes
+from cfchat.wire.strict_json import decode
 from cfchat.wire.strict_json import encode as encode_json
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A conversation as it is sent: all that is kept of it while its first words are waited for.
+
+    `messages` is the JSON of the list, `passed` that of each further field.
+    """
+
+    options: Options
+    messages: bytes
+    passed: Mapping[str, bytes]
+
+    @property
+    def size(self) -> int:
+        """Return the number of bytes."""
+        return len(self.messages) + sum(map(len, self.passed.values()))
+
+
+def encode_question(conversation: Conversation) -> Question:
+    """Return the parts of the request that are the same for every model."""
+    passed: Mapping[str, bytes] = {}
+    if conversation.passed:
+        passed = {name: text.encode() for name, text in texts_of(conversation.passed).items()}
+    return Question(conversation.options, encode_messages(conversation.messages), passed)
+
+
+def encode_messages(messages: Iterable[Message]) -> bytes:
+    """Return a list of messages as JSON in UTF-8."""
+    text = encode_json([*map(_message, messages)])
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return without_surrogates(text).encode()
+
+
 def encode_request(
-    conversation: Conversation,
+    question: Question,
     model: str,
     max_tokens: int,
     *,
+    messages: bytes | None = None,
     extra: Mapping[str, object] | None = None,
     reject_if_busy: bool = False,
 ) -> bytes:
-    """Return the body as JSON in UTF-8. `max_tokens` bounds the reply.
+    """Return the body as JSON in UTF-8. `max_tokens` bounds the reply; `messages` may stand for the question's own.
 
     `extra` are further fields for this model; None stands for those of MODEL_FIELDS. `reject_if_busy` asks Cloudflare
     to refuse at once instead of queueing (developers.cloudflare.com/workers-ai/features/reject-if-busy).
     """
-    body: dict[str, object] = dict(MODEL_FIELDS.get(model, {}) if extra is None else extra)
-    if conversation.options is not NO_OPTIONS:
-        body |= _options(conversation.options, model)
-    if conversation.passed:
-        body |= _passed(conversation.passed, model)
-    body |= {
-        "messages": [_message(message) for message in conversation.messages],
-        # JSON mode cannot be streamed (developers.cloudflare.com/workers-ai/features/json-mode).
-        "stream": "response_format" not in body,
-        # Always sent, because classic models stop at 256 tokens without it.
-        "max_tokens": max_tokens,
-    }
+    fields = {**(MODEL_FIELDS.get(model, {}) if extra is None else extra)}
+    if question.options is not NO_OPTIONS:
+        fields |= _options(question.options, model)
+    large = _passed(question.passed, model) if question.passed else {}
+    large["messages"] = question.messages if messages is None else messages
+    # JSON mode cannot be streamed (developers.cloudflare.com/workers-ai/features/json-mode).
+    fields["stream"] = "response_format" not in fields and "response_format" not in large
+    # Always sent, because classic models stop at 256 tokens without it.
+    fields["max_tokens"] = max_tokens
     if reject_if_busy:
-        own = body.get("options")
-        body["options"] = {**(own if isinstance(own, dict) else {}), "rejectIfBusy": True}
-    text = encode_json(body)
-    return without_surrogates(text).encode()
+        own = fields.get("options")
+        fields["options"] = {**(own if isinstance(own, dict) else {}), "rejectIfBusy": True}
+    body = b""
+    for name in large:
+        body += b',"%b":%b' % (name.encode(), large[name])
+        if name in fields:
+            del fields[name]
+    return b"%b%b}" % (encode_json(fields)[:-1].encode(), body)
 
 
 def _options(options: Options, model: str) -> dict[str, object]:
@@ -57,13 +97,15 @@ def _options(options: Options, model: str) -> dict[str, object]:
     }
 
 
-def _passed(passed: Mapping[str, object], model: str) -> dict[str, object]:
+def _passed(passed: Mapping[str, bytes], model: str) -> dict[str, bytes]:
     """Return the client's further fields that this model takes."""
     fields = {name: value for name, value in passed.items() if takes(model, name)}
     # Classic models want the schema of a JSON reply bare, without OpenAI's name and wrapper.
-    wanted: Any = fields.get("response_format")
-    if wanted and wanted["type"] == "json_schema" and CLASSIC_NAMES.fullmatch(model):
-        fields["response_format"] = {"type": "json_schema", "json_schema": wanted["json_schema"]["schema"]}
+    if "response_format" in fields and CLASSIC_NAMES.fullmatch(model):
+        wanted: Any = decode(fields["response_format"].decode())
+        if wanted["type"] == "json_schema":
+            bare = {"type": "json_schema", "json_schema": wanted["json_schema"]["schema"]}
+            fields["response_format"] = encode_json(bare).encode()
     return fields
 
 

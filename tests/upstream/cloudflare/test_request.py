@@ -9,31 +9,32 @@ from hypothesis import strategies as st
 
 from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS
-from cfchat.upstream.cloudflare.request import encode_request
+from cfchat.upstream.cloudflare.request import encode_question, encode_request
 
 GEMMA, GLM, LLAMA = DEFAULT_MODEL, *FALLBACK_MODELS
 CONVERSATION = Conversation((Message("system", "Be kind."), Message("user", "Grüß Gött 😀")))
 
 
 def test_the_request_to_the_byte() -> None:
-    messages = '"messages":[{"role":"system","content":"Be kind."},{"role":"user","content":"Grüß Gött 😀"}]'
-    plain = messages + ',"stream":true,"max_tokens":64}'
-    assert encode_request(CONVERSATION, "@cf/meta/m", 64).decode() == "{" + plain
+    plain = '"stream":true,"max_tokens":64,"messages":['
+    plain += '{"role":"system","content":"Be kind."},{"role":"user","content":"Grüß Gött 😀"}]}'
+    question = encode_question(CONVERSATION)
+    assert encode_request(question, "@cf/meta/m", 64).decode() == "{" + plain
     for model in (GEMMA, GLM):
         thinking_off = '{"chat_template_kwargs":{"enable_thinking":false},' + plain
-        assert encode_request(CONVERSATION, model, 64).decode() == thinking_off
+        assert encode_request(question, model, 64).decode() == thinking_off
 
 
 @given(st.text(st.characters()))
 def test_any_request_can_be_encoded(text: str) -> None:
-    sent = json.loads(encode_request(Conversation((Message("user", text),)), "@cf/meta/m", 1))
+    sent = json.loads(encode_request(encode_question(Conversation((Message("user", text),))), "@cf/meta/m", 1))
     assert len(sent["messages"][0]["content"]) <= len(text)
 
 
 def sent(model: str, options: Options = Options(), **more: object) -> dict[str, object]:
     """What is in the body besides the messages."""
     body: dict[str, object] = json.loads(
-        encode_request(Conversation(CONVERSATION.messages, options), model, 64, **more)  # type: ignore[arg-type]
+        encode_request(encode_question(Conversation(CONVERSATION.messages, options)), model, 64, **more)  # type: ignore[arg-type]
     )
     assert len(body.pop("messages")) == 2  # type: ignore[arg-type]
     assert body.pop("stream") is True
@@ -88,7 +89,7 @@ WANTED = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
 
 def passed_on(model: str, **passed: object) -> dict[str, object]:
     conversation = Conversation(CONVERSATION.messages, passed=passed)
-    body: dict[str, object] = json.loads(encode_request(conversation, model, 64))
+    body: dict[str, object] = json.loads(encode_request(encode_question(conversation), model, 64))
     return body
 
 
@@ -109,7 +110,7 @@ def test_a_json_reply_is_not_streamed_and_has_the_schema_as_the_model_wants_it()
 def test_a_call_and_its_result_go_with_the_messages() -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     turn = Conversation((Message("assistant", "", (call,)), Message("tool", "rain", tool_call_id="c")))
-    assert json.loads(encode_request(turn, GEMMA, 64))["messages"] == [
+    assert json.loads(encode_request(encode_question(turn), GEMMA, 64))["messages"] == [
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "rain", "tool_call_id": "c"},
     ]
