@@ -6,10 +6,10 @@ What a program needs that embeds it is here, each name with an example; `cfchat.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from cfchat.errors import CfchatError, ConfigError
 
+TYPE_CHECKING = False  # type checkers take it for the one of typing, whose import would take longer than all this
 if TYPE_CHECKING:
     from cfchat.api import Serving, chat, serve, stream_chat
     from cfchat.app.hooks import Hooks, Reply

@@ -12,7 +12,7 @@ from places import ROOT
 
 # Every room may import the rooms of the floors before its own. Rooms of one floor know nothing of each other.
 FLOORS = (
-    {"errors", "secret"},
+    {"errors", "secret", "files"},
     {"wire", "net"},
     {"conversation"},
     {"upstream", "replies", "guard"},

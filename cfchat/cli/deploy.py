@@ -202,7 +202,7 @@ KINDS: Mapping[str, tuple[str, Callable[[Installation], dict[str, object]]]] = {
     "haproxy": ("haproxy.cfg", _proxy("unix@")),
 }
 _START = b"#!/usr/bin/env python3\n"
-_MAIN = b"import sys\n\nfrom cfchat.cli.main import main\n\nsys.exit(main())\n"
+_MAIN = b"import sys\n\nfrom cfchat.cli.start import main\n\nsys.exit(main())\n"
 
 
 def archive() -> bytes:

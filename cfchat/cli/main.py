@@ -18,6 +18,7 @@ from typing import Any
 from cfchat import __version__
 from cfchat.cli.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, open_standard_files, say
 from cfchat.errors import ConfigError
+from cfchat.ops.hangup import Hangup
 from cfchat.ops.logs import set_up_logging
 from cfchat.settings.config import Config
 from cfchat.settings.load import load
@@ -121,9 +122,14 @@ def _add_own_flags(command: str, parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, `serve` if none is named, to its end or to Ctrl-C. Return the exit code."""
+    return run(argv, Hangup())
+
+
+def run(argv: Sequence[str] | None, hangup: Hangup) -> int:
+    """Do what `main` does, with a SIGHUP that is held back already."""
     flags = {"demo": False, **vars(make_parser().parse_args(argv))}
     try:
-        return _run(flags)
+        return _run(flags, hangup)
     except ConfigError as error:
         return _fail(error, flags)
     except KeyboardInterrupt:
@@ -134,8 +140,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
 
 
-def _run(flags: Mapping[str, Any]) -> int:
+def _run(flags: Mapping[str, Any], hangup: Hangup) -> int:
     command, demo = flags["command"] or "serve", flags["demo"]
+    if command != "serve":
+        hangup.release()
     if demo and command in ("check", "models", "deploy"):
         raise ConfigError(NO_DEMO)
     if command == "deploy":
@@ -162,7 +170,7 @@ def _run(flags: Mapping[str, Any]) -> int:
     from cfchat.cli.serve import serve
 
     gc.enable()
-    return asyncio.run(serve(config, demo))
+    return asyncio.run(serve(config, demo, hangup))
 
 
 def _log_level(command: str, config: Config, flags: Mapping[str, Any]) -> str:

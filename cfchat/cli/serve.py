@@ -17,7 +17,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from cfchat import __version__, api
 from cfchat.app.service import start_admin
@@ -25,6 +25,8 @@ from cfchat.cli.terminal import OK, print_aside
 from cfchat.errors import ConfigError
 from cfchat.guard.guard import Guard
 from cfchat.net.listen import Certificate, adopted, listening, url_of
+from cfchat.net.threads import in_thread
+from cfchat.ops.hangup import Hangup
 from cfchat.ops.loop_lag import log_stalls
 from cfchat.ops.systemd import Notifier, take_files, take_notifier
 from cfchat.ops.workers import Parent, reap_children, take_orders, take_worker
@@ -34,9 +36,11 @@ from cfchat.settings.values import LOOPBACK, read_keys
 
 log = logging.getLogger("cfchat")
 OPEN_MAX = 10240  # files that macOS allows although it names no limit
+SLOW_DISK = 10.0  # seconds until a file that is read again counts as unreadable
+T = TypeVar("T")
 
 
-async def serve(config: Config, demo: bool) -> int:
+async def serve(config: Config, demo: bool, hangup: Hangup) -> int:
     """Serve until a signal comes, here or in workers. Return the exit code.
 
     Raises:
@@ -46,16 +50,18 @@ async def serve(config: Config, demo: bool) -> int:
     notifier, metrics, files = worker or (take_notifier(os.environ), None, take_files(os.environ))
     with contextlib.ExitStack() as stack:
         stack.callback(notifier.close)
+        stack.callback(hangup.hold)
         where = config.where
         certificate = Certificate(where.cert, where.key) if where.cert else None
         sockets = stack.enter_context(adopted(files) if files else listening(where))
         welcome = partial(_welcome, sockets[0].getsockname(), demo, config)
         if worker is not None:
-            serving = _serve_here(_share(config), sockets, certificate, notifier, take_orders, metrics=metrics)
+            config = _share(config)
+            serving = _serve_here(config, sockets, certificate, notifier, hangup, take_orders, metrics=metrics)
         elif config.workers:
-            return await _keep_workers(config, sockets, notifier, welcome)
+            return await _keep_workers(config, sockets, notifier, hangup, welcome)
         else:
-            serving = _serve_here(config, sockets, certificate, notifier, _take_signals, welcome)
+            serving = _serve_here(config, sockets, certificate, notifier, hangup, _take_signals, welcome)
         await serving
         if worker is not None:
             # A signal that meets a half closed loop would print a traceback, or kill.
@@ -68,6 +74,7 @@ async def _serve_here(
     sockets: Sequence[socket.socket],
     certificate: Certificate | None,
     notifier: Notifier,
+    hangup: Hangup,
     take: Callable[[Notifier], asyncio.Queue[str]],
     welcome: Callable[[], None] = lambda: None,
     metrics: socket.socket | None = None,
@@ -77,18 +84,27 @@ async def _serve_here(
     _allow_files()
     async with api.serve_on(sockets, config, tls=certificate, line=metrics) as serving:
         with log_stalls(serving.service.loop_lag):
-            _reload_on_hangup(serving.service.guard, config.keys_file, certificate, notifier)
+            files = _Files(serving.service.guard, config.keys_file, certificate, notifier)
+            hangup.take(files.ask, partial(orders.put_nowait, "SIGHUP, and the terminal is gone"))
             welcome()
             gc.freeze()  # all that is loaded stays, so no collection need look at it
             notifier.ready()
-            await _stop_on_order(serving.server, orders, notifier)
+            reading = asyncio.get_running_loop().create_task(files.read_when_asked())
+            try:
+                await _stop_on_order(serving.server, orders, notifier)
+            finally:
+                reading.cancel()
 
 
 async def _keep_workers(
-    config: Config, sockets: Sequence[socket.socket], notifier: Notifier, welcome: Callable[[], None]
+    config: Config,
+    sockets: Sequence[socket.socket],
+    notifier: Notifier,
+    hangup: Hangup,
+    welcome: Callable[[], None],
 ) -> int:
     """Be the parent of workers until a signal comes. Return the exit code."""
-    parent = Parent(sockets, config.workers, config.server.drain, notifier)
+    parent = Parent(sockets, config.workers, config.server.drain, notifier, hangup)
     admin = await start_admin(config.admin, parent.fault, parent.metrics.total) if config.admin else None
     code = await parent.run(welcome)
     if admin is not None:
@@ -149,34 +165,59 @@ def _allow_files() -> None:
                 break
 
 
-def _reload_on_hangup(guard: Guard, keys_file: str | None, certificate: Certificate | None, notifier: Notifier) -> None:
-    """Read keys and certificate again on SIGHUP. A file that is wrong changes nothing."""
+class _Files:
+    """The files that are read again on SIGHUP, keys and certificate. A file that is wrong changes nothing."""
 
-    def reload() -> None:
-        notifier.reloading()
-        if keys_file is None and certificate is None:
-            log.info("SIGHUP: there is no --api-keys-file or --tls-cert to read")
-        if keys_file is not None:
-            _reload_keys(guard, keys_file)
-        if certificate is not None:
-            try:
-                certificate.reload()
-            except ConfigError as error:
-                log.error("SIGHUP: %s; the certificate stays as it was", error)
-            else:
-                log.info("SIGHUP: certificate read")
-        notifier.ready()
+    def __init__(
+        self, guard: Guard, keys_file: str | None, certificate: Certificate | None, notifier: Notifier
+    ) -> None:
+        self._guard = guard
+        self._keys_file = keys_file
+        self._certificate = certificate
+        self._notifier = notifier
+        self._asked = asyncio.Event()
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    def ask(self) -> None:
+        """Ask for them to be read, once more if they are just being read: they may have changed again."""
+        self._asked.set()
+
+    async def read_when_asked(self) -> None:
+        """Read them each time that `ask` was called, in threads, because a disk may be slow."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            self._notifier.reloading()
+            if self._keys_file is None and self._certificate is None:
+                log.info("SIGHUP: there is no --api-keys-file or --tls-cert to read")
+            if self._keys_file is not None:
+                await self._read_keys(self._keys_file)
+            if self._certificate is not None:
+                await self._read_certificate(self._certificate)
+            self._notifier.ready()
+
+    async def _read_keys(self, path: str) -> None:
+        try:
+            keys = self._guard.keys = await _read_soon(path, partial(read_keys, path))
+        except (OSError, ValueError) as error:
+            log.error("SIGHUP: --api-keys-file %s; the keys stay as they were", error)
+        else:
+            log.info("SIGHUP: %d keys read", len(keys))
+
+    async def _read_certificate(self, certificate: Certificate) -> None:
+        try:
+            certificate.context = await _read_soon("--tls-cert", certificate.read)
+        except (OSError, ConfigError) as error:
+            log.error("SIGHUP: %s; the certificate stays as it was", error)
+        else:
+            log.info("SIGHUP: certificate read")
 
 
-def _reload_keys(guard: Guard, path: str) -> None:
+async def _read_soon(name: str, read: Callable[[], T]) -> T:
     try:
-        guard.keys = read_keys(path)
-    except ValueError as error:
-        log.error("SIGHUP: --api-keys-file %s; the keys stay as they were", error)
-    else:
-        log.info("SIGHUP: %d keys read", len(guard.keys))
+        async with asyncio.timeout(SLOW_DISK):
+            return await in_thread(read)
+    except TimeoutError:
+        raise TimeoutError(f"{name} takes over {SLOW_DISK:g} s to read") from None
 
 
 def _take_signals(notifier: Notifier) -> asyncio.Queue[str]:

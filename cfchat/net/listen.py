@@ -18,6 +18,7 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from cfchat.errors import ConfigError
+from cfchat.files import read_file
 
 BACKLOG = 1024  # connections that the kernel completes before the server accepts them
 UNIX = "unix"  # stands for the address of each peer on a unix socket
@@ -188,7 +189,7 @@ def cannot_listen(place: str, reason: OSError | str) -> ConfigError:
 
 
 class Certificate:
-    """A certificate chain and its key, for HTTPS. `context` is what connections from now on shake hands with."""
+    """A certificate chain and its key, for HTTPS. `context` is what further connections shake hands with."""
 
     def __init__(self, cert: str, key: str | None) -> None:
         """Read the files.
@@ -197,29 +198,29 @@ class Certificate:
             ConfigError: they cannot be read, or are not a certificate and its key.
         """
         self._cert, self._key = cert, key
-        self.context = self._read()
+        self.context = self.read()
 
-    def reload(self) -> None:
-        """Read the files again, for all further connections.
+    def read(self) -> ssl.SSLContext:
+        """Return what the files hold now: a new context, so that nothing changes unless all of it is right.
 
         Raises:
-            ConfigError: they are wrong; the certificate stays as it was.
+            ConfigError: they cannot be read, or are not a certificate and its key.
         """
-        # A new context, swapped once all of it is right: files that are replaced meanwhile change both or neither.
-        self.context = self._read()
-
-    def _read(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         files = self._cert if self._key is None else f"{self._cert} and {self._key}"
         try:
+            for path in filter(None, (self._cert, self._key)):
+                read_file(path)  # OpenSSL would wait for the writer of a FIFO
             context.load_cert_chain(self._cert, self._key, password=_no_password)
         except (ssl.SSLError, _Encrypted) as error:
             reason = error.reason or "not a certificate and its key in PEM"
             raise ConfigError(f"--tls-cert: cannot use {files}: {_TLS_REASONS.get(reason, reason)}") from error
         except OSError as error:
             raise ConfigError(f"--tls-cert: cannot read {files}: {reason_of(error)}") from error
+        except ValueError as error:
+            raise ConfigError(f"--tls-cert: {error}") from error
         return context
 
 

@@ -18,8 +18,10 @@ import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from cfchat.net.listen import reason_of
+from cfchat.ops.hangup import Hangup
 from cfchat.ops.systemd import Notifier
 from cfchat.ops.worker_metrics import WorkerMetrics
 
@@ -70,11 +72,14 @@ def _name_of(number: int) -> str:
 class Parent:
     """The process that keeps `count` workers on the sockets. `drain` is the seconds that they may take to end."""
 
-    def __init__(self, sockets: Sequence[socket.socket], count: int, drain: float, notifier: Notifier) -> None:
+    def __init__(
+        self, sockets: Sequence[socket.socket], count: int, drain: float, notifier: Notifier, hangup: Hangup
+    ) -> None:
         self._sockets = sockets
         self._count = count
         self._drain = drain
         self._notifier = notifier
+        self._hangup = hangup
         self.metrics = WorkerMetrics()
         self._loop = asyncio.get_running_loop()
         self._alive: dict[int, _Worker] = {}
@@ -99,7 +104,7 @@ class Parent:
         self._reap()  # process 1 may have inherited some before
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, number)
-        loop.add_signal_handler(signal.SIGHUP, self._request_reload)
+        self._hangup.take(self._request_reload, partial(self._stop, signal.SIGHUP))
         try:
             self._adopt(await self._start())
         except Failed as failure:
@@ -165,8 +170,10 @@ class Parent:
                 for file in files:
                     file.set_inheritable(True)
                 environ = {**os.environ, VARIABLE: ",".join(str(file.fileno()) for file in files)}
+                argv = [sys.executable, *sys.orig_argv[1:]]
                 # In a process group of its own: a terminal's Ctrl-C reaches the parent alone, which passes it on.
-                pid = os.posix_spawn(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ, setpgroup=0)
+                # SIGHUP is held back until the worker can take it: a `pkill -HUP` reaches those that start, too.
+                pid = os.posix_spawn(sys.executable, argv, environ, setpgroup=0, setsigmask=[signal.SIGHUP])
             except OSError as error:
                 raise Failed(f"could not be started ({reason_of(error)})", 1) from error
             ours.pop_all()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from ipaddress import ip_network
 from urllib.parse import urlsplit
 
+from cfchat.files import read_file
 from cfchat.guard.addresses import Network
 from cfchat.guard.cors import DEFAULT_PORTS
 from cfchat.guard.keys import Keys, parse_keys
@@ -152,16 +153,13 @@ def to_gateway(text: str) -> str:
 
 
 def read_text(path: str) -> str:
-    """Return the text of a UTF-8 file.
+    """Return the text of a regular UTF-8 file of at most 1 MiB.
 
     Raises:
         ValueError: it cannot be read, with the reason.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+        return read_file(path).decode().replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise ValueError(f"cannot read {path}: it is not UTF-8") from None
 

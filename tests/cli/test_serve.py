@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import resource
 import signal
@@ -117,6 +118,43 @@ def test_keys_are_read_again_on_hangup(tmp_path: Path) -> None:
             line = next(line for line in lines if "SIGHUP" in line)
             assert said in line and new not in line
             assert (status(port, old), status(port, new)) == statuses
+
+
+def test_a_key_file_that_has_become_a_fifo_changes_nothing(tmp_path: Path) -> None:
+    key, path = "long-" * 4, tmp_path / "keys"
+    path.write_text(f"laptop {key}\n")
+    with demo("--api-keys-file", str(path)) as (process, port, _):
+        path.unlink()
+        os.mkfifo(path)
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr
+        line = next(line for line in process.stderr if "SIGHUP" in line)
+        assert "is not a regular file; the keys stay as they were" in line
+        assert status(port, key) == 200
+
+
+def test_a_disk_that_hangs_holds_up_neither_replies_nor_the_end(tmp_path: Path) -> None:
+    key, path, slow = "long-" * 4, tmp_path / "keys", tmp_path / "main.py"
+    path.write_text(f"laptop {key}\n")
+    slow.write_text(
+        f"import os, sys, time; sys.path.insert(0, {str(ROOT)!r}); real, times = os.open, []\n"
+        "def hangs(path, *more, **so):\n"
+        f"    if path == {str(path)!r}:\n"
+        "        times.append(path)\n"
+        "        if len(times) == 2:\n"
+        "            print('it hangs', file=sys.stderr, flush=True)\n"
+        "            time.sleep(60)\n"
+        "    return real(path, *more, **so)\n"
+        "os.open = hangs\n"
+        "from cfchat.cli.start import main; sys.exit(main())"
+    )
+    with demo("--api-keys-file", str(path), argv=[sys.executable, str(slow)]) as (process, port, _):
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr
+        assert next(line for line in process.stderr if "it hangs" in line)
+        assert status(port, key) == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import socket
@@ -151,6 +152,40 @@ async def test_https_and_a_certificate_that_is_renewed(tmp_path: Path, workers: 
         assert await process.process.wait() == 0
 
 
+@pytest.mark.parametrize("first", ["certificate", "key"])
+async def test_a_renewal_that_is_half_done_changes_neither(tmp_path: Path, first: str) -> None:
+    """SIGHUP comes when only one of the two files is new: HTTPS goes on as before, and the next SIGHUP takes both."""
+    files, new = {"certificate": tmp_path / "cert.pem", "key": tmp_path / "key.pem"}, parts_of(OTHER)
+    for name, text in parts_of(LEAF).items():
+        files[name].write_text(text)
+    flags = ("--tls-cert", str(files["certificate"]), "--tls-key", str(files["key"]))
+    tls = context(check_hostname=False)
+    async with standin() as upstream, started(upstream.base_url, *flags) as process:
+        files[first].write_text(new.pop(first))
+        process.send(signal.SIGHUP)
+        await process.logged("the key is of another certificate; the certificate stays as it was")
+        assert await read_name(process, tls) == "localhost"
+        ((other, text),) = new.items()
+        files[other].unlink()
+        os.mkfifo(files[other])
+        process.send(signal.SIGHUP)
+        await process.logged("is not a regular file; the certificate stays as it was")
+        assert await read_name(process, tls) == "localhost"
+        files[other].unlink()
+        files[other].write_text(text)
+        process.send(signal.SIGHUP)
+        await process.logged("certificate read")
+        assert await read_name(process, tls) == "elsewhere.invalid"
+        assert await process.stop() == 0
+
+
+def parts_of(pem: Path) -> dict[str, str]:
+    """Return the certificate and the key in a file."""
+    text = pem.read_text()
+    certificate, begin, key = text[text.index("-----BEGIN CERT") :].partition("-----BEGIN PRIVATE")
+    return {"certificate": certificate, "key": begin + key}
+
+
 async def test_old_tls_and_plain_http_are_refused() -> None:
     async with standin() as upstream, started(upstream.base_url, "--tls-cert", str(LEAF)) as process:
         for version, code in (("-tls1_1", 1), ("-tls1_2", 0), ("-tls1_3", 0)):
@@ -170,9 +205,8 @@ async def test_old_tls_and_plain_http_are_refused() -> None:
 
 def test_a_wrong_certificate_ends_the_start(tmp_path: Path) -> None:
     key, locked, cert = tmp_path / "key.pem", tmp_path / "locked.pem", tmp_path / "cert.pem"
-    text = LEAF.read_text()
-    cert.write_text(text[text.index("-----BEGIN CERT") :].partition("-----BEGIN PRIVATE")[0])
-    key.write_text("-----BEGIN PRIVATE" + OTHER.read_text().partition("-----BEGIN PRIVATE")[2])
+    cert.write_text(parts_of(LEAF)["certificate"])
+    key.write_text(parts_of(OTHER)["key"])
     lock = ["openssl", "pkcs8", "-topk8", "-in", str(LEAF), "-out", str(locked), "-passout", "pass:secret"]
     subprocess.run(lock, check=True, capture_output=True)
     for flags, reason in (

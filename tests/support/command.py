@@ -10,7 +10,8 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -43,22 +44,32 @@ def run(*flags: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def demo(*flags: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
-    """Run the demo within the block. Gives the process, its port and its banner."""
+def demo(*flags: str, argv: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
+    """Run the demo within the block, by `argv` or the command. Gives the process, its port and its banner."""
     process = subprocess.Popen(
-        [*command(), "--demo", "--port", "0", *flags],
+        [*(argv or command()), "--demo", "--port", "0", *flags],
         env=environ(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    try:
+    with ended_with(process):
         assert process.stdout
         banner = "".join(process.stdout.readline() for _ in range(4))
         match = re.search(r"http://127\.0\.0\.1:(\d+)/api/chatbot", banner)
         assert match, banner
         yield process, int(match[1]), banner
+
+
+@contextmanager
+def ended_with(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill a process with the block, or after 20 s: a test that reads what never comes must not wait for ever."""
+    timer = threading.Timer(20, process.kill)
+    timer.start()
+    try:
+        yield
     finally:
+        timer.cancel()
         process.kill()
         process.communicate()
 
