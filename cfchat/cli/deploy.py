@@ -77,7 +77,9 @@ def render(name: str, here: Installation) -> str:
 
 def _unit(here: Installation) -> dict[str, object]:
     places = {variable: f"%d/{name}" for variable, name in here.places.items()}
-    settings = [f"Environment={_word(f'{name}={value}')}" for name, value in here.settings.items()]
+    # The proxy runs as a user of its own. What may connect to a port of loopback may then open the socket, too.
+    mode = {"CFCHAT_UDS_MODE": "666"} if here.where.uds else {}
+    settings = [f"Environment={_word(f'{name}={value}')}" for name, value in {**mode, **here.settings}.items()]
     # %d is the folder of credentials, which systemd alone knows.
     settings += [f"Environment={variable}={place}" for variable, place in places.items()]
     loaded = [f"LoadCredential={here.places[name]}:{_plain(path)}" for name, path in here.files.items()]

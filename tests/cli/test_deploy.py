@@ -52,7 +52,10 @@ def test_the_unit_starts_this_installation_with_its_settings(tmp_path: Path) -> 
         "TimeoutStopSec=75",
     ):
         assert line in lines, line
-    assert "RuntimeDirectory=chat" in deploy("systemd", "--uds", "/run/chat/it.sock")
+    by_socket = deploy("systemd", "--uds", "/run/chat/it.sock").splitlines()
+    assert "RuntimeDirectory=chat" in by_socket and "Environment=CFCHAT_UDS_MODE=666" in by_socket
+    assert "Environment=CFCHAT_UDS_MODE=660" in deploy("systemd", "--uds", "/run/chat/it.sock", "--uds-mode", "660")
+    assert "CFCHAT_UDS_MODE" not in text
     refused = run("deploy", "systemd", "--uds", "/tmp/it.sock")
     assert refused.returncode == 2 and "--uds" in refused.stderr
 

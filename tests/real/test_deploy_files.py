@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_network
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 from client import parse, request
 from command import deploy, free_port
 from house import house
+from places import ROOT
 from process import FIRST, HEAD, HELLO, REST
 from standin import Exchange, StandIn
 
@@ -33,8 +39,11 @@ def tool(name: str) -> str:
     return found
 
 
-def passes(*command: str, **more: str) -> str:
-    done = subprocess.run(command, env={**os.environ, **more}, capture_output=True, text=True, timeout=20, check=False)
+def passes(*command: str, who: Mapping[str, Any] = MappingProxyType({}), **more: str) -> str:
+    environ = {**os.environ, **more}
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        command, env=environ, capture_output=True, text=True, timeout=20, check=False, **who
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -82,14 +91,16 @@ PROXIES = {"nginx": nginx, "haproxy": haproxy, "caddy": caddy}
 
 
 @asynccontextmanager
-async def running(name: str, text: str, folder: Path) -> AsyncIterator[int]:
-    """The proxy with this file, once checked; gives its port."""
+async def running(name: str, text: str, folder: Path, **who: Any) -> AsyncIterator[int]:
+    """The proxy with this file, once checked, as the user that runs this or another; gives its port."""
     port = free_port()
     check, start = PROXIES[name](text, port, folder)
     home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-    await asyncio.to_thread(passes, *check, **home)
+    await asyncio.to_thread(passes, *check, who=who, **home)
     null = asyncio.subprocess.DEVNULL
-    process = await asyncio.create_subprocess_exec(*start, env={**os.environ, **home}, stdout=null, stderr=null)
+    process = await asyncio.create_subprocess_exec(
+        *start, env={**os.environ, **home}, stdout=null, stderr=null, **who
+    )
     try:
         while True:
             assert process.returncode is None
@@ -137,6 +148,56 @@ async def test_a_reply_streams_through_and_no_address_is_lost(tmp_path: Path, na
                 writer.close()
             assert (answer.body, answer.whole) == (b"Hello", True)
             await cfchat.logged(" 127.0.0.2 POST /api/chatbot 200 ")
+
+
+SERVICE = 61184  # the first of the numbers that systemd gives to DynamicUser=
+PACKAGES = {"nginx": "www-data", "haproxy": "haproxy", "caddy": "caddy"}  # the users of Debian's
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be other users")
+@pytest.mark.parametrize("name", PROXIES)
+async def test_a_proxy_may_open_the_socket_of_the_unit_with_both_as_their_users(name: str) -> None:
+    """The unit's user owns nothing but the runtime folder, as with DynamicUser=."""
+    try:
+        proxy = pwd.getpwnam(PACKAGES[name])
+    except KeyError:
+        pytest.skip(f"{name} has no user here")
+    with folder_of(SERVICE, "/run") as runtime, folder_of(proxy.pw_uid, "/tmp") as folder:
+        uds = f"{runtime}/chat.sock"
+        unit = await asyncio.to_thread(deploy, "systemd", "--uds", uds)
+        assert f"RuntimeDirectory={runtime.name}" in unit.splitlines()
+        (umask,) = re.findall(r"^UMask=(.*)$", unit, re.MULTILINE)
+        service = await asyncio.create_subprocess_exec(
+            *(shutil.which("python3", path="/usr/local/bin:/usr/bin") or sys.executable, copied(folder), "--demo"),
+            env=dict(re.findall(r"^Environment=(CFCHAT_UDS\w*)=(.*)$", unit, re.MULTILINE)),
+            stdout=asyncio.subprocess.PIPE, user=SERVICE, group=SERVICE, extra_groups=[], umask=int(umask, 8), cwd="/",
+        )  # fmt: skip
+        try:
+            assert service.stdout and b"listens" in await service.stdout.readline()
+            text = await asyncio.to_thread(deploy, name, "--uds", uds)
+            async with running(name, text, folder, user=proxy.pw_uid, group=proxy.pw_gid, extra_groups=[]) as port:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(request(HELLO))
+                assert parse(await reader.read()).status == 200
+                writer.close()
+        finally:
+            service.kill()
+            await service.wait()
+
+
+@contextmanager
+def folder_of(user: int, place: str) -> Iterator[Path]:
+    """A folder that only this user can write to, and all can enter."""
+    with tempfile.TemporaryDirectory(prefix="cfchat-", dir=place) as made:
+        os.chown(made, user, user)
+        os.chmod(made, 0o755)
+        yield Path(made)
+
+
+def copied(folder: Path) -> str:
+    """Copy the program to where every user can read it."""
+    shutil.copytree(ROOT / "cfchat", folder / "cfchat", ignore=shutil.ignore_patterns("__pycache__"))
+    return str(shutil.copy(ROOT / "cfchat_server.py", folder))
 
 
 @pytest.mark.parametrize("name", PROXIES)
