@@ -130,5 +130,8 @@ class EventReader:
         # Compiling takes as long as parsing fifty events: only for two that are alike.
         pattern = "" if shape is None else shape.pattern
         if shape is not None and pattern == self._seen and self._reply.says_only("text", shape.usage, shape.example):
-            self._template = self._learned.template = Template(shape)
+            self._template = Template(shape)
+            # The next stream has not read a usage that may not vary, so it must not pass over it.
+            if shape.usage or '"usage"' not in pattern:
+                self._learned.template = self._template
         self._seen = pattern

@@ -203,6 +203,11 @@ def test_a_read_of_whole_events_is_one_delta_and_not_parsed(monkeypatch: pytest.
     assert reader.feed(ALIKE * 3) == [Delta(" word" * 3)]
 
 
+def test_a_usage_that_may_not_vary_counts_in_the_next_stream_too() -> None:
+    pieces = [ALIKE, b'data: {"response":" word","usage":{"completion_tokens":7}}\n\n' * 30]
+    assert skimmed(pieces, 100)["reply"][-1] == {"completion_tokens": 7} == parsed(pieces, 100)["reply"][-1]
+
+
 def test_the_next_stream_of_a_model_needs_no_learning(monkeypatch: pytest.MonkeyPatch) -> None:
     learned = Learned()
     EventReader(ReplyReader(100), learned).feed(ALIKE * 30)
