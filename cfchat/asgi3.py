@@ -141,6 +141,7 @@ class _Exchange:
         app, request = self._service.app, self._request()
         record = Record(request.id, request.client, request.method, request.path, request.notes)
         self._reply = Reply(self, record, self._limits.heartbeat)
+        self.beats = Deadline(self._reply.beat)
         loop = asyncio.get_running_loop()
         self._handler = loop.create_task(self._respond(request))
         self._sender = asyncio.current_task()
@@ -162,6 +163,7 @@ class _Exchange:
                 raise
         finally:
             self._deadline.cancel()
+            self.beats.cancel()
             beside = [task for task in (self._handler, self._watcher) if task is not None]
             for task in beside:
                 task.cancel()

@@ -3,7 +3,9 @@
 `Exchange.run` is one function: the hooks, a turn among the running replies, the upstream, the reply, and the usage.
 What the reply may cost is reserved first, and what it has cost is settled however it ends. What waits for a turn and
 for the first words is the encoded request, and nothing else of the conversation. Then each read of the upstream is
-encoded and written to the client in one call (`take`), while this task sleeps in `answer.pour`.
+encoded and written to the client in one call (`take`), while this task sleeps in `answer.pour`. Streams begin before
+all that: if the first words are late, a heartbeat takes the head with it, and what fails from then on is an error
+event. Until then a failure has its own status.
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ class Exchange:
             UpstreamError: no words came in all tries, or the reply broke off.
         """
         conversation = with_system(conversation, *self._system)
+        if not form.whole:
+            reply.start(200, _fields(form, asker), heartbeat=form.heartbeat, fail=form.fail)
         if self._hooks.before_call is not None:
             before_call = self._hooks.before_call
             conversation = await run("before_call", request.id, before_call, conversation, request)
@@ -94,7 +98,9 @@ class Exchange:
             self._admission.leave(asker.name)
 
     async def _answer(self, request: Request, reply: Reply, asker: Asker, answer: Answer, form: Form) -> None:
-        fields = _fields(answer, form, asker)
+        fields = [("X-Model", answer.model)]
+        if answer.left_out:
+            fields.append(("X-Messages-Left-Out", str(answer.left_out)))
         start = form.start(Meta(request.id, int(time.time()), answer.model))
 
         def take(batch: list[Delta]) -> None:
@@ -105,12 +111,12 @@ class Exchange:
         if form.whole:
             answer.collect()
         else:
-            reply.start(200, fields, heartbeat=form.heartbeat, fail=form.fail)
+            reply.late = fields
         reply.follow(answer)
         last = await answer.pour(take)
         piece = start + form.encode(last) + form.finish()
         if form.whole:
-            reply.send(200, fields, piece)
+            reply.send(200, [*_fields(form, asker), *fields], piece)
         else:
             reply.end(piece)
 
@@ -165,18 +171,15 @@ class Exchange:
             await asyncio.wait(self._settling)
 
 
-def _fields(answer: Answer, form: Form, asker: Asker) -> list[tuple[str, str]]:
-    fields = [
+def _fields(form: Form, asker: Asker) -> list[tuple[str, str]]:
+    """Return the fields that are known before the answer."""
+    return [
         ("Content-Type", form.content_type),
         ("Cache-Control", "no-cache" if form.whole else "no-cache, no-transform"),
         ("X-Accel-Buffering", "no"),
-        ("X-Model", answer.model),
         *form.fields,
         *asker.fields,
     ]
-    if answer.left_out:
-        fields.append(("X-Messages-Left-Out", str(answer.left_out)))
-    return fields
 
 
 async def _after_reply(hook: Callable[[Finished], Awaitable[None]], finished: Finished) -> None:

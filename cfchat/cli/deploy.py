@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 PYZ = "pyz"
+WHOLE_REPLY = 240.0  # seconds until Cloudflare gives up a reply that it does not stream (its code 3046)
 FOLDER = "/etc/cfchat"
 
 
 class Installation(NamedTuple):
     """What runs here: the `command` line, `settings` by environment variable, `files` that variables name by path.
 
-    `wait` is the longest silence within a reply and `drain` the longest stop, both in seconds. `body` is in bytes.
+    A reply gives no byte for `queue`, `tries` and `reply` seconds at most: while it waits for its turn, until its last
+    try begins, and in that try, if all of it comes at once. `drain` is the longest stop in seconds. `body` is in bytes.
     `streams` and `connections` are limits of one process.
     """
 
@@ -42,7 +44,9 @@ class Installation(NamedTuple):
     workers: int
     settings: Mapping[str, str]
     files: Mapping[str, str]
-    wait: float
+    queue: float
+    tries: float
+    reply: float
     drain: float
     body: int
     streams: int
@@ -187,7 +191,10 @@ def _proxy(unix: str) -> Callable[[Installation], dict[str, object]]:
             "address": unix + where.uds if where.uds else tcp,
             "domain": here.domain,
             "trust": trust,
-            "wait": ceil(here.wait) + 15,
+            "queue": ceil(here.queue),
+            "tries": ceil(here.tries),
+            "reply": ceil(here.reply),
+            "wait": ceil(here.queue) + ceil(here.tries) + ceil(here.reply) + 15,
             "body": here.body,
             "connections": here.connections,
         }
@@ -257,7 +264,10 @@ def print_deployment(flags: Mapping[str, Any]) -> int:
         workers=config.workers,
         settings=settings,
         files={name: os.path.abspath(path) for name, path in paths.items()},
-        wait=max(waits.first_delta, waits.between_deltas),
+        queue=config.app.queue_timeout,
+        # The last try may connect twice: a pooled connection that has died is replaced.
+        tries=config.upstream.policy.budget + 2 * waits.connect,
+        reply=waits.whole_reply or max(WHOLE_REPLY, waits.first_delta, waits.between_deltas),
         drain=config.server.drain,
         body=config.app.max_body,
         streams=config.app.max_streams,

@@ -67,7 +67,7 @@ class Connection:
 
     async def run(self, tls: ssl.SSLContext | None) -> None:
         """Serve until the end of the connection, behind a TLS handshake if there is a context for it."""
-        self._deadline = Deadline(self._expire)
+        self._deadline, self.beats = Deadline(self._expire), Deadline(self._beat)
         self._stream.on_pressure = self._press
         try:
             if tls is not None:
@@ -90,6 +90,7 @@ class Connection:
             self._stream.abort()
         finally:
             self._deadline.cancel()
+            self.beats.cancel()
             self._stream.pull()
             self._stream.close()
             await self._wait_closed()
@@ -265,6 +266,10 @@ class Connection:
         self._keep = False
         if not self._chunked:
             self._stream.reset()
+
+    def _beat(self) -> None:
+        if self._reply is not None:
+            self._reply.beat()
 
     def _encode_head(self, head: Head) -> bytes:
         asked = self._head

@@ -1,8 +1,9 @@
 """The reply to one request. The handler owns it and writes into it, as in Go: `start`, `write`, `end`, or `send`.
 
 Nothing goes out before the first piece, so a handler that fails before it still gets an honest status. Behind the
-first piece only its own last words (`start(..., fail=...)`) or a visible cut can say that it failed. A Reply does
-no I/O: it puts pieces into an `Out`, an HTTP/1.1 connection or an ASGI server, in one call for each write.
+first piece only its own last words (`start(..., fail=...)`) or a visible cut can say that it failed. A stream that has
+heartbeats is never silent for long: the first of them is its first piece if no other comes before. A Reply does no
+I/O: it puts pieces into an `Out`, an HTTP/1.1 connection or an ASGI server, in one call for each write.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from cfchat.errors import CfchatError, Incomplete, Overloaded
+from cfchat.net.deadline import Deadline
 from cfchat.server.record import Record
 from cfchat.server.request import ClientGone, Request
 from cfchat.wire.fields import Fields
@@ -40,7 +42,9 @@ class Refusal(NamedTuple):
 
 
 class Out(Protocol):
-    """Where a reply goes."""
+    """Where a reply goes. `beats` is a timer that calls the reply's `beat`; a connection's replies share it."""
+
+    beats: Deadline
 
     def put(self, head: Head | None, piece: bytes, last: bool) -> None:
         """Send a piece of the body, behind the head if it is the first; `last` ends the reply. Never waits."""
@@ -60,11 +64,15 @@ class Pausable(Protocol):
 class Reply:
     """`common` are fields of every reply that the handler starts or sends. `gone`: the client has left.
 
-    A heartbeat is due after `silence` seconds without a write.
+    `late` are fields of a stream that are known only after its `start`. They are left out if a heartbeat has taken the
+    head with it before that.
+
+    A heartbeat is due `silence` seconds after `start`, and then after as many without a write.
     """
 
     def __init__(self, out: Out, record: Record, silence: float) -> None:
         self.common: FieldLines = ()
+        self.late: FieldLines = ()
         self.record = record
         self.gone = False
         self.ended = False
@@ -77,7 +85,6 @@ class Reply:
         self._heartbeat = b""
         self._silence = silence
         self._written = 0.0
-        self._timer: asyncio.TimerHandle | None = None
 
     # --- for the handler ----------------------------------------------------------------------
 
@@ -89,13 +96,16 @@ class Reply:
         heartbeat: bytes = b"",
         fail: Callable[[CfchatError], bytes] | None = None,
     ) -> None:
-        """Begin a stream. Its head goes out with the first piece.
+        """Begin a stream. Its head goes out with the first piece, or with the first heartbeat.
 
         `heartbeat` is sent if nothing was written for a while. `fail` returns the last words of a reply that breaks
         off; without words it is cut.
         """
         self._head = Head(status, [*fields, *self.common], None)
         self._heartbeat, self._fail = heartbeat, fail
+        if heartbeat:
+            self._written = time.monotonic()
+            self._out.beats.move(self._silence)
 
     def write(self, piece: bytes) -> None:
         """Send a piece of a stream at once. What the client does not take waits in memory: see `follow`."""
@@ -123,6 +133,7 @@ class Reply:
         """Tell an error: by its own status if nothing has gone out yet, else by last words or a cut."""
         if not self.begun:
             status, fields, body = refuse(error, request.id, request.fields)
+            self.late = ()
             self._head = Head(status, fields, len(body))
             self._put(body, True)
             return
@@ -138,9 +149,18 @@ class Reply:
         """Stop the heartbeats, and let go of the source."""
         self.ended = True
         self._source = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._heartbeat:
+            self._out.beats.pause()
+
+    def beat(self) -> None:
+        """Send a heartbeat if it is time: writing does not move the timer, so look how long nothing was written."""
+        if self.ended:
+            return
+        silent = time.monotonic() - self._written
+        if silent >= self._silence:
+            self._put(self._heartbeat, False)
+            silent = 0.0
+        self._out.beats.move(self._silence - silent)
 
     def press(self, full: bool) -> None:
         """Note whether the client takes less than is written, and ask the source to pause or to go on."""
@@ -159,31 +179,20 @@ class Reply:
         if record.method == "HEAD":
             piece = b""
         if head is not None:
+            if self.late:
+                head = Head(head.status, [*head.fields, *self.late], head.length)
             self.begun = True
             record.status = head.status
             record.first = time.monotonic()
-            if self._heartbeat and not last:
-                self._beat_after(self._silence)
         record.sent += len(piece)
         if last:
             self.ended = True
             self._source = None  # it has given all, and may serve another reply by now
-            if self._timer is not None:
-                self.stop()
+            if self._heartbeat:
+                self._out.beats.pause()
         elif self._heartbeat:
             self._written = time.monotonic()
         self._out.put(head, piece, last)
-
-    def _beat_after(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._beat)
-
-    def _beat(self) -> None:
-        """Send a heartbeat if it is time. One timer a reply, never moved: it looks how long nothing was written."""
-        silent = time.monotonic() - self._written
-        if silent >= self._silence:
-            self._put(self._heartbeat, False)
-            silent = 0.0
-        self._beat_after(self._silence - silent)
 
 
 Handler = Callable[[Request, Reply], Awaitable[None]]

@@ -25,6 +25,7 @@ from cfchat.app.hooks import Reply as Finished
 from cfchat.app.routes import Settings as AppSettings
 from cfchat.conversation.model import Conversation, Message
 from cfchat.guard.guard import Guard, Settings
+from cfchat.net.deadline import Deadline
 from cfchat.net.stream import READ_SIZE, WRITE_AHEAD
 from cfchat.replies.text import Text
 from cfchat.server.record import Record
@@ -168,7 +169,9 @@ async def test_with_the_end() -> None:
 
 
 class Sent:
-    """An Out that keeps the body."""
+    """An Out that keeps the body, of a form without heartbeats."""
+
+    beats: Deadline
 
     def __init__(self) -> None:
         self.body = b""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial as bind
 from typing import Any
 
@@ -193,6 +196,84 @@ async def test_a_silent_model_has_a_heartbeat(wire: Wire) -> None:
         rest = await reader.read()
         writer.close()
     assert b"Hel" in rest and rest.endswith(b"\r\n0\r\n\r\n")
+
+
+HEARTBEAT = b": still there\n\n"
+BEATING = Limits(heartbeat=0.01)
+
+
+@asynccontextmanager
+async def late(cfchat: House, wire: Wire) -> AsyncIterator[tuple[asyncio.StreamReader, bytes]]:
+    """A reply of which nothing but the head and a heartbeat has come."""
+    path, fields, body = wire
+    reader, writer = await cfchat.connect()
+    writer.write(request(json.dumps(body).encode(), path, fields))
+    begin = await reader.readuntil(HEARTBEAT + b"\r\n")
+    assert begin.startswith(b"HTTP/1.1 200 ") and begin.count(b"data:") == 0
+    yield reader, begin
+    writer.close()
+
+
+@pytest.mark.parametrize("wire", EVENT_WIRES, ids=lambda wire: wire[0])
+async def test_words_that_are_late_come_behind_heartbeats(wire: Wire) -> None:
+    beaten = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await beaten.wait()
+        await reply(WORDS)(exchange)
+
+    async with (
+        StandIn([script]) as standin, house(standin, limits=BEATING) as cfchat, late(cfchat, wire) as (reader, begin),
+    ):  # fmt: skip
+        beaten.set()
+        answer = parse(begin + await reader.read())
+    assert answer.fields["content-type"] == "text/event-stream" and answer.whole
+    assert "x-model" not in answer.fields  # the model was not known yet
+    assert "".join(re.findall(r'"(?:text|delta|content)":"(\w+)"', answer.body.decode())) == "Hello"
+
+
+@pytest.mark.parametrize("wire", EVENT_WIRES, ids=lambda wire: wire[0])
+async def test_what_fails_behind_a_heartbeat_is_told_by_an_event(wire: Wire) -> None:
+    """A model that refuses late, and a turn that never comes."""
+    beaten = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await beaten.wait()
+        await json_error(401, 10000, "Authentication error")(exchange)
+
+    one = AppSettings(max_streams=1, queue_timeout=0.05)
+    async with (
+        StandIn([script]) as standin, house(standin, limits=BEATING, app=one) as cfchat,
+        late(cfchat, wire) as (reader, begin), late(cfchat, wire) as (waiting, waiting_begin),
+    ):  # fmt: skip
+        full = parse(waiting_begin + await waiting.read())
+        beaten.set()
+        refused = parse(begin + await reader.read())
+    assert_nothing_but_error(full, b"Too many conversations at once.")
+    assert_nothing_but_error(refused, b"The server is not set up correctly.")
+
+
+@pytest.mark.parametrize("wire", EVENT_WIRES, ids=lambda wire: wire[0])
+async def test_tries_that_all_run_out_of_time_behind_heartbeats_end_with_an_event(wire: Wire) -> None:
+    means = {"limits": BEATING, "change": quicker(first_delta=0.03)}
+    async with StandIn([silence()], repeat=True) as standin, house(standin, **means) as cfchat:  # type: ignore
+        answer = await ask(cfchat, wire)
+        assert len(standin.requests) == 3 and " 200 " in cfchat.log[-1] and "code=upstream_timeout" in cfchat.log[-1]
+    assert_nothing_but_error(answer, b"The model took too long")
+
+
+def assert_nothing_but_error(answer: Any, message: bytes) -> None:
+    assert (answer.status, answer.whole, answer.body.startswith(HEARTBEAT)) == (200, True, True)
+    events = answer.body.replace(HEARTBEAT, b"").removesuffix(b"data: [DONE]\n\n").split(b"\n\n")
+    assert len(events) == 2 and b'"error' in events[0] and message in events[0]
+
+
+@pytest.mark.parametrize("wire", [("/api/chatbot", "", HELLO), *WHOLE_WIRES], ids=["text", "json", "completion"])
+async def test_a_wire_without_heartbeats_keeps_its_status(wire: Wire) -> None:
+    means = {"limits": Limits(heartbeat=0.01), "change": quicker(first_delta=0.05)}
+    async with StandIn([silence()], repeat=True) as standin, house(standin, **means) as cfchat:  # type: ignore
+        answer = await ask(cfchat, wire)
+    assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")
 
 
 async def test_the_bare_text_has_none() -> None:

@@ -109,6 +109,20 @@ async def test_the_container_by_its_lines(tmp_path: Path) -> None:
             assert await process.stop() == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "flags", "seconds"),
+    [
+        ("nginx", (), 5 + (30 + 2 * 5) + 240),
+        ("caddy", ("--queue-timeout", "60", "--first-token-timeout", "300"), 60 + 40 + 300),
+        ("haproxy", ("--connect-timeout", "0.5", "--reply-timeout", "20"), 5 + (30 + 2 * 0.5) + 20),
+    ],
+)
+def test_a_proxy_waits_longer_than_cfchat_is_ever_silent(name: str, flags: tuple[str, ...], seconds: float) -> None:
+    """By the settings: in the queue, until the last try begins, and for a reply that comes as a whole."""
+    found = re.findall(r"(?:read_timeout|header_timeout|timeout client|timeout server) (\d+)s", deploy(name, *flags))
+    assert set(map(int, found)) == {seconds + 15}
+
+
 # --- one file -------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfchat.demo.server import ACCOUNT, MODEL, TOKEN, Demo, events, pieces
+from cfchat.net.deadline import Deadline
 from cfchat.server.record import Record
 from cfchat.server.reply import Head, Reply
 from cfchat.server.request import Request
@@ -48,6 +49,8 @@ def posted(body: object, path: str = PATH, method: str = "POST", authorization: 
 
 class Received:
     """The place where a reply goes: collects its head and its pieces."""
+
+    beats: Deadline  # never asked for: no reply of the demo has heartbeats
 
     def __init__(self) -> None:
         self.head: Head | None = None

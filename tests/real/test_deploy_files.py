@@ -18,16 +18,17 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from client import parse, request
+from client import parse, request, send
 from command import deploy, free_port
-from house import house
+from house import house, quicker
 from places import ROOT
 from process import FIRST, HEAD, HELLO, REST
-from standin import Exchange, StandIn
+from standin import Exchange, StandIn, silence
 
 from cfchat.app.routes import Settings
 from cfchat.guard.addresses import Proxies
 from cfchat.net.listen import Where, listening
+from cfchat.server.request import Limits
 
 
 def tool(name: str) -> str:
@@ -198,6 +199,52 @@ def copied(folder: Path) -> str:
     """Copy the program to where every user can read it."""
     shutil.copytree(ROOT / "cfchat", folder / "cfchat", ignore=shutil.ignore_patterns("__pycache__"))
     return str(shutil.copy(ROOT / "cfchat_server.py", folder))
+
+
+@pytest.mark.parametrize("name", PROXIES)
+async def test_a_model_that_is_slow_twice_is_waited_for(tmp_path: Path, name: str) -> None:
+    """All times are a two-hundredth: a first try without words, 60 s, and a second one that takes 30 s to begin."""
+
+    async def slow(exchange: Exchange) -> None:
+        await asyncio.sleep(30 / 200)
+        await exchange.send(HEAD + FIRST + REST)
+        exchange.close()
+
+    port = free_port()
+    text = await asyncio.to_thread(deploy, name, "--port", str(port))
+    printed = r"(?m)(read_timeout|response_header_timeout|timeout client|timeout server) (\d+)s"
+    text = re.sub(printed, lambda match: f"{match[1]} {int(match[2]) * 1000 // 200}ms", text)
+    with listening(Where(port=port)) as sockets:
+        change = quicker(first_delta=60 / 200)
+        async with StandIn([silence(), slow]) as standin, house(standin, change=change) as cfchat:
+            await cfchat.server.start_on(sockets)
+            async with running(name, text, tmp_path) as front:
+                answer = await send(front, request(HELLO))
+    assert (answer.status, answer.body, answer.whole) == (200, b"Hello", True)
+
+
+@pytest.mark.parametrize("name", PROXIES)
+async def test_heartbeats_come_through_before_the_first_word(tmp_path: Path, name: str) -> None:
+    beaten = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await beaten.wait()
+        await exchange.send(HEAD + FIRST + REST)
+        exchange.close()
+
+    port = free_port()
+    text = await asyncio.to_thread(deploy, name, "--port", str(port))
+    with listening(Where(port=port)) as sockets:
+        async with StandIn([script]) as standin, house(standin, limits=Limits(heartbeat=0.05)) as cfchat:
+            await cfchat.server.start_on(sockets)
+            async with running(name, text, tmp_path) as front:
+                reader, writer = await asyncio.open_connection("127.0.0.1", front)
+                writer.write(request(HELLO, fields="Accept: text/event-stream\r\n"))
+                begin = await reader.readuntil(b": still there\n\n\r\n")
+                beaten.set()
+                answer = parse(begin + await reader.read())
+                writer.close()
+    assert answer.whole and answer.body.endswith(b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize("name", PROXIES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from typing import Any
 
 import pytest
 from bare_server import GET, LAST, Paced, codes, serving, talk, the_connection
@@ -199,7 +201,7 @@ async def test_common_fields_are_in_every_reply() -> None:
 async def test_silence_is_broken_by_heartbeats_and_only_silence() -> None:
     async def handler(request: Request, reply: Reply) -> None:
         reply.start(200, (), heartbeat=b":")
-        await asyncio.sleep(0.25)  # nothing goes out before the first piece
+        await asyncio.sleep(0.25)
         reply.write(b"a")
         for _ in range(30):
             await asyncio.sleep(0.01)
@@ -210,26 +212,51 @@ async def test_silence_is_broken_by_heartbeats_and_only_silence() -> None:
 
     async with serving(handler, Limits(heartbeat=0.2)) as (_, port):
         body = parse(await talk(port, LAST)).body
-    beats = len(body) - 32
-    assert 1 <= beats <= 2 and body == b"a" + b"b" * 30 + b":" * beats + b"c"
+    assert re.fullmatch(rb":ab{30}:{1,2}c", body)
 
 
-async def test_a_reply_without_a_heartbeat_has_no_timer_and_one_with_leaves_none() -> None:
-    replies: list[Reply] = []
+async def test_what_is_known_in_time_is_in_the_head() -> None:
+    """A late field counts as long as no heartbeat has taken the head with it."""
+    beaten = asyncio.Event()
 
     async def handler(request: Request, reply: Reply) -> None:
-        replies.append(reply)
+        reply.start(200, [("X-Early", "1")], heartbeat=b":")
+        if request.path == "/late":
+            await beaten.wait()
+        reply.late = [("X-Late", "1")]
+        reply.end(b"a")
+
+    async with serving(handler, Limits(heartbeat=0.01)) as (_, port):
+        soon = parse(await talk(port, LAST))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(LAST.replace(b"/ ", b"/late "))
+        head = await reader.readuntil(b"1\r\n:\r\n")
+        beaten.set()
+        late = parse(head + await reader.read())
+        writer.close()
+    assert (soon.fields["x-early"], soon.fields["x-late"], soon.body) == ("1", "1", b"a")
+    assert late.fields["x-early"] == "1" and "x-late" not in late.fields
+    assert late.whole and re.fullmatch(b":+a", late.body)
+
+
+async def test_the_replies_of_a_connection_move_one_timer() -> None:
+    """None is set for a reply without heartbeats, and none is left behind by the connection."""
+    timers: list[Any] = []
+    outs: list[Any] = []
+
+    async def handler(request: Request, reply: Reply) -> None:
         reply.start(200, (), heartbeat=b":" if request.path == "/beats" else b"")
-        reply.write(b"a")
-        assert (reply._timer is not None) == (request.path == "/beats")
-        if request.path == "/beats":
+        outs.append(reply._out)
+        timers.append(outs[-1].beats._timer)
+        if request.path == "/beats" and len(timers) > 3:
             raise UpstreamInterrupted("gone")
-        reply.end()
+        reply.end(b"a")
 
     async with serving(handler) as (_, port):
-        await talk(port, LAST)
-        await talk(port, LAST.replace(b"/ ", b"/beats "))
-    assert [reply._timer for reply in replies] == [None, None]
+        beats, last = LAST.replace(b"/ ", b"/beats "), b"Connection: close\r\n"
+        await talk(port, LAST.replace(last, b"") + beats.replace(last, b"") * 2 + beats)
+    assert timers[0] is None and timers[1] is timers[2] is timers[3] is not None
+    assert outs[0].beats._timer is None and timers[1].cancelled()
 
 
 # --- the end --------------------------------------------------------------------------------------
