@@ -22,6 +22,9 @@ from cfchat.wire.fields import Fields
 
 log = logging.getLogger("cfchat.server")
 
+# Chromium's `fetch` drops the words that a page has not read yet when the cut comes with them.
+BEFORE_CUT = 0.1  # seconds
+
 FieldLines = Sequence[tuple[str, str]]
 
 
@@ -129,8 +132,12 @@ class Reply:
 
     # --- for the server -----------------------------------------------------------------------
 
-    def fail(self, error: CfchatError, refuse: Refuse, request: Request) -> None:
-        """Tell an error: by its own status if nothing has gone out yet, else by last words or a cut."""
+    async def fail(self, error: CfchatError, refuse: Refuse, request: Request) -> None:
+        """Tell an error: by its own status if nothing has gone out yet, else by last words or, a moment later, a cut.
+
+        Raises:
+            CancelledError: the client left in that moment, or the server stops at once.
+        """
         if not self.begun:
             status, fields, body = refuse(error, request.id, request.fields)
             self.late = ()
@@ -143,6 +150,7 @@ class Reply:
             self._put(words, True)
         else:
             self.stop()
+            await asyncio.sleep(BEFORE_CUT)
             self._out.cut()
 
     def stop(self) -> None:
@@ -214,17 +222,17 @@ async def respond(handler: Handler, refuse: Refuse, request: Request, reply: Rep
     except Incomplete as error:
         raise ClientGone from error
     except CfchatError as error:
-        reply.fail(error, refuse, request)
+        await reply.fail(error, refuse, request)
     except asyncio.CancelledError:
         if reply.begun and not (reply.gone or reply.ended):
-            reply.fail(Overloaded("This server is stopping."), refuse, request)
+            await reply.fail(Overloaded("This server is stopping."), refuse, request)
         raise
     except (OSError, ClientGone):
         raise
     except Exception:
         log.exception("%s %s failed", request.id, "reply" if reply.begun else "handler")
         if not reply.ended:
-            reply.fail(CfchatError(), refuse, request)
+            await reply.fail(CfchatError(), refuse, request)
     finally:
         if not reply.ended:
             reply.stop()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from house import house
-from standin import Exchange, Model, StandIn, event, head_of, json_error, reply, words
+from standin import Exchange, Model, StandIn, event, head_of, json_error, raw, reply, wire_of, words
 from webdriver import ENTER, ESCAPE, SHIFT, SPACE, TAB, Browser, browser, is_missing
 
 from cfchat.guard.guard import Guard, Settings
@@ -190,6 +190,34 @@ async def test_stop_closes_the_call_to_the_model(page: Page, how: str) -> None:
         await page.say("Go on")
         await page.said("Not yet fin", "Again")
     assert asked(standin.requests[1]) == [("user", "Hello"), ("assistant", "Not yet fin"), ("user", "Go on")]
+
+
+async def test_words_right_before_a_break_reach_a_page(page: Page) -> None:
+    """Of the bare text, by the reader that pages write themselves."""
+    page.expected = "net::ERR_INCOMPLETE_CHUNKED_ENCODING"
+    read = """
+    window.got = [];
+    async function read() {
+      let text = "";
+      try {
+        const body = JSON.stringify([{ role: "user", content: "Hello" }]);
+        const reader = (await fetch("/api/chatbot", { method: "POST", body })).body.getReader();
+        for (let it = await reader.read(); !it.done; it = await reader.read())
+          text += new TextDecoder().decode(it.value);
+      } catch (error) {
+        text += " " + error.name;
+      }
+      window.got.push(text);
+    }
+    for (let i = 0; i < 8; i++) read();
+    """
+    said = wire_of(b"".join(map(event, ("one", " two three", " four five six"))))
+    broken = said.removesuffix(b"0\r\n\r\n")
+    cut = raw(broken, [len(broken) // 2, len(broken) - 1], then="close")
+    async with chatting(page, *[cut] * 8):
+        await page.run(read)
+        await page.until("return window.got.length == 8")
+        assert await page.run("return window.got") == ["one two three four five six TypeError"] * 8
 
 
 async def test_an_interruption_is_marked_and_can_be_tried_again(page: Page) -> None:

@@ -82,6 +82,27 @@ async def test_broken_stream_is_cut_and_the_connection_ends() -> None:
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("error", [UpstreamInterrupted("gone"), ZeroDivisionError()])
+async def test_the_last_words_are_with_the_client_before_the_cut(
+    version: bytes, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handler(request: Request, reply: Reply) -> None:
+        await request.read_body()
+        reply.start(200, ())
+        reply.write(b"ab")
+        raise error
+
+    monkeypatch.setattr("cfchat.server.reply.BEFORE_CUT", 3600)
+    async with serving(handler) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET.replace(b"1.1", version))
+        await reader.readuntil(b"ab")
+        assert server.connections == 1 and not reader.at_eof()
+        writer.close()  # nobody waits for a client that has left
+        await until(lambda: not server.connections)
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 async def test_fault_of_ours_in_mid_reply_looks_broken(version: bytes) -> None:
     async def handler(request: Request, reply: Reply) -> None:
         reply.start(200, ())
