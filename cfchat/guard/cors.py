@@ -58,7 +58,10 @@ class Origins(NamedTuple):
             return [("Access-Control-Allow-Origin", "*"), exposed]
         origin = None if request is None else request.get("origin")
         vary = ("Vary", "Origin")  # in every reply: a cache must not give one origin the reply to another
-        return [("Access-Control-Allow-Origin", origin), exposed, vary] if origin in self.allowed and origin else [vary]
+        if origin is None or origin not in self.allowed:
+            return [vary]
+        # For pages that ask with cookies, which a proxy before this server may want. `*` can never allow it.
+        return [("Access-Control-Allow-Origin", origin), ("Access-Control-Allow-Credentials", "true"), exposed, vary]
 
 
 def split_origin(origin: str) -> tuple[str, str, str] | None:

@@ -76,6 +76,7 @@ async def test_origins_that_are_named_and_others() -> None:
         answer = await cfchat.post(fields="Origin: https://a.example\r\n")
         assert (answer.body, answer.fields["access-control-allow-origin"]) == (b"Hello", "https://a.example")
         assert answer.fields["vary"] == "Origin"
+        assert answer.fields["access-control-allow-credentials"] == "true"
         assert (await cfchat.post()).body == b"Hello"
         answer = await cfchat.post(fields="Origin: https://b.example\r\n")
         assert (answer.status, answer.error["code"]) == (403, "origin_not_allowed")

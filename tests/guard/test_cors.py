@@ -26,6 +26,7 @@ ONE = Origins(("https://a.example", "http://localhost:3000"))
 def test_an_allowed_origin_is_echoed(origin: str | None, echoed: str | None) -> None:
     reply = dict(ONE.fields(fields(origin=origin) if origin else fields()))
     assert reply.get("Access-Control-Allow-Origin") == echoed
+    assert reply.get("Access-Control-Allow-Credentials") == (echoed and "true")
     assert reply["Vary"] == "Origin"
 
 
@@ -33,6 +34,7 @@ def test_a_star_allows_every_origin_and_needs_no_vary() -> None:
     for request in (None, fields(), fields(origin="https://a.example")):
         reply = dict(Origins().fields(request))
         assert reply["Access-Control-Allow-Origin"] == "*" and "Vary" not in reply
+        assert "Access-Control-Allow-Credentials" not in reply
 
 
 @pytest.mark.parametrize(
