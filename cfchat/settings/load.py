@@ -295,6 +295,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             read=ReadLimits(body=v.max_body),
             connections=v.max_connections,
             connections_each=v.max_connections_each or min(Limits().connections_each, share_of(v.max_connections)),
+            keep_alive=v.keep_alive,
             drain=v.drain_timeout,
         ),
         page=not v.no_page,

@@ -23,6 +23,7 @@ from cfchat.settings.values import (
     to_choice,
     to_count,
     to_gateway,
+    to_keep_alive,
     to_keys_file,
     to_mode,
     to_model,
@@ -134,6 +135,7 @@ SETTINGS = (
         "max-connections-each", "N", None, to_count, "most of them from one address",
         unset=f"{_SERVER.connections_each}, or a quarter of them if that is less",
     ),
+    Setting("keep-alive", "S", _SERVER.keep_alive, to_keep_alive, "seconds that a client's idle connection stays open"),
     Setting("no-page", "", False, to_switch, "no chat page at /, and no /cfchat.js"),
     Setting("admin", "HOST:PORT", None, to_address, "second address for /healthz, /readyz, /metrics", unset="none"),
     Setting("log-format", "FORM", logs.TEXT, to_choice(*_FORMS), "form of log lines: text, or json, one object a line"),
@@ -169,7 +171,8 @@ _OTHERS = (
     ("", ("CLOUDFLARE_API_TOKEN", "_FILE"), "", "the token, or the path of a file that holds it"),
     ("", ("CF_AIG_TOKEN", "_FILE"), "", "the token of an authenticated AI Gateway, or its file"),
     ("", ("SSL_CERT_FILE",), "the system's", "authorities to trust, PEM"),
-    ("", ("HTTPS_PROXY", "NO_PROXY"), "", "`http://USER:PASSWORD@HOST:PORT`: the way out, by CONNECT"),
+    ("", ("HTTPS_PROXY",), "", "`http://USER:PASSWORD@HOST:PORT`: the way out, by CONNECT"),
+    ("", ("NO_PROXY",), "", "hosts that are reached without it: `*`, names, addresses, networks"),
     ("demo", (), "off", "answer from a stand-in model on this machine (ELIZA, 1966)"),
 )
 WIDTH = 120  # characters of a line

@@ -67,6 +67,14 @@ def to_seconds(text: str) -> float:
     return float(text)
 
 
+def to_keep_alive(text: str) -> float:
+    """Return the seconds that a connection stays open between requests. Its first request needs some of them."""
+    seconds = to_seconds(text)
+    if seconds < 1:
+        raise ValueError("must be 1 second at least")
+    return seconds
+
+
 def to_model(text: str) -> str:
     """Return the name of a Workers AI model."""
     if not is_model_name(text):

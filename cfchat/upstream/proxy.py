@@ -1,6 +1,6 @@
 """Reach the origin through an HTTP proxy: HTTPS_PROXY, NO_PROXY and CONNECT (RFC 9110 §9.3.6).
 
-The environment is read as curl and urllib read it. The proxy opens a tunnel, and TLS with the origin runs inside it,
+The environment is read as curl and Go read it. The proxy opens a tunnel, and TLS with the origin runs inside it,
 so the proxy sees neither the token nor the conversation. A proxy that sends bytes behind its reply is refused, because
 they would be taken for the origin's.
 """
@@ -8,7 +8,9 @@ they would be taken for the origin's.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -56,14 +58,35 @@ def parse_proxy(text: str) -> Proxy:
 
 
 def proxy_for(host: str, port: int, environ: Mapping[str, str]) -> str | None:
-    """Return the URL of the proxy for a host, or None if the host is reached without one."""
+    """Return the URL of the proxy for a host, or None if the host is reached without one.
+
+    NO_PROXY holds `*`, names (for their subdomains, too), addresses and networks, each perhaps with a port, between
+    commas or blanks.
+    """
     url = environ.get("https_proxy") or environ.get("HTTPS_PROXY")
     if not url:
         return None
-    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # heavy, rarely needed
+    exceptions = re.split(r"[,\s]+", environ.get("no_proxy") or environ.get("NO_PROXY") or "")
+    return None if any(_covers(item.lower(), host.lower().rstrip("."), port) for item in exceptions if item) else url
 
-    exceptions = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    return None if proxy_bypass_environment(f"{host}:{port}", {"no": exceptions}) else url
+
+def _covers(exception: str, host: str, port: int) -> bool:
+    """Return whether one item of NO_PROXY, in lower case, stands for this host and port."""
+    match = re.fullmatch(r"(\[[^\]]*\]|[^:]*):([0-9]+)", exception)
+    if match is not None and int(match[2]) != port:
+        return False
+    covered = (match[1] if match else exception).strip("[]")
+    if covered == "*":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        name = covered.removeprefix("*").strip(".")
+        return name != "" and f".{host}".endswith(f".{name}")
+    try:
+        return address in ip_network(covered, strict=False)
+    except ValueError:
+        return False
 
 
 async def open_tunnel(proxy: Proxy, host: str, port: int, stream: Stream) -> None:

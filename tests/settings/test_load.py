@@ -267,7 +267,7 @@ def test_settings_of_the_guard(tmp_path: Path) -> None:
         "allow_origin": ["https://a.example", "https://b.example,http://localhost:3000"],
         "api_keys_file": str(tmp_path / "keys"), "rate_limit": "20/minute", "daily_tokens": "1000",
         "daily_tokens_each": "100", "trusted_proxies": "10.0.0.0/8, ::1", "client_system": "drop",
-        "max_queue": "0", "queue_timeout": "0.5",
+        "max_queue": "0", "queue_timeout": "0.5", "keep_alive": "620",
     }  # fmt: skip
     config = load(flags, ENVIRON)
     settings = config.guard
@@ -277,7 +277,7 @@ def test_settings_of_the_guard(tmp_path: Path) -> None:
     assert (settings.daily_tokens, settings.daily_tokens_each) == (1000, 100)
     assert list(map(str, config.trusted_proxies)) == ["10.0.0.0/8", "::1/128"]
     assert (config.app.client_system, config.app.max_queue, config.app.queue_timeout) == ("drop", 0, 0.5)
-    assert config.keys_file == str(tmp_path / "keys")
+    assert (config.keys_file, config.server.keep_alive) == (str(tmp_path / "keys"), 620)
     assert "0123456789abcdef" not in repr(config.guard)
 
 
@@ -296,6 +296,8 @@ def test_origins_are_kept_as_browsers_write_them_and_hosts_are_told() -> None:
 @pytest.mark.parametrize(
     ("flag", "value", "words"),
     [
+        ("keep_alive", "0.5", "1 second at least"),
+        ("keep_alive", "1m", "number of seconds"),
         ("allow_origin", "example.com", "origins such as"),
         ("allow_origin", "https://a.example/", "origins such as"),
         ("rate_limit", "0/minute", "20/minute"),

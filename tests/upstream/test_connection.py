@@ -232,13 +232,44 @@ URL = "http://proxy.example:3128"
         ({"https_proxy": URL, "HTTPS_PROXY": "other"}, URL),
         ({"HTTPS_PROXY": URL, "NO_PROXY": "api.cloudflare.com"}, None),
         ({"HTTPS_PROXY": URL, "NO_PROXY": ".cloudflare.com"}, None),
-        ({"HTTPS_PROXY": URL, "no_proxy": "localhost, cloudflare.com"}, None),
+        ({"HTTPS_PROXY": URL, "no_proxy": "cloudflare.com", "NO_PROXY": "a.example"}, None),
         ({"HTTPS_PROXY": URL, "NO_PROXY": "*"}, None),
-        ({"HTTPS_PROXY": URL, "NO_PROXY": "example.com,flare.com"}, URL),
     ],
 )
 def test_the_proxy_of_the_environment(environ: dict[str, str], found: str | None) -> None:
     assert proxy_for("api.cloudflare.com", 443, environ) == found
+
+
+@pytest.mark.parametrize(
+    ("exceptions", "host", "direct"),
+    [
+        ("localhost, cloudflare.com", "api.cloudflare.com", True),
+        ("localhost\tcloudflare.com", "api.cloudflare.com", True),
+        (" , a.example  API.Cloudflare.com. ,", "api.cloudflare.COM", True),
+        ("*.cloudflare.com", "api.cloudflare.com", True),
+        ("* a.example", "api.cloudflare.com", True),
+        ("cloudflare.com:443", "api.cloudflare.com", True),
+        ("cloudflare.com:8443", "api.cloudflare.com", False),
+        ("example.com,flare.com", "api.cloudflare.com", False),
+        ("api.cloudflare.com.evil.example", "api.cloudflare.com", False),
+        (", . *. :443 []", "api.cloudflare.com", False),
+        ("10.0.0.0/8", "10.1.2.3", True),
+        ("10.9.9.9/8", "10.1.2.3", True),
+        ("10.0.0.0/8:443", "10.1.2.3", True),
+        ("10.0.0.0/8:80", "10.1.2.3", False),
+        ("192.0.2.0/24 10.1.2.3", "10.1.2.3", True),
+        ("192.0.2.0/24 0.1.2.3 2.3", "10.1.2.3", False),
+        ("10.0.0.0/33", "10.1.2.3", False),
+        ("0.0.0.0/0", "api.cloudflare.com", False),
+        ("2001:db8::/32", "2001:DB8::1", True),
+        ("[2001:db8::1]:443", "2001:db8::1", True),
+        ("[2001:db8::1]:80", "2001:db8::1", False),
+        ("2001:db8::2", "2001:db8::1", False),
+    ],
+)
+def test_hosts_that_are_reached_without_the_proxy(exceptions: str, host: str, direct: bool) -> None:
+    environ = {"HTTPS_PROXY": URL, "NO_PROXY": exceptions}
+    assert (proxy_for(host, 443, environ) is None) is direct
 
 
 # --- deadlines -----------------------------------------------------------------------------------
