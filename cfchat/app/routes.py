@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPMethod
 from math import ceil
 from types import MappingProxyType
@@ -179,19 +179,16 @@ class App:
         if route is None:
             if request.method == "OPTIONS" and (request.path == "*" or is_preflight(request.fields)):
                 # A page may ask for a path that is not there, so that it can read the 404.
-                methods = ["GET", "HEAD", "POST", "OPTIONS"]
-                preflight = preflight_fields(request.fields, methods) if is_preflight(request.fields) else []
-                return reply.send(204, [("Allow", ", ".join(methods)), *preflight])
+                return _answer_options(request, reply, ["GET", "HEAD", "POST", "OPTIONS"])
             raise NotFound(self._advise(request.path))
         # The server leaves the body of a reply to HEAD out.
         handler = route.get("GET" if request.method == "HEAD" else request.method)
         if handler is not None:
             return await handler(request, reply)
         methods = [*route, *(["HEAD"] if "GET" in route else []), "OPTIONS"]
-        allow = ", ".join(methods)
         if request.method == "OPTIONS":
-            preflight = preflight_fields(request.fields, methods) if is_preflight(request.fields) else []
-            return reply.send(204, [("Allow", allow), *preflight])
+            return _answer_options(request, reply, methods)
+        allow = ", ".join(methods)
         raise MethodNotAllowed(f"This path takes {allow}.", fields=[("Allow", allow)])
 
     def _find(self, path: str) -> Route | None:
@@ -205,14 +202,15 @@ class App:
         return next(named, None)
 
     def _advise(self, path: str) -> str:
-        """Return which path was meant, if that can be told; else an empty string."""
-        meant = re.sub(r"/{2,}", "/", path).rstrip("/")
-        for prefix, own in (("/v1/v1/", "/v1/"), ("/api/v1/", "/v1/"), ("/chat/completions", "/v1/chat/completions")):
-            if meant.startswith(prefix):
-                meant = own + meant.removeprefix(prefix)
-        if meant in self._routes:
-            return f"There is nothing at this path. {meant} is meant, perhaps."
-        if re.match(r"/v1(?:/|$)", meant):
+        """Return which path was meant, if that can be told; else an empty string.
+
+        Base URLs have a slash, a `/v1` or a prefix too many, or too few.
+        """
+        asked = re.sub(r"/+", "/", path).rstrip("/")
+        for known in self._routes:
+            if asked and (asked.endswith(known) or known.endswith(asked)):
+                return f"There is nothing at this path. {known} is meant, perhaps."
+        if re.search(r"/v1(?:/|$)", asked):
             return "There is nothing at this path. OpenAI's clients find POST /v1/chat/completions and GET /v1/models."
         return ""
 
@@ -282,6 +280,11 @@ class App:
         reply.send(200, _JSON, openai.encode_model(name))
 
 
+def _answer_options(request: Request, reply: Reply, methods: Sequence[str]) -> None:
+    preflight = preflight_fields(request.fields, methods) if is_preflight(request.fields) else []
+    reply.send(204, [("Allow", ", ".join(methods)), *preflight])
+
+
 def _between(path: str, before: str, behind: str) -> bool:
     return path.startswith(before) and path.endswith(behind) and len(path) > len(before) + len(behind)
 
@@ -311,8 +314,9 @@ def _check_body_fields(request: Request) -> None:
 
 def _no_form(request: Request, body: bytes) -> bytes:
     """Return the body, but refuse a form. What begins as JSON is none: `curl -d` labels all that it sends as a form."""
-    kind = request.fields.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in HTML_FORMS and body.lstrip()[:1] not in (b"[", b"{"):
-        message = "The body is a form: send the messages as JSON."
-        raise UnsupportedMediaType(message, param="content-type")
+    if body.lstrip()[:1] not in (b"[", b"{"):
+        kind = request.fields.get("content-type", "").partition(";")[0].strip().lower()
+        if kind in HTML_FORMS:
+            message = "The body is a form: send the messages as JSON."
+            raise UnsupportedMediaType(message, param="content-type")
     return body

@@ -1,25 +1,17 @@
 """Read what clients of OpenAI's chat completions POST (platform.openai.com/docs/api-reference/chat/create). Pure.
 
-Messages and numeric options are read as in `conversation.parse`; tools and the way of the reply are added. Fields that
-only some models take are checked, then passed on unchanged, and refused by name if the model does not take them.
-Unknown keys are ignored.
+Messages and numeric options are read as in `conversation.parse`; the way of the reply is added. Fields that only some
+models take are checked, then passed on unchanged, and refused by name if the model does not take them. Unknown keys are
+ignored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from cfchat.conversation.model import Conversation, Message
-from cfchat.conversation.parse import (
-    Limits,
-    parse_content,
-    parse_json,
-    parse_message,
-    parse_messages,
-    parse_options,
-    without_surrogates,
-)
+from cfchat.conversation.model import Conversation
+from cfchat.conversation.parse import Limits, parse_json, parse_messages, parse_options
 from cfchat.conversation.passed import Passed, check_passed
 from cfchat.errors import BadChatRequest, BadOption, ModelNotFound, UnknownModel
 from cfchat.wire.strict_json import decode_members
@@ -57,9 +49,7 @@ def parse_completion(body: bytes, limits: Limits = Limits()) -> Completion:
     document, texts = parse_json(body, lambda text: decode_members(text, _CHECKS, MOST_FIELDS))
     if not isinstance(document, dict):
         raise BadChatRequest("Send an object with `messages`.", param="messages")
-    messages = parse_messages(document.get("messages"), limits, _parse_message)
-    if sum([len(message.tool_calls) for message in messages]) > limits.messages:
-        raise BadChatRequest(f"There are more than {limits.messages} calls of tools.", param="messages")
+    messages = parse_messages(document.get("messages"), limits)
     try:
         options = parse_options(document, limits)
     except UnknownModel as error:
@@ -83,38 +73,6 @@ def _read_flag(document: Mapping[str, object], name: str, place: str = "") -> bo
     if value is not None and not isinstance(value, bool):
         raise BadOption(f"`{name}` must be true or false.", param=place + name)
     return value is True
-
-
-# --- messages ------------------------------------------------------------------------------------
-
-
-def _parse_message(item: object, place: str) -> Message:
-    """Read a message as `parse_message` does, or an assistant's calls of tools, or the result of a call."""
-    if isinstance(item, dict) and item.get("role") == "tool":
-        call = item.get("tool_call_id")
-        if not isinstance(call, str) or not call:
-            raise BadChatRequest("The result of a tool must name its call.", param=f"{place}.tool_call_id")
-        return Message("tool", parse_content(item, place), tool_call_id=without_surrogates(call))
-    if isinstance(item, dict) and item.get("role") == "assistant" and (item.get("tool_calls") or item.get("refusal")):
-        calls = item.get("tool_calls") or []
-        if not isinstance(calls, list):
-            raise BadChatRequest("The calls of tools must be a list.", param=f"{place}.tool_calls")
-        content = "" if item.get("content") is None else parse_content(item, place)
-        parsed = [_parse_call(call, f"{place}.tool_calls", index) for index, call in enumerate(calls)]
-        return Message("assistant", content, tuple(parsed))
-    return parse_message(item, place)
-
-
-def _parse_call(call: Any, place: str, index: int) -> Mapping[str, object]:
-    """Read the call of a tool at this index; drop keys that OpenAI does not define."""
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict):
-        raise BadChatRequest("A call of a tool is an object with `id` and `function`.", param=f"{place}[{index}]")
-    call_id, name, arguments = call.get("id"), function.get("name"), function.get("arguments")
-    for path, text in (("id", call_id), ("function.name", name), ("function.arguments", arguments)):
-        if not isinstance(text, str):
-            raise BadChatRequest("This must be a string.", param=f"{place}[{index}].{path}")
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 # --- fields that only some models take -----------------------------------------------------------

@@ -12,6 +12,7 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -27,12 +28,15 @@ _ROLES = {
     "user": "user",
     "assistant": "assistant",
     "ai": "assistant",
+    "tool": "tool",
 }
 # What the AI SDK and OpenAI's clients send back of an earlier reply, and what is for a page alone. They are passed over
 # even if they hold a text, because models must not read their own reasoning again; other kinds if they hold none.
 _SKIPPED_PARTS = re.compile(r"(?:data|source|tool)-.*|reasoning.*|dynamic-tool|step-start|refusal|custom", re.DOTALL)
 # A user's files are refused, because leaving them out would change what is asked.
 _FILE_PARTS = re.compile(r"(?:input_)?(?:image|file|audio|video|document)(?:_url)?")
+# What an assistant's message of OpenAI's API may hold and no text.
+_INSTEAD_OF_TEXT = ("tool_calls", "function_call", "refusal", "audio", "reasoning_content", "reasoning")
 _NUMBERS = tuple(option.name for option in fields(Options) if option.name != "model")
 _WHOLE = frozenset({"max_tokens", "top_k", "seed"})
 Ranges = Mapping[str, tuple[float, float]]
@@ -149,44 +153,66 @@ def _check_number(name: str, key: str, value: object, ranges: Ranges, caps: Mapp
     return value
 
 
-def parse_message(item: object, place: str) -> Message:
-    """Read one message.
-
-    Raises:
-        BadChatRequest: it has no known role, or no text; `param` begins with `place`.
-    """
+def _parse_message(item: object, place: str) -> Message:
+    """Read one message: a text, an assistant's calls of tools, or the result of a call, in OpenAI's shape."""
     if not isinstance(item, dict):
         raise BadChatRequest("A message is an object with `role` and `content`.", param=place)
     role = item.get("role")
     if not isinstance(role, str) or role not in _ROLES:
-        raise BadChatRequest("The role must be system, user or assistant.", param=f"{place}.role")
-    return Message(_ROLES[role], parse_content(item, place))
+        raise BadChatRequest("The role must be system, user, assistant or tool.", param=f"{place}.role")
+    role = _ROLES[role]
+    content = _parse_content(item, role, place)
+    if role == "tool":
+        call = item.get("tool_call_id")
+        if not isinstance(call, str) or not call:
+            raise BadChatRequest("The result of a tool must name its call.", param=f"{place}.tool_call_id")
+        return Message(role, content, tool_call_id=without_surrogates(call))
+    if role != "assistant" or not item.get("tool_calls"):
+        return Message(role, content)
+    calls = item["tool_calls"]
+    if not isinstance(calls, list):
+        raise BadChatRequest("The calls of tools must be a list.", param=f"{place}.tool_calls")
+    parsed = [_parse_call(call, f"{place}.tool_calls", index) for index, call in enumerate(calls)]
+    return Message(role, content, tuple(parsed))
 
 
-def parse_content(item: Mapping[str, object], place: str) -> str:
+def _parse_call(call: Any, place: str, index: int) -> Mapping[str, object]:
+    """Read the call of a tool at this index; drop keys that OpenAI does not define."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        raise BadChatRequest("A call of a tool is an object with `id` and `function`.", param=f"{place}[{index}]")
+    call_id, name, arguments = call.get("id"), function.get("name"), function.get("arguments")
+    for path, text in (("id", call_id), ("function.name", name), ("function.arguments", arguments)):
+        if not isinstance(text, str):
+            raise BadChatRequest("This must be a string.", param=f"{place}[{index}].{path}")
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _parse_content(item: Mapping[str, object], role: str, place: str) -> str:
     """Return a message's text: `content`, the AI SDK's `parts` or deep-chat's `text`, whichever first is not empty.
 
-    Raises:
-        BadChatRequest: that is neither a string nor a list of text parts; `param` begins with `place`.
+    An assistant's may be missing beside calls of tools, a refusal and the like.
     """
     content = item.get("content")
     if content and isinstance(content, str):
         return without_surrogates(content)
     key = next((key for key in ("content", "parts", "text") if item.get(key)), None)
     if key is None:  # An empty text is allowed; a missing one is not.
-        key = next((key for key in ("content", "parts", "text") if item.get(key) is not None), "content")
+        key = next((key for key in ("content", "parts", "text") if item.get(key) is not None), None)
+        if key is None and role == "assistant" and any(map(item.get, _INSTEAD_OF_TEXT)):
+            return ""
+        key = key or "content"
     value, place = item.get(key), f"{place}.{key}"
     if isinstance(value, str) and key != "parts":
         return without_surrogates(value)
     if isinstance(value, list) and key != "text":
-        own = item.get("role") in ("assistant", "ai")
-        texts = [_read_part(part, f"{place}[{index}]", own) for index, part in enumerate(value)]
+        texts = [_read_part(part, f"{place}[{index}]", role) for index, part in enumerate(value)]
         return without_surrogates("".join(texts))
     raise BadChatRequest("The content must be a string or a list of text parts.", param=place)
 
 
-def _read_part(part: object, place: str, own: bool) -> str:
-    """Return the text of one part of a message; `own` says that it is of an earlier reply."""
+def _read_part(part: object, place: str, role: str) -> str:
+    """Return the text of one part of a message."""
     if not isinstance(part, dict):
         raise BadChatRequest("A part of a message is an object with `type` and `text`.", param=place)
     kind = part.get("type")
@@ -195,17 +221,15 @@ def _read_part(part: object, place: str, own: bool) -> str:
         if not isinstance(text, str):
             raise BadChatRequest("The text of a part must be a string.", param=f"{place}.text")
         return text
-    if isinstance(kind, str) and _FILE_PARTS.fullmatch(kind) and not own:
+    if isinstance(kind, str) and _FILE_PARTS.fullmatch(kind) and role != "assistant":
         raise BadChatRequest("Images, audio and files are not supported: send text.", param=f"{place}.type")
     if isinstance(kind, str) and (_SKIPPED_PARTS.fullmatch(kind) or not isinstance(part.get("text"), str)):
         return ""
     raise BadChatRequest("A part must have the type `text`.", param=f"{place}.type")
 
 
-def parse_messages(
-    items: object, limits: Limits, parse_item: Callable[[object, str], Message] = parse_message
-) -> tuple[Message, ...]:
-    """Read the messages of a JSON list; `parse_item` gets each item and its place.
+def parse_messages(items: object, limits: Limits) -> tuple[Message, ...]:
+    """Read the messages of a JSON list.
 
     Raises:
         BadChatRequest: it is no list, is empty or too long, or an item is wrong.
@@ -216,4 +240,7 @@ def parse_messages(
         raise BadChatRequest("The list of messages is empty.", param="messages")
     if len(items) > limits.messages:
         raise BadChatRequest(f"There are more than {limits.messages} messages.", param="messages")
-    return tuple([parse_item(item, f"messages[{index}]") for index, item in enumerate(items)])
+    messages = [_parse_message(item, f"messages[{index}]") for index, item in enumerate(items)]
+    if sum(map(len, map(attrgetter("tool_calls"), messages))) > limits.messages:
+        raise BadChatRequest(f"There are more than {limits.messages} calls of tools.", param="messages")
+    return tuple(messages)

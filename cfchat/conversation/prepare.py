@@ -1,12 +1,15 @@
 """Make a conversation ready for a model: system message, default options, length. Pure.
 
 Each function takes a conversation and returns a new one. They are applied in this order: `with_system` when the
-request comes in, then `with_defaults` and `trim` for the model that is asked.
+request comes in, then `with_defaults`, `trim` and `in_turns` for the model that is asked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
+from itertools import chain, groupby
+from operator import attrgetter
 
 from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.conversation.passed import texts_of
@@ -56,6 +59,25 @@ def with_defaults(conversation: Conversation, defaults: Options) -> Conversation
         and getattr(conversation.options, option.name) is None
     }
     return replace(conversation, options=replace(conversation.options, **missing)) if missing else conversation
+
+
+def in_turns(conversation: Conversation) -> Conversation:
+    """Return the conversation with user and assistant in turns, the user first.
+
+    Neighbours of one role are joined, with a blank line between their texts. Results of tools stay by themselves.
+    """
+    turns: list[Message] = []
+    for role, group in groupby(conversation.messages, attrgetter("role")):
+        neighbours = list(group)
+        if role == "assistant" and (not turns or turns[-1].role == "system"):
+            turns.append(_OPENING)
+        turns += neighbours if role == "tool" else [_join(role, neighbours)]
+    return replace(conversation, messages=tuple(turns))
+
+
+def _join(role: str, messages: Sequence[Message]) -> Message:
+    text = "\n\n".join([message.content for message in messages if message.content])
+    return Message(role, text, tuple(chain.from_iterable(message.tool_calls for message in messages)))
 
 
 def estimate_tokens(message: Message) -> int:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from cfchat.errors import OriginNotAllowed
 from cfchat.wire.fields import Fields
-from cfchat.wire.grammar import TOKEN_LIST
+from cfchat.wire.grammar import TOKEN, TOKEN_LIST
 
 PREFLIGHT_MAX_AGE = 86_400  # seconds for which a browser may remember the answer to a preflight
 EXPOSED = "X-Request-Id, X-Model, X-Messages-Left-Out, Retry-After, RateLimit, RateLimit-Policy"
@@ -89,10 +89,13 @@ def is_preflight(fields: Fields) -> bool:
 def preflight_fields(fields: Fields, methods: Sequence[str]) -> list[tuple[str, str]]:
     """Return the fields of the answer to a preflight.
 
-    The field names that the browser asks for are echoed, because `*` does not cover `Authorization`.
+    The field names that the browser asks for are echoed, because `*` does not cover `Authorization`. The method that
+    it asks for is allowed, too, so that the page can read why a path does not take it.
     """
+    asked = fields.get("access-control-request-method", "")
+    more = [asked] if asked not in methods and TOKEN.fullmatch(asked.encode("latin-1")) else []
     answer = [
-        ("Access-Control-Allow-Methods", ", ".join(methods)),
+        ("Access-Control-Allow-Methods", ", ".join([*methods, *more])),
         ("Access-Control-Max-Age", str(PREFLIGHT_MAX_AGE)),
         ("Vary", "Access-Control-Request-Headers"),
     ]

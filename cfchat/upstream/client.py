@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import NamedTuple
 
 from cfchat.conversation.model import NO_OPTIONS, Conversation, Options
-from cfchat.conversation.prepare import trim, with_defaults
+from cfchat.conversation.prepare import in_turns, trim, with_defaults
 from cfchat.errors import (
     DAY,
     NoFreeFile,
@@ -34,7 +34,7 @@ from cfchat.upstream.answer import Answer, Deadlines, whole_body
 from cfchat.upstream.cloudflare import faults
 from cfchat.upstream.cloudflare.account import Api, Gateway
 from cfchat.upstream.cloudflare.catalogue import Model, read_models
-from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, MODEL_FIELDS, takes, window_of
+from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, MODEL_FIELDS, needs_turns, takes, window_of
 from cfchat.upstream.cloudflare.request import Question, encode_messages, encode_question, encode_request
 from cfchat.upstream.cloudflare.skim import Learned
 from cfchat.upstream.cloudflare.usage import Cost
@@ -96,6 +96,7 @@ class Upstream:
     ) -> None:
         self.settings = self._settings = settings
         self._defaults = settings.defaults != NO_OPTIONS
+        self._fits = settings.trim or any(map(needs_turns, settings.models))
         self._clock = clock
         self._chance = chance
         self._api = Api(settings.origin, settings.account, settings.token, settings.gateway)
@@ -163,8 +164,9 @@ class Upstream:
         if self._defaults:
             conversation = with_defaults(conversation, self._settings.defaults)
         question = encode_question(conversation)
-        trimmed = self._trim(conversation) if self._settings.trim else {}
-        return Asking(self, question, trimmed, self._api.affinity(conversation, client), client, tag, spent)
+        named = conversation.options.model
+        fitted = self._fit(conversation) if self._fits or (named and needs_turns(named)) else {}
+        return Asking(self, question, fitted, self._api.affinity(conversation, client), client, tag, spent)
 
     def end(self, answer: Answer, spent: Callable[[Cost], None]) -> None:
         """Tell the cost. Close the answer's connection, or keep it if the answer was read to its end."""
@@ -277,7 +279,7 @@ class Upstream:
         self._circuits.asked(model, asking.client, self._clock())
         settings, question = self._settings, asking.question
         max_tokens = question.options.max_tokens or settings.max_tokens
-        messages, left_out = asking.trimmed.get(model, (None, 0))
+        messages, left_out = asking.fitted.get(model, (None, 0))
         extra = settings.fields.get(model, {})
 
         def encode() -> bytes:
@@ -303,18 +305,23 @@ class Upstream:
             log.debug("%s pooled connection had died: replaced", asking.tag)
             lent, pooled = await self._pool.borrow(fresh=True)
 
-    def _trim(self, conversation: Conversation) -> dict[str, tuple[bytes, int]]:
-        """Return for each model whose window is too small the messages that fit, and how many were left out."""
-        trimmed: dict[str, tuple[bytes, int]] = {}
+    def _fit(self, conversation: Conversation) -> dict[str, tuple[bytes, int]]:
+        """Return for each model that cannot take the messages as they are those it takes, and how many were left out.
+
+        Its window may be too small, or its template needs turns.
+        """
+        made: dict[tuple[int, bool], bytes] = {}
+        fitted: dict[str, tuple[bytes, int]] = {}
         max_tokens = conversation.options.max_tokens or self._settings.max_tokens
         for model in self._candidates(conversation.options.model):
-            window = self._settings.window or window_of(model)
-            if window is not None:
-                rest, left_out = trim(conversation, window - max_tokens)
-                if left_out:
-                    same = next((known for known in trimmed.values() if known[1] == left_out), None)
-                    trimmed[model] = same or (encode_messages(rest.messages), left_out)
-        return trimmed
+            window = (self._settings.window or window_of(model)) if self._settings.trim else None
+            rest, left_out = (conversation, 0) if window is None else trim(conversation, window - max_tokens)
+            turns = needs_turns(model)
+            if left_out or turns:
+                if (left_out, turns) not in made:
+                    made[left_out, turns] = encode_messages((in_turns(rest) if turns else rest).messages)
+                fitted[model] = made[left_out, turns], left_out
+        return fitted
 
     # --- upkeep --------------------------------------------------------------------------------------
 
@@ -354,14 +361,14 @@ class Upstream:
 class Asking:
     """A question under way; see `Upstream.ask`. Once the first words have come, nothing is kept of it."""
 
-    __slots__ = ("_answer", "_upstream", "affinity", "client", "question", "spent", "tag", "trimmed")
+    __slots__ = ("_answer", "_upstream", "affinity", "client", "fitted", "question", "spent", "tag")
 
     def __init__(
-        self, upstream: Upstream, question: Question, trimmed: Mapping[str, tuple[bytes, int]], affinity: str,
+        self, upstream: Upstream, question: Question, fitted: Mapping[str, tuple[bytes, int]], affinity: str,
         client: str, tag: str, spent: Callable[[Cost], None],
     ) -> None:  # fmt: skip
         self.question = question
-        self.trimmed = trimmed
+        self.fitted = fitted
         self.affinity = affinity
         self.client = client
         self.tag = tag
@@ -371,12 +378,12 @@ class Asking:
     @property
     def size(self) -> int:
         """Return how many bytes wait for the first words."""
-        others = {id(messages): len(messages) for messages, _ in self.trimmed.values()}
+        others = {id(messages): len(messages) for messages, _ in self.fitted.values()}
         return self.question.size + sum(others.values())
 
     async def __aenter__(self) -> Answer:
         self._answer = await self._upstream.begin(self)
-        del self.question, self.trimmed
+        del self.question, self.fitted
         return self._answer
 
     async def __aexit__(self, *_: object) -> None:

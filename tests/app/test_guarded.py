@@ -59,6 +59,21 @@ async def test_a_preflight_needs_no_key() -> None:
     assert (answer.status, answer.fields["access-control-allow-headers"]) == (204, "authorization")
 
 
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [("DELETE", "GET, HEAD, OPTIONS, DELETE"), ("GET", "GET, HEAD, OPTIONS"), ("a b", "GET, HEAD, OPTIONS")],
+)
+async def test_a_page_may_ask_so_that_it_can_read_that_the_method_is_wrong(asked: str, allowed: str) -> None:
+    ask = (
+        "OPTIONS /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\nOrigin: https://a.example\r\n"
+        f"Access-Control-Request-Method: {asked}\r\n\r\n"
+    )
+    async with StandIn([]) as standin, house(standin) as cfchat:
+        answer = parse(await cfchat.send(ask.encode()))
+    assert (answer.status, answer.fields["allow"]) == (204, "GET, HEAD, OPTIONS")
+    assert answer.fields["access-control-allow-methods"] == allowed
+
+
 @pytest.mark.parametrize("asked", ["<script>", "a b", 'x"', "a,", "a;b", "\xe9"])
 async def test_what_no_browser_asks_for_is_not_echoed(asked: str) -> None:
     ask = (

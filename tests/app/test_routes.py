@@ -387,6 +387,11 @@ async def test_other_path_is_404() -> None:
         ("/v1/v1/chat/completions", "/v1/chat/completions is meant"),
         ("/chat/completions", "/v1/chat/completions is meant"),
         ("/v1/v1/models/", "/v1/models is meant"),
+        ("/openai/v1/models", "/v1/models is meant"),
+        ("/models", "/v1/models is meant"),
+        ("/api/chatbot/v1/chat/completions", "/v1/chat/completions is meant"),
+        ("/v1/v1/models/x", "POST /v1/chat/completions and GET /v1/models"),
+        ("/v1x", "The chat is at POST /api/chatbot"),
         ("/v1/embeddings", "POST /v1/chat/completions and GET /v1/models"),
         ("/v1", "POST /v1/chat/completions and GET /v1/models"),
         ("/v2", "The chat is at POST /api/chatbot"),
@@ -476,15 +481,33 @@ async def test_a_conversation_without_a_user_is_answered(path: str, role: str) -
     assert any(sender == role and text.endswith("What is a duck?") for sender, text in sent)
 
 
-async def test_the_result_of_a_tool_is_answered_without_a_user() -> None:
+@pytest.mark.parametrize("path", ["/api/chatbot", "/api/chat", "/v1/chat/completions"])
+async def test_the_result_of_a_tool_is_answered_without_a_user(path: str) -> None:
     messages = [
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
         {"role": "tool", "tool_call_id": "c1", "content": "42"},
     ]
     async with StandIn([reply(WORDS)]) as standin, house(standin) as cfchat:
-        assert (await cfchat.post({"messages": messages}, "/v1/chat/completions")).status == 200
+        assert (await cfchat.post({"messages": messages}, path)).status == 200
     sent = json.loads(standin.requests[0].body)["messages"]
     assert [message["role"] for message in sent] == ["system", "user", "assistant", "tool"]
+    assert (sent[2]["tool_calls"], sent[3]["tool_call_id"]) == ([CALL], "c1")
+
+
+async def test_messages_are_in_turns_for_a_model_whose_template_needs_it() -> None:
+    said = [("assistant", "Hello, how can I help?"), ("user", "One."), ("user", "Two.")]
+    messages = [{"role": role, "content": text} for role, text in said]
+    mistral = "@cf/mistralai/mistral-small-3.1-24b-instruct"
+    busy = json_error(429, 3040, "Capacity exceeded")
+    change = lambda settings: settings._replace(models=(mistral, DEFAULT_MODEL))  # noqa: E731
+    async with StandIn([busy, reply(WORDS)]) as standin, house(standin, change=change) as cfchat:
+        assert (await cfchat.post(messages)).status == 200
+    sent = [
+        [(message["role"], message["content"]) for message in json.loads(asked.body)["messages"][1:]]
+        for asked in standin.requests
+    ]
+    assert sent[0] == [("user", "Go on."), said[0], ("user", "One.\n\nTwo.")]
+    assert sent[1] == said  # the fallback takes them as they came
 
 
 async def test_no_body_is_411() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from conversations import ROUND, TALKS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cfchat.conversation.model import Conversation, Message, Options
-from cfchat.conversation.prepare import estimate, estimate_tokens, trim, with_defaults, with_system
+from cfchat.conversation.prepare import estimate, estimate_tokens, in_turns, trim, with_defaults, with_system
 
 HI = (Message("user", "Hi"),)
 
@@ -28,6 +29,29 @@ def test_there_is_one_leading_system_message(messages: list[Message], prompt: st
 def test_with_system_keeps_the_options() -> None:
     options = Options()
     assert with_system(Conversation(HI, options), "Be kind.").options is options
+
+
+@given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "tool"]), st.text("ab"))))
+def test_in_turns_no_neighbours_have_one_role_and_no_text_is_lost(said: list[tuple[str, str]]) -> None:
+    before = with_system(Conversation(tuple(Message(*it) for it in said)), "Be kind.")
+    after = in_turns(before).messages
+    roles = [message.role for message in after]
+    assert all(role != following or role == "tool" for role, following in pairwise(roles))
+    assert roles[0] == "system" and roles[1] != "assistant"
+    words, expected = (
+        [word for it in messages for word in it.content.split("\n\n") if word not in ("", "Go on.")]
+        for messages in (after, before.messages)
+    )
+    assert words == expected
+    assert in_turns(Conversation(after)).messages == after
+
+
+def test_results_of_tools_stay_by_themselves() -> None:
+    calls = [{"id": name} for name in "ab"]
+    results = tuple(Message("tool", "x", tool_call_id=name) for name in "ab")
+    asked = (*HI, Message("assistant", "I look it up.", (calls[0],)), Message("assistant", "", (calls[1],)), *results)
+    joined = Message("assistant", "I look it up.", tuple(calls))
+    assert in_turns(Conversation(asked)).messages == (*HI, joined, *results)
 
 
 def test_defaults_fill_the_open_options() -> None:

@@ -64,6 +64,9 @@ _NOT_TAKEN: Mapping[str, frozenset[str]] = {_GLM: frozenset({"top_k", "repetitio
 _CLASSIC_PASSED = frozenset({"tools", "response_format"})
 # Models whose template has the opening tag, so that their text begins behind it.
 _THINKS_FIRST = re.compile(r".*/(deepseek-r[0-9]|qwq).*|.*-thinking.*")
+# Models whose templates take only user and assistant in turns, the user first, and fail with "Conversation roles must
+# alternate" (vllm-project/vllm#6862, google/adk-python#1373).
+_ALTERNATE = re.compile(r".*/(gemma-([23]|7b|sea-lion)|mistral-|mixtral-|llama-2-).*")
 
 
 @lru_cache(maxsize=64)
@@ -87,6 +90,12 @@ def takes(model: str | None, name: str) -> bool:
 def window_of(model: str) -> int | None:
     """Return how many tokens a conversation and its reply may have together; None if Cloudflare documents no number."""
     return _WINDOWS.get(model)
+
+
+@lru_cache(maxsize=64)
+def needs_turns(model: str) -> bool:
+    """Return whether the model fails if two neighbours have one role, or the assistant begins."""
+    return _ALTERNATE.fullmatch(model) is not None
 
 
 @lru_cache(maxsize=64)

@@ -8,6 +8,7 @@ from cfchat.upstream.cloudflare.models import (
     DEFAULT_MODEL,
     FALLBACK_MODELS,
     is_model_name,
+    needs_turns,
     ranges,
     takes,
     thinks_first,
@@ -53,6 +54,25 @@ def test_ranges_are_those_of_the_model(
 ) -> None:
     taken = ranges(model)
     assert (taken["temperature"], taken["presence_penalty"], taken.get("top_k")) == (temperature, penalty, top_k)
+
+
+@pytest.mark.parametrize(
+    ("model", "needed"),
+    [
+        ("@cf/mistralai/mistral-small-3.1-24b-instruct", True),
+        ("@hf/mistral/mistral-7b-instruct-v0.2", True),
+        ("@cf/meta-llama/llama-2-7b-chat-hf-lora", True),
+        ("@cf/google/gemma-3-12b-it", True),
+        ("@cf/google/gemma-7b-it-lora", True),
+        ("@cf/aisingapore/gemma-sea-lion-v4-27b-it", True),
+        ("@hf/thebloke/openhermes-2.5-mistral-7b-awq", False),
+        (GEMMA, False),
+        (GLM, False),
+        (LLAMA, False),
+    ],
+)
+def test_models_whose_template_needs_turns(model: str, needed: bool) -> None:
+    assert needs_turns(model) is needed
 
 
 def test_what_is_known_of_models() -> None:
