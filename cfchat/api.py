@@ -227,14 +227,14 @@ async def open_upstream(
     """
     async with AsyncExitStack() as stack:
         settings = config.upstream or await _start_demo(stack)
-        upstream = Upstream(settings, make_context(settings.origin), failed=failed)
+        upstream = Upstream(settings, make_context(settings), failed=failed)
         stack.push_async_callback(upstream.aclose)
         yield upstream
 
 
-def make_context(origin: Origin) -> ssl.SSLContext | None:
+def make_context(settings: Settings) -> ssl.SSLContext | None:
     """What TLS to the origin is made with; None for plain HTTP. Raises ConfigError where nobody is there to trust."""
-    if not origin.tls:
+    if not settings.origin.tls:
         return None
     paths = ssl.get_default_verify_paths()
     if not paths.cafile and not (paths.capath and os.listdir(paths.capath)):
@@ -242,7 +242,7 @@ def make_context(origin: Origin) -> ssl.SSLContext | None:
             "this machine has no list of certificate authorities: install ca-certificates, "
             "or let SSL_CERT_FILE name a PEM file of them"
         )
-    return make_ssl_context()
+    return make_ssl_context(verify=settings.tls_verify)
 
 
 async def _start_demo(stack: AsyncExitStack) -> Settings:

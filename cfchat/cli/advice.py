@@ -7,6 +7,7 @@ reader is the operator of this server and not a client.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,7 @@ from cfchat.errors import (
     UpstreamUnavailable,
 )
 from cfchat.upstream.client import Settings
-from cfchat.upstream.connect import HANDSHAKE, UNKNOWN_AUTHORITY
+from cfchat.upstream.connect import HANDSHAKE, NOT_STRICT, UNKNOWN_AUTHORITY
 
 
 class Explained(NamedTuple):
@@ -115,6 +116,14 @@ _STRANGER = (
     "if {host} is right, for example behind a proxy that inspects TLS, set SSL_CERT_FILE to a PEM file with that "
     "authority; if not, another server answers in its place"
 )
+_NOT_IN_FILE = (
+    "the authority is not in SSL_CERT_FILE, now {file}: add it there if {host} is right, for example behind a proxy "
+    "that inspects TLS; if not, another server answers in its place"
+)
+_NOT_STRICT = (
+    "a certificate breaks a rule that is looked at strictly: if it is your company's, for example of a proxy that "
+    "inspects TLS, have it made again by the rules of RFC 5280, or set --tls-verify usual, as Python 3.12 had it"
+)
 _NO_TLS = (
     "the server at {there} does not speak TLS 1.2 or newer, or a firewall in between drops it: check --base-url "
     "(CFCHAT_BASE_URL), and firewalls"
@@ -124,6 +133,7 @@ _BY_VERIFY_CODE: Mapping[int, str] = {  # OpenSSL's X509_V_ERR_...
     9: "check the clock of this machine (`date`): by this clock the certificate begins in the future",
     10: "check the clock of this machine (`date`); if it is right, the owner of {host} must renew the certificate",
     **dict.fromkeys(UNKNOWN_AUTHORITY, _STRANGER),
+    **dict.fromkeys(NOT_STRICT, _NOT_STRICT),
     **dict.fromkeys((62, 64), _OTHER_HOST),
 }
 
@@ -166,8 +176,9 @@ def _advise_on_connection(error: UpstreamError, settings: Settings) -> str:
     there = f"{host}:{port}" if proxy is None else f"the proxy {proxy.host}:{proxy.port} (HTTPS_PROXY)"
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            advice = _BY_VERIFY_CODE.get(cause.verify_code, _STRANGER)
-            return advice.format(host=host, url=settings.origin.url)
+            advice, file = _BY_VERIFY_CODE.get(cause.verify_code, _STRANGER), os.environ.get("SSL_CERT_FILE")
+            advice = _NOT_IN_FILE if file and advice is _STRANGER else advice
+            return advice.format(host=host, url=settings.origin.url, file=file)
         if isinstance(cause, ssl.SSLError):
             return _NO_TLS.format(there=f"{host}:{port}")
         if isinstance(cause, socket.gaierror):

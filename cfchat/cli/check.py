@@ -247,7 +247,7 @@ async def run_check(config: Config, as_json: bool) -> int:
     """Try each step and print its result. Return the exit code."""
     assert config.upstream is not None
     results = []
-    async with aclosing(check(config.upstream, api.make_context(config.upstream.origin))) as steps:
+    async with aclosing(check(config.upstream, api.make_context(config.upstream))) as steps:
         async for result in steps:
             results.append(result)
             if not as_json:

@@ -258,6 +258,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             fields=_merged(v.model_options or {}),
             gateway=Gateway(v.gateway, v.gateway_token, v.gateway_cache) if v.gateway else None,
             proxy=v.proxy,
+            tls_verify=v.tls_verify,
             warm=v.warm,
             trim=v.trim,
             window=v.context_window,

@@ -44,6 +44,7 @@ from cfchat.settings.values import (
 )
 from cfchat.upstream.answer import Deadlines
 from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS
+from cfchat.upstream.connect import STRICT, USUAL
 
 
 class Setting(NamedTuple):
@@ -107,6 +108,10 @@ SETTINGS = (
     Setting("trim", "", False, to_switch, "leave out the oldest turns of a conversation that does not fit the model"),
     Setting("context-window", "TOKENS", None, to_count, "the models' window, for --trim", unset="as documented"),
     Setting("base-url", "URL", BASE_URL, to_origin, "URL of Cloudflare's API"),
+    Setting(
+        "tls-verify", "HOW", None, to_choice(STRICT, USUAL), f"look at Cloudflare's certificate: {STRICT}, {USUAL}",
+        unset="strict from Python 3.13 on",
+    ),
     Setting("gateway", "ID", None, to_gateway, "AI Gateway to go through", unset="none"),
     Setting("gateway-cache", "S", 0, to_zero_or_more, "seconds that the gateway may keep a reply; 0 for never"),
     Setting("warm", "N", 1, to_warm, "connections to Cloudflare kept ready"),

@@ -52,9 +52,10 @@ FAILURES, OF_LATE = 3, 60.0
 class Settings(NamedTuple):
     """All that the way to Cloudflare needs.
 
-    `models` are the default and then those to fall back on, `fields` the extra body fields of each. `max_tokens`
-    bounds one reply where `defaults` and the conversation name no other number. With `trim` the oldest turns are
-    left out where a conversation does not fit the model's window, or `window` (tokens) where it is given.
+    `models` are the default and then those to fall back on, `fields` the extra body fields of each. `max_tokens` bounds
+    one reply where `defaults` and the conversation name no other number. `tls_verify` is how strictly certificates are
+    looked at (see `make_ssl_context`). With `trim` the oldest turns are left out where a conversation does not fit the
+    model's window, or `window` (tokens) where it is given.
     """
 
     origin: Origin
@@ -70,6 +71,7 @@ class Settings(NamedTuple):
     fields: Mapping[str, Mapping[str, object]] = MODEL_FIELDS
     gateway: Gateway | None = None
     proxy: Proxy | None = None
+    tls_verify: str | None = None
     warm: int = 1
     trim: bool = False
     window: int | None = None

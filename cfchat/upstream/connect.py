@@ -21,18 +21,27 @@ from cfchat.upstream.origin import Origin
 from cfchat.upstream.proxy import Proxy, open_tunnel
 
 HANDSHAKE = "TLS handshake"
-UNKNOWN_AUTHORITY = (18, 19, 20, 21)  # OpenSSL's X509_V_ERR_...: self-signed, or signed by an unknown authority
+# OpenSSL's X509_V_ERR_...
+UNKNOWN_AUTHORITY = (18, 19, 20, 21)  # self-signed, or signed by an unknown authority
+NOT_STRICT = tuple(range(80, 94))  # against a rule of RFC 5280 that only a strict look finds
+# How strictly certificates are looked at: as Python 3.13 does, or as Python 3.12 did.
+STRICT, USUAL = "strict", "usual"
 
 
-def make_ssl_context(cafile: str | None = None) -> ssl.SSLContext:
+def make_ssl_context(cafile: str | None = None, verify: str | None = None) -> ssl.SSLContext:
     """Return a context that verifies certificates and names, takes TLS 1.2 or newer, and offers http/1.1 by ALPN.
 
-    `cafile` is a PEM file of authorities to trust instead of the system's. Renegotiation is off.
+    `cafile` is a PEM file of authorities to trust instead of the system's. `verify` is "strict", "usual", or None for
+    what this Python does by itself. Renegotiation is off.
 
     Raises:
         OSError: the file cannot be read.
     """
     context = ssl.create_default_context(cafile=cafile)
+    if verify == STRICT:
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+    elif verify == USUAL:
+        context.verify_flags &= ~(ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
@@ -118,10 +127,17 @@ def _is_out_of_files() -> bool:
     return False
 
 
+def _way_out(verify_code: int) -> str:
+    if verify_code in NOT_STRICT:
+        return "; --tls-verify usual looks less strictly"
+    if verify_code in UNKNOWN_AUTHORITY and not os.environ.get("SSL_CERT_FILE"):
+        return "; SSL_CERT_FILE names the authorities to trust"
+    return ""
+
+
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        trust = "; SSL_CERT_FILE names the authorities to trust" if error.verify_code in UNKNOWN_AUTHORITY else ""
-        return f"certificate: {error.verify_message.rstrip('.')}{trust}"
+        return f"certificate: {error.verify_message.rstrip('.')}{_way_out(error.verify_code)}"
     reason = error.strerror or str(error) or type(error).__name__
     # OpenSSL's and the resolver's numbers are not the system's.
     foreign = isinstance(error, (ssl.SSLError, socket.gaierror))

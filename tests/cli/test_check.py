@@ -156,21 +156,33 @@ async def test_check_warns_of_models_that_will_go(day: str, words: str) -> None:
     [
         ("wrong_host", ["certificate", "CFCHAT_BASE_URL", "localhost"]),
         ("expired", ["certificate", "expired", "`date`"]),
-        ("localhost", ["certificate", "SSL_CERT_FILE"]),
+        ("localhost", ["certificate", "not in SSL_CERT_FILE, now ", "wrong_host.pem"]),
+        ("company", ["certificate", "Authority Key Identifier", "--tls-verify usual"]),
         (None, ["TLS", "CFCHAT_BASE_URL"]),
     ],
-    ids=["wrong host", "expired", "unknown authority", "no TLS"],
+    ids=["wrong host", "expired", "unknown authority", "not strict", "no TLS"],
 )
 async def test_check_where_tls_fails(certificate: str | None, words: list[str]) -> None:
-    trusted = CERTS / ("wrong_host.pem" if certificate == "localhost" else "ca.pem")
+    trusted = CERTS / {"localhost": "wrong_host.pem", "company": "company_ca.pem"}.get(certificate or "", "ca.pem")
     async with StandIn([silence()], certificate=certificate) as standin:
         url = f"https://localhost:{standin.port}/client/v4"
         seconds = "10" if certificate else "1"
-        done = await cfchat(url, "check", "--connect-timeout", seconds, SSL_CERT_FILE=str(trusted))
+        flags = ("--tls-verify", "strict", "--connect-timeout", seconds)
+        done = await cfchat(url, "check", *flags, SSL_CERT_FILE=str(trusted))
     assert (done.code, done.err) == (1, "")
     line = done.line("connect")
+    assert "set SSL_CERT_FILE" not in line
     assert line.startswith("FAIL") and not [word for word in words if word not in line], line
     assert done.line("token").startswith("skip") and done.line("model").startswith("skip")
+
+
+@pytest.mark.parametrize(("certificate", "works"), [("company", True), ("wrong_host", False), ("expired", False)])
+async def test_what_the_usual_look_takes_and_what_it_never_takes(certificate: str, works: bool) -> None:
+    trusted = CERTS / ("company_ca.pem" if certificate == "company" else "ca.pem")
+    async with StandIn([LISTING, ANSWER], certificate=certificate) as standin:
+        url = f"https://localhost:{standin.port}/client/v4"
+        done = await cfchat(url, "check", *ALONE, "--tls-verify", "usual", SSL_CERT_FILE=str(trusted))
+    assert done.line("connect").startswith("ok") is works and (done.code == 0) is works
 
 
 async def test_check_where_no_server_listens() -> None:

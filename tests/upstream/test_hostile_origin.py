@@ -291,14 +291,18 @@ async def test_a_connection_whose_request_was_answered_too_early_is_lent_to_nobo
             writer.transport.abort()
 
 
+@pytest.mark.parametrize("own_file", ["", "ca.pem"])
 @pytest.mark.parametrize("certificate", ["wrong_host", "expired", "self_signed"])
-async def test_a_certificate_that_is_not_the_origins(certificate: str) -> None:
+async def test_a_certificate_that_is_not_the_origins(
+    certificate: str, own_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", own_file)
     async with StandIn([], certificate=certificate) as standin, house(standin) as cfchat, tidy(cfchat):
         answer = await cfchat.post()
     assert (answer.status, answer.error["code"]) == (502, "upstream_connect")
     assert (standin.requests, standin.connections) == ([], 0)  # no handshake was ever completed
     told = [line for line in cfchat.log if "certificate: " in line]
-    assert len(told) == 1 and ("SSL_CERT_FILE" in told[0]) is (certificate == "self_signed")
+    assert len(told) == 1 and ("SSL_CERT_FILE" in told[0]) is (certificate == "self_signed" and not own_file)
 
 
 def by_proxy(proxy: ProxyStandIn, credentials: str = "") -> Callable[[Settings], Settings]:

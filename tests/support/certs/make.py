@@ -79,6 +79,7 @@ def make(folder: Path) -> None:
         both = (folder / f"{name}.pem").read_text() + (folder / f"{name}.key").read_text()
         (HERE / f"{name}.pem").write_text(both)
     self_signed(folder)
+    company(folder)
 
 
 def self_signed(folder: Path) -> None:
@@ -87,6 +88,21 @@ def self_signed(folder: Path) -> None:
     names = ("-subj", "/CN=self_signed", "-addext", f"subjectAltName={LEAVES['localhost'][0]}")
     openssl(folder, "req", "-x509", *options, *names, "-keyout", "self.key", "-out", "self.pem")
     (HERE / "self_signed.pem").write_text((folder / "self.pem").read_text() + (folder / "self.key").read_text())
+
+
+def company(folder: Path) -> None:
+    """A leaf such as companies' proxies make, which a strict look refuses: it does not name its authority's key."""
+    (folder / "config").write_text(CONFIG)
+    request(folder, "own_ca", "company")
+    openssl(folder, "x509", "-req", "-in", "own_ca.csr", "-signkey", "own_ca.key", "-out", "own_ca.pem",
+            "-days", "36500", "-extfile", "config", "-extensions", "authority")  # fmt: skip
+    request(folder, "own", "localhost")
+    leaf = CONFIG.replace("authorityKeyIdentifier = keyid", f"subjectAltName = {LEAVES['localhost'][0]}")
+    (folder / "config").write_text(f"{leaf}authorityKeyIdentifier = none\n")
+    openssl(folder, "x509", "-req", "-in", "own.csr", "-CA", "own_ca.pem", "-CAkey", "own_ca.key", "-CAcreateserial",
+            "-out", "own.pem", "-days", "36500", "-extfile", "config", "-extensions", "leaf")  # fmt: skip
+    (HERE / "company_ca.pem").write_text((folder / "own_ca.pem").read_text())
+    (HERE / "company.pem").write_text((folder / "own.pem").read_text() + (folder / "own.key").read_text())
 
 
 if __name__ == "__main__":
