@@ -46,6 +46,8 @@ async def serve(config: Config, demo: bool, hangup: Hangup) -> int:
     Raises:
         ConfigError: the address cannot be listened on, or the certificate is wrong.
     """
+    if config.workers and not hasattr(os, "posix_spawn"):
+        raise ConfigError("--workers must be 0: this system cannot share a socket between processes")
     worker = take_worker(os.environ)
     notifier, metrics, files = worker or (take_notifier(os.environ), None, take_files(os.environ))
     with contextlib.ExitStack() as stack:
@@ -155,8 +157,10 @@ def _warn_if_open(address: Any, config: Config) -> None:
 
 def _allow_files() -> None:
     """Allow this process as many open files as the system permits."""
-    import resource  # here, because Windows lacks it, where `ask` and `check` work
-
+    try:
+        import resource  # here, because Windows lacks it
+    except ImportError:
+        return
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed != most:
         for wanted in (most, max(allowed, OPEN_MAX)):
@@ -225,12 +229,21 @@ def _take_signals(notifier: Notifier) -> asyncio.Queue[str]:
     loop = asyncio.get_running_loop()
     orders: asyncio.Queue[str] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, orders.put_nowait, number.name)
+        order = partial(orders.put_nowait, number.name)
+        try:
+            loop.add_signal_handler(number, order)
+        except NotImplementedError:  # by the loops of Windows
+            signal.signal(number, partial(_call_soon, loop, order))
     if os.getpid() == 1:
         # In a container every orphan is a child of the first process.
         loop.add_signal_handler(signal.SIGCHLD, lambda: [*reap_children()])
         list(reap_children())
     return orders
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None], *_: object) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
+        loop.call_soon_threadsafe(call)
 
 
 async def _stop_on_order(server: Server, orders: asyncio.Queue[str], notifier: Notifier) -> None:

@@ -134,6 +134,8 @@ _NOT_HERE = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def _listen_unix(path: str, mode: int) -> socket.socket:
+    if not hasattr(socket, "AF_UNIX"):
+        raise cannot_listen(path, "this system has no unix sockets for Python")
     sock = socket.socket(socket.AF_UNIX)
     try:
         _remove_stale(path)

@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Callable
 
-_EXISTS = hasattr(signal, "SIGHUP")  # Windows has none, and no server runs there
+_EXISTS = hasattr(signal, "SIGHUP")  # Windows has none: there files are read again by a restart alone
 
 
 class Hangup:
@@ -20,13 +20,15 @@ class Hangup:
 
     def __init__(self) -> None:
         self._by_terminal = False  # whether the end of the terminal is the end of the server
+        self.hold()
         if _EXISTS:
-            self.hold()
             # Under nohup the signal is ignored.
             self._by_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and _has_terminal() is True
 
     def take(self, reload: Callable[[], None], end: Callable[[], None]) -> None:
         """Call `reload` for each signal from now on; but once the terminal is gone call `end`, and nothing after it."""
+        if not _EXISTS:
+            return
         import asyncio  # not before the signal is held back
 
         ended = False
@@ -42,7 +44,8 @@ class Hangup:
 
     def hold(self) -> None:
         """Hold the signal back again: at the end it would meet a loop that is half closed, or kill."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+        if _EXISTS:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 
     def release(self) -> None:
         """Let the signal through."""

@@ -58,7 +58,8 @@ class LineWriter:
 
     def _run(self) -> None:
         # Signals are for the main thread, also those that it has blocked.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        if hasattr(signal, "pthread_sigmask"):  # Windows has none, and gives signals to the main thread anyway
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         works = True
         while True:
             try:

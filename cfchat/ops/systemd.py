@@ -78,7 +78,7 @@ def take_notifier(environ: MutableMapping[str, str]) -> Notifier:
     """Return a Notifier for NOTIFY_SOCKET and WATCHDOG_USEC, and remove these variables from `environ`."""
     address = environ.pop("NOTIFY_SOCKET", "")
     pid, usec = environ.pop("WATCHDOG_PID", ""), environ.pop("WATCHDOG_USEC", "")
-    if not address:
+    if not address or not hasattr(socket, "AF_UNIX"):
         return Notifier()
     # `@` stands for the zero byte of an abstract name.
     name = "\0" + address[1:] if address.startswith("@") else address

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from command import MESSAGES, ask, demo, environ, run
+from command import MESSAGES, ask, command, demo, environ, run
 from places import ROOT
 
 from cfchat.cli.serve import _allow_files
@@ -36,6 +36,31 @@ def test_demo_answers_and_says_that_it_is_one() -> None:
     assert "unhappy" not in log
     assert process.returncode == 0
     assert "Traceback" not in log and "destroyed" not in log
+
+
+WITHOUT = [*command()[:-1], str(ROOT / "tests" / "support" / "windows.py")]
+
+
+def test_it_runs_and_ctrl_c_ends_it_without_what_windows_lacks() -> None:
+    with demo(argv=WITHOUT) as (process, port, _):
+        assert b"unhappy" in ask(port).read()
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "SIGINT: stopping" in log and log.endswith("stopped\n")
+    assert "Traceback" not in log and "ERROR" not in log
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(("--workers", "2"), "--workers must be 0"), (("--uds", "cfchat.sock"), "cannot listen on cfchat.sock")],
+)
+def test_what_windows_lacks_is_refused_in_one_line(flags: tuple[str, str], words: str) -> None:
+    done = subprocess.run(
+        [*WITHOUT, "--demo", *flags], env=environ(), capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert words in done.stderr
 
 
 def test_the_banners_curl_line_works() -> None:
