@@ -93,7 +93,9 @@ def estimate_tokens(message: Message) -> int:
 
 def estimate(conversation: Conversation) -> int:
     """Estimate the tokens of a conversation: its messages, and the fields that are passed on, such as tools."""
-    tokens = sum([estimate_tokens(message) for message in conversation.messages])
+    tokens = 0
+    for message in conversation.messages:
+        tokens += estimate_tokens(message)
     if conversation.passed:
         tokens += sum(map(_size_of_text, texts_of(conversation.passed).values())) // BYTES_OF_TOKEN
     return tokens

@@ -100,6 +100,8 @@ class Guard:
 
     def settle(self, asker: Asker, held: Sequence[int], tokens: int, epoch: float) -> list[str]:
         """Charge a reply instead of what is held for it; return the names whose budgets that brings to 80 %."""
+        if not held:
+            return []
         return [
             shared or asker.name
             for (budget, shared), each in zip(self._budgets, held, strict=False)

@@ -380,6 +380,8 @@ class Asking:
     @property
     def size(self) -> int:
         """Return how many bytes wait for the first words."""
+        if not self.fitted:
+            return self.question.size
         others = {id(messages): len(messages) for messages, _ in self.fitted.values()}
         return self.question.size + sum(others.values())
 

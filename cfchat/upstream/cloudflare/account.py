@@ -102,12 +102,12 @@ class Api:
         It is a keyed hash of the client's name, the first message and the first one of the user: no state is kept
         here, and Cloudflare does not learn the name.
         """
-        name, begin, first = client.encode(errors="surrogatepass"), conversation.messages[0].content.encode(), b""
+        begin, first = conversation.messages[0].content, ""
         for message in conversation.messages:
             if message.role == "user":
-                first = message.content.encode()
+                first = message.content
                 break
-        whole = b"%d:%b%d:%b%b" % (len(name), name, len(begin), begin, first)
+        whole = f"{len(client)}:{client}{len(begin)}:{begin}{first}".encode(errors="surrogatepass")
         return blake2b(whole, digest_size=16, key=self._key).hexdigest()
 
 

@@ -34,7 +34,8 @@ class Question:
     @property
     def size(self) -> int:
         """Return the number of bytes."""
-        return len(self.messages) + sum(map(len, self.passed.values()))
+        size = len(self.messages)
+        return size + sum(map(len, self.passed.values())) if self.passed else size
 
 
 def encode_question(conversation: Conversation) -> Question:

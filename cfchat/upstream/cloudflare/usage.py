@@ -61,9 +61,9 @@ class Usage:
 
     def cost(self, written: int, whole: bool) -> Cost:
         """Return what the reply has cost, of so many bytes so far. If it is whole, its usage counts all of it."""
-        largest = self._read()
-        if not largest:
+        if not self._total:
             return Cost(neurons=self._neurons, unreported=written)
+        largest = self._read()
         prompt, completion, total = (_find(largest, *names) for names in (_PROMPT, _COMPLETION, ("total_tokens",)))
         counted = written if whole else self._counted
         if completion is None and total is None:
