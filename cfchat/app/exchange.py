@@ -70,7 +70,11 @@ class Exchange:
         prompt = estimate(conversation)
         max_tokens = conversation.options.max_tokens or self._upstream.settings.max_tokens
         usage, model = Usage(prompt, max_tokens), conversation.options.model or self._default_model
-        asking = self._upstream.ask(conversation, client=asker.name, tag=request.id, spent=usage.add)
+        # A whole form shows nothing before its end, so its reasoning need not be the end of the tries.
+        thoughts = form.thoughts and not form.whole
+        asking = self._upstream.ask(
+            conversation, client=asker.name, tag=request.id, spent=usage.add, thoughts=thoughts
+        )
         del conversation
         request.keep(asking.size)
         await self._admission.enter(asker.name)

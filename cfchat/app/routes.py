@@ -50,7 +50,7 @@ from cfchat.server.record import Record
 from cfchat.server.reply import Handler, Refusal, Reply
 from cfchat.server.request import Request
 from cfchat.upstream.client import Upstream
-from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, ranges, takes
+from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, efforts, ranges, takes
 from cfchat.wire.fields import Fields
 
 log = logging.getLogger("cfchat.app")
@@ -71,11 +71,13 @@ class Settings(NamedTuple):
     A client may name one of `models`, also by one of `aliases`, and options up to `caps`; if it names no model, `model`
     is asked. Beyond `max_streams` replies, `max_queue` conversations wait for a turn, at most `queue_timeout` seconds.
     `max_streams_each` is the share of one key or address, by default a quarter; its share of the queue is as large.
-    `max_waiting` bounds the bytes of all requests that wait, for whatever reason.
+    `max_waiting` bounds the bytes of all requests that wait, for whatever reason. With `thoughts` replies show the
+    model's reasoning, where their form has a place for it.
     """
 
     system_prompt: str = "You are a friendly assistant"
     client_system: str = MERGE
+    thoughts: bool = False
     max_body: int = 1 << 20
     max_messages: int = 1000
     max_streams: int = 1000
@@ -217,12 +219,13 @@ class App:
     # --- chat ----------------------------------------------------------------------------------------
 
     async def _chatbot(self, request: Request, reply: Reply) -> None:
-        form = negotiate(request.fields.get("accept"))
+        form = negotiate(request.fields.get("accept"), self._settings.thoughts)
         await self._chat(request, reply, lambda body: (parse_conversation(body, self._limits), form))
 
     async def _ui_chat(self, request: Request, reply: Reply) -> None:
         """The AI SDK sends its two transports the same request: only the path tells them apart."""
-        await self._chat(request, reply, lambda body: (parse_conversation(body, self._limits), UIMessage()))
+        form = UIMessage(self._settings.thoughts)
+        await self._chat(request, reply, lambda body: (parse_conversation(body, self._limits), form))
 
     async def _resume(self, request: Request, reply: Reply) -> None:
         """No reply outlives its request, so there is never one to resume."""
@@ -232,8 +235,9 @@ class App:
         await self._chat(request, reply, self._parse_completion)
 
     def _parse_completion(self, body: bytes) -> tuple[Conversation, Form]:
-        asked = parse_completion(body, self._limits)
-        return asked.conversation, openai.Chunks(asked.include_usage) if asked.stream else openai.Completion()
+        asked, thoughts = parse_completion(body, self._limits), self._settings.thoughts
+        stream, usage = asked.stream, asked.include_usage
+        return asked.conversation, openai.Chunks(usage, thoughts) if stream else openai.Completion(thoughts)
 
     async def _chat(
         self, request: Request, reply: Reply, parse: Callable[[bytes], tuple[Conversation, Form]]
@@ -298,6 +302,7 @@ def limits_of(settings: Settings) -> Limits:
         ranges=lambda model: ranges(model or settings.model),
         caps=settings.caps,
         takes=lambda model, name: takes(model or settings.model, name),
+        efforts=lambda model: efforts(model or settings.model),
     )
 
 

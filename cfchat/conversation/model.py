@@ -34,6 +34,8 @@ class Message:
 class Options:
     """Options of a reply. None leaves an option to the server and the model.
 
+    `reasoning_effort` is how much the model shall think: none, minimal, low, medium or high.
+
     >>> import cfchat
     >>> cfchat.Options(max_tokens=100).temperature is None
     True
@@ -48,6 +50,7 @@ class Options:
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    reasoning_effort: str | None = None
 
 
 NO_OPTIONS = Options()

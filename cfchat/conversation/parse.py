@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from types import MappingProxyType
@@ -37,7 +37,7 @@ _SKIPPED_PARTS = re.compile(r"(?:data|source|tool)-.*|reasoning.*|dynamic-tool|s
 _FILE_PARTS = re.compile(r"(?:input_)?(?:image|file|audio|video|document)(?:_url)?")
 # What an assistant's message of OpenAI's API may hold and no text.
 _INSTEAD_OF_TEXT = ("tool_calls", "function_call", "refusal", "audio", "reasoning_content", "reasoning")
-_NUMBERS = tuple(option.name for option in fields(Options) if option.name != "model")
+_NUMBERS = tuple(option.name for option in fields(Options) if option.name not in ("model", "reasoning_effort"))
 _WHOLE = frozenset({"max_tokens", "top_k", "seed"})
 Ranges = Mapping[str, tuple[float, float]]
 _ANY: Ranges = dict.fromkeys(_NUMBERS, (-1e10, 1e10))
@@ -48,7 +48,7 @@ class Limits(NamedTuple):
 
     `aliases` are other names of models. `ranges(model)` gives the lowest and highest value of each option of a model
     (None: the default model); `caps` are the operator's own upper bounds. `takes(model, field)` says whether a model
-    takes a body field such as `tools`.
+    takes a body field such as `tools`, and `efforts(model)` how much it can be asked to think.
     """
 
     messages: int = 1000
@@ -57,6 +57,7 @@ class Limits(NamedTuple):
     ranges: Callable[[str | None], Ranges] = lambda model: _ANY
     caps: Mapping[str, float] = MappingProxyType({})
     takes: Callable[[str | None, str], bool] = lambda model, name: True
+    efforts: Callable[[str | None], Sequence[str]] = lambda model: ("none", "minimal", "low", "medium", "high")
 
 
 def parse_conversation(body: bytes, limits: Limits = Limits()) -> Conversation:
@@ -118,7 +119,20 @@ def parse_options(document: Mapping[str, object], limits: Limits) -> Options:
         value = document.get(key)
         if value is not None:
             numbers[name] = _check_number(name, key, value, ranges, limits.caps)
-    return Options(model, **numbers)  # type: ignore[arg-type]
+    effort = _parse_effort(document, limits.efforts(model))
+    return Options(model, **numbers, reasoning_effort=effort)  # type: ignore[arg-type]
+
+
+def _parse_effort(document: Mapping[str, object], efforts: Sequence[str]) -> str | None:
+    """Return how much the model shall think, by the name in OpenAI's completions or in its responses."""
+    effort, place = document.get("reasoning_effort"), "reasoning_effort"
+    reasoning = document.get("reasoning")
+    if effort is None and isinstance(reasoning, dict):
+        effort, place = reasoning.get("effort"), "reasoning.effort"
+    if effort is None or (isinstance(effort, str) and effort in efforts):
+        return effort
+    known = f"`{place}` can only be {', '.join(efforts)} for this model."
+    raise BadOption(known if efforts else f"This model does not take `{place}`.", param=place)
 
 
 def _resolve_model(name: object, limits: Limits) -> str | None:

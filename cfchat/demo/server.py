@@ -2,7 +2,7 @@
 
 The upstream code calls this over a socket on loopback as it calls Cloudflare: with a token, a model in the path, and
 the event stream of Cloudflare's classic dialect as the reply. So the demo shows the real way of a request, and only
-the words come from ELIZA. Refusals have Cloudflare's status, code and envelope.
+the words come from ELIZA, or from `shows` if they are asked for. Refusals have Cloudflare's status, code and envelope.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator
 
 from cfchat.demo.eliza import answer
+from cfchat.demo.shows import Show, find_show
+from cfchat.errors import CfchatError
 from cfchat.server.reply import Reply
 from cfchat.server.request import Request
 from cfchat.wire.sse import encode_event
@@ -29,8 +31,11 @@ def pieces(text: str) -> list[str]:
     return re.findall(r"\s*(?:\w{1,7}|[^\w\s])|\s+", text)
 
 
-def events(text: str, prompt_tokens: int) -> Iterator[bytes]:
-    """Give the event stream of a reply in Cloudflare's classic dialect, an event at a time."""
+def events(text: str, prompt_tokens: int, reason: str = "") -> Iterator[bytes]:
+    """Give the event stream of a reply in Cloudflare's classic dialect, an event at a time.
+
+    `reason` is the finish reason, if the reply has one. Cloudflare's classic replies have none.
+    """
     tokens = pieces(text)
     for number, piece in enumerate(tokens):
         yield _event({"response": piece, "p": _padding(number)})
@@ -39,7 +44,7 @@ def events(text: str, prompt_tokens: int) -> Iterator[bytes]:
         "completion_tokens": len(tokens),
         "total_tokens": prompt_tokens + len(tokens),
     }
-    yield _event({"response": "", "usage": usage})
+    yield _event({"response": "", **({"finish_reason": reason} if reason else {}), "usage": usage})
     yield encode_event("[DONE]")
 
 
@@ -66,7 +71,7 @@ class Demo:
         """Answer a request as api.cloudflare.com would.
 
         Raises:
-            CfchatError: the body cannot be read.
+            CfchatError: the body cannot be read, or the reply is to break.
         """
         if request.method != "POST" or not _RUN.fullmatch(request.path):
             _refuse(reply, 404, 7003, "Could not route to that path, perhaps your object identifier is invalid?")
@@ -80,13 +85,19 @@ class Demo:
         except ValueError:
             _refuse(reply, 400, 5006, "AiError: Bad input: Error: required properties at '/' are 'messages'")
             return
-        text = "".join(pieces(answer(messages))[:max_tokens])
+        show = find_show(messages) or Show(answer(messages))
+        tokens = pieces(show.text)
+        most = min(max_tokens or len(tokens), show.cut_after or len(tokens))
+        text, cut = "".join(tokens[:most]), most < len(tokens)
         prompt = sum(len(pieces(message["content"])) for message in messages)
         reply.start(200, [("Content-Type", "text/event-stream")])
-        for event in events(text, prompt):
+        stream = [*events(text, prompt, "length" if cut and show.cut_after else "")]
+        for event in stream[:-2] if show.breaks else stream:  # the last two are the usage and [DONE]
             if reply.begun:
                 await asyncio.sleep(self.pace)
             reply.write(event)
+        if show.breaks:
+            raise CfchatError("a break was asked for")
         reply.end()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from cfchat.conversation.model import Delta
 from cfchat.errors import CfchatError
-from cfchat.replies.form import DONE, HEARTBEAT, End, Form, describe, encode_json_event, text_of
+from cfchat.replies.form import DONE, HEARTBEAT, End, Form, describe, encode_json_event, reasoning_of, text_of
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
@@ -21,17 +21,21 @@ class Events(Form):
     content_type = "text/event-stream"
     heartbeat = HEARTBEAT
 
-    def __init__(self) -> None:
+    def __init__(self, thoughts: bool = False) -> None:
+        self.thoughts = thoughts
         self._end = End()
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
-        """Return one event for the batch."""
+        """Return one event for the text of the batch, behind one for its reasoning."""
         self._end.note(deltas)
+        events = b""
+        if self.thoughts and (reasoning := reasoning_of(deltas)):
+            events = encode_json_event({"response": "", "text": "", "reasoning": reasoning})
         text = text_of(deltas)
         if not text:
-            return b""
+            return events
         encoded = encode_json(text)
-        return encode_event(f'{{"response":{encoded},"text":{encoded}}}')
+        return events + encode_event(f'{{"response":{encoded},"text":{encoded}}}')
 
     def finish(self) -> bytes:
         """Return an event with the finish reason and the usage, which draws nothing, and [DONE]."""

@@ -15,6 +15,9 @@ from cfchat.errors import CfchatError
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
+# What becomes of a model's reasoning.
+HIDE, SEND = "hide", "send"
+
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": still there\n\n"  # a comment (WHATWG HTML §9.2.6): every parser ignores it
 
@@ -31,13 +34,15 @@ class Form:
     """A reply as bytes: `start`, then `encode` for each batch, then `finish`, or `fail` if the reply breaks off.
 
     `whole` forms give no bytes before `finish`, so an error can still have its own status. `heartbeat` may be sent at
-    any time after `start` while the model is silent; it is empty if the form has no such thing.
+    any time while the model is silent; it is empty if the form has no such thing. With `thoughts` the reply shows the
+    model's reasoning, where the form has a place for it.
     """
 
     content_type = "application/json"
     fields: Sequence[tuple[str, str]] = ()
     whole = False
     heartbeat = b""
+    thoughts = False
 
     def start(self, meta: Meta) -> bytes:
         """Return the bytes before the first text."""
@@ -75,8 +80,10 @@ class WholeForm(Form):
 
     whole = True
 
-    def __init__(self) -> None:
+    def __init__(self, thoughts: bool = False) -> None:
+        self.thoughts = thoughts
         self._texts: list[str] = []
+        self._reasoning: list[str] = []
         self._pieces: list[ToolCall] = []
         self._end = End()
 
@@ -88,6 +95,8 @@ class WholeForm(Form):
     def encode(self, deltas: Sequence[Delta]) -> bytes:
         """Keep the batch; return nothing."""
         self._texts.append(text_of(deltas))
+        if self.thoughts:
+            self._reasoning.append(reasoning_of(deltas))
         self._pieces += [piece for delta in deltas for piece in delta.tool_calls]
         self._end.note(deltas)
         return b""
@@ -96,6 +105,11 @@ class WholeForm(Form):
 def text_of(deltas: Sequence[Delta]) -> str:
     """Return the text of a batch."""
     return deltas[0].text if len(deltas) == 1 else "".join([delta.text for delta in deltas])
+
+
+def reasoning_of(deltas: Sequence[Delta]) -> str:
+    """Return the reasoning of a batch."""
+    return "".join([delta.reasoning for delta in deltas])
 
 
 def encode_json_event(data: object, name: str | None = None) -> bytes:

@@ -19,8 +19,8 @@ from cfchat.replies.whole import Whole
 from cfchat.wire import grammar
 
 # In the order of our preference, for a client that accepts several alike.
-FORMS: dict[str, Callable[[], Form]] = {
-    "text/plain": lambda: Text("text/plain; charset=utf-8"),
+FORMS: dict[str, Callable[[bool], Form]] = {
+    "text/plain": lambda thoughts: Text("text/plain; charset=utf-8"),
     "text/event-stream": Events,
     "application/json": Whole,
 }
@@ -32,8 +32,10 @@ _RANGE = rf"({_TOKEN})/({_TOKEN})[ \t]*((?:;.*)?)"
 _WEIGHT = r";[ \t]*[qQ]=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*(?:;.*)?"
 
 
-def negotiate(accept: str | None) -> Form:
+def negotiate(accept: str | None, thoughts: bool = False) -> Form:
     """Return a new form for an Accept field; the bare text if the field is missing or accepts anything.
+
+    `thoughts` says whether the reply shows the model's reasoning; the bare text has no place for it.
 
     Of forms with the same weight, one that the field names wins over one that a wildcard matches; then the order of
     the field decides.
@@ -42,11 +44,11 @@ def negotiate(accept: str | None) -> Form:
         NotAcceptable: the field accepts none of the forms.
     """
     accept = accept or ""
-    return (_choose.__wrapped__ if accept[_MOST_KEPT:] else _choose)(accept)()
+    return (_choose.__wrapped__ if accept[_MOST_KEPT:] else _choose)(accept)(thoughts)
 
 
 @lru_cache(maxsize=64)
-def _choose(accept: str) -> Callable[[], Form]:
+def _choose(accept: str) -> Callable[[bool], Form]:
     """Return the function that makes the form."""
     ranges = dict(_parse_ranges(accept)) or {"*/*": 1.0}
     weights = {name: _find_weight(name, ranges) for name in FORMS}
@@ -59,7 +61,7 @@ def _choose(accept: str) -> Callable[[], Form]:
         return FORMS[named]
     # The bare text is labelled as events, so a client that accepts anything gets it only if it accepts events alike.
     if ranges.get("*/*") == best and weights["text/event-stream"] == best:
-        return Text
+        return lambda thoughts: Text()
     return next(form for name, form in FORMS.items() if weights[name] == best)
 
 

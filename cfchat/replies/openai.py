@@ -11,7 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cfchat.conversation.model import Delta, ToolCall
 from cfchat.errors import CfchatError
-from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, WholeForm, describe, encode_json_event, text_of
+from cfchat.replies.form import (
+    DONE,
+    HEARTBEAT,
+    End,
+    Form,
+    Meta,
+    WholeForm,
+    describe,
+    encode_json_event,
+    reasoning_of,
+    text_of,
+)
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
@@ -25,7 +36,8 @@ class Chunks(Form):
     content_type = "text/event-stream"
     heartbeat = HEARTBEAT
 
-    def __init__(self, include_usage: bool) -> None:
+    def __init__(self, include_usage: bool, thoughts: bool = False) -> None:
+        self.thoughts = thoughts
         self._include_usage = include_usage
         self._end = End()
         self._calls = _StreamedCalls()
@@ -39,10 +51,12 @@ class Chunks(Form):
         return self._chunk('{"role":"assistant","content":""}')
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
-        """Return one chunk for the text of the batch, and one for each piece of a call."""
+        """Return a chunk for the reasoning of the batch, one for its text, and one for each piece of a call."""
         self._end.note(deltas)
         text = text_of(deltas)
         chunks = self._chunk(f'{{"content":{encode_json(text)}}}') if text else b""
+        if self.thoughts and (reasoning := reasoning_of(deltas)):
+            chunks = self._chunk(encode_json({"reasoning_content": reasoning})) + chunks
         for delta in deltas:
             for call in delta.tool_calls:
                 chunks += self._chunk(encode_json({"tool_calls": [self._calls.describe(call, self._id)]}))
@@ -74,6 +88,8 @@ class Completion(WholeForm):
         meta, text = self._meta, "".join(self._texts)
         calls = _join_calls(self._pieces, meta.id)
         message: dict[str, object] = {"role": "assistant", "content": text or None, "refusal": None}
+        if reasoning := "".join(self._reasoning):
+            message["reasoning_content"] = reasoning
         if calls:
             message["tool_calls"] = calls
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _map_reason(self._end)}

@@ -1,7 +1,8 @@
 """The UI message stream of Vercel's AI SDK, v5 to v7 (ai-sdk.dev/docs/ai-sdk-ui/stream-protocol).
 
 The SDK checks every event against a schema and refuses unknown keys, so an event has only keys that it knows. A reply
-is one message with one step and one text. An error event ends the stream without closing them.
+is one message with one step, in which texts and the model's reasoning are parts, only one of them open at a time. An
+error event ends the stream without closing them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from cfchat.conversation.model import Delta
 from cfchat.errors import CfchatError
-from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, encode_json_event, text_of
+from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, encode_json_event, reasoning_of, text_of
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
@@ -31,29 +32,50 @@ class UIMessage(Form):
     fields = (("X-Vercel-AI-UI-Message-Stream", "v1"),)
     heartbeat = HEARTBEAT
 
-    def __init__(self) -> None:
+    def __init__(self, thoughts: bool = False) -> None:
+        self.thoughts = thoughts
         self._end = End()
+        self._part = ""  # the kind of the part that is open, and its id
+        self._id = ""
+        self._number = 0
+        self._head = ""  # every piece of the part begins with this
 
     def start(self, meta: Meta) -> bytes:
-        """Open the message, its step and its text."""
+        """Open the message, its step and its text; with reasoning the text is opened when it begins."""
         message = encode_json_event({"type": "start", "messageId": f"msg_{meta.id}"})
         step = encode_json_event({"type": "start-step"})
-        return message + step + encode_json_event({"type": "text-start", "id": "t1"})
+        return message + step + (b"" if self.thoughts else self._open("text"))
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
-        """Return one event for the batch."""
+        """Return one event for the text of the batch, behind one for its reasoning."""
         self._end.note(deltas)
         text = text_of(deltas)
-        return encode_event(f'{{"type":"text-delta","id":"t1","delta":{encode_json(text)}}}') if text else b""
+        reasoning = reasoning_of(deltas) if self.thoughts else ""
+        events = self._say("reasoning", reasoning) if reasoning else b""
+        return events + self._say("text", text) if text else events
+
+    def _say(self, part: str, words: str) -> bytes:
+        opened = b"" if part == self._part else self._open(part)
+        return opened + encode_event(f"{self._head}{encode_json(words)}}}")
+
+    def _open(self, part: str) -> bytes:
+        """Close the part that is open, and open another. A text has the number of the reasoning before it."""
+        closed = self._close()
+        self._number += part == "reasoning" or not self._number
+        self._part, self._id = part, f"{part[0]}{self._number}"
+        self._head = f'{{"type":"{part}-delta","id":"{self._id}","delta":'
+        return closed + encode_json_event({"type": f"{part}-start", "id": self._id})
+
+    def _close(self) -> bytes:
+        return encode_json_event({"type": f"{self._part}-end", "id": self._id}) if self._part else b""
 
     def finish(self) -> bytes:
-        """Close the text, the step and the message; the last event has the reason and the usage."""
+        """Close the part, the step and the message; the last event has the reason and the usage."""
         finish: dict[str, object] = {"type": "finish", "finishReason": _REASONS.get(self._end.reason, "other")}
         usage = _rename_usage(self._end.usage or {})
         if usage:
             finish["messageMetadata"] = {"usage": usage}
-        text = encode_json_event({"type": "text-end", "id": "t1"})
-        return text + encode_json_event({"type": "finish-step"}) + encode_json_event(finish) + DONE
+        return self._close() + encode_json_event({"type": "finish-step"}) + encode_json_event(finish) + DONE
 
     def fail(self, error: CfchatError) -> bytes:
         """Return an error event and a clean end."""

@@ -15,5 +15,8 @@ class Whole(WholeForm):
     def finish(self) -> bytes:
         """Return the object. `response` and `text` are the same, because some clients read one and some the other."""
         text, end, model = "".join(self._texts), self._end, self._meta.model
+        reply: dict[str, object]
         reply = {"response": text, "text": text, "usage": end.usage, "model": model, "finish_reason": end.reason}
+        if reasoning := "".join(self._reasoning):
+            reply["reasoning"] = reasoning
         return encode_json(reply).encode() + b"\n"

@@ -19,6 +19,7 @@ from cfchat.guard import guard
 from cfchat.guard.addresses import CLIENT_FIELDS
 from cfchat.guard.cors import Origins
 from cfchat.net.listen import Where
+from cfchat.replies.form import SEND
 from cfchat.secret import Secret
 from cfchat.server.files import share_of
 from cfchat.server.request import Limits
@@ -277,6 +278,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             queue_timeout=v.queue_timeout,
             max_waiting=v.max_waiting << 20,
             client_system=v.client_system,
+            thoughts=v.thoughts == SEND,
             model=v.model,
             models=tuple(dict.fromkeys((*offered, *aliases.values()))),
             aliases=aliases,

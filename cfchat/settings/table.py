@@ -14,6 +14,7 @@ from cfchat.app import routes as app
 from cfchat.conversation.prepare import DROP, MERGE, REJECT
 from cfchat.guard.addresses import CLIENT_FIELDS as _NAMED
 from cfchat.ops import logs
+from cfchat.replies.form import HIDE, SEND
 from cfchat.server.request import Limits
 from cfchat.settings.values import (
     BASE_URL,
@@ -77,6 +78,7 @@ _APP = app.Settings()
 _WAITS = Deadlines()
 _FALLBACKS = f"with the default model {','.join(FALLBACK_MODELS)}, else none"
 _SYSTEM, _FORMS, _LEVELS = (MERGE, DROP, REJECT), (logs.TEXT, logs.JSON), ("debug", "info", "warning", "error")
+_THOUGHTS = (HIDE, SEND)
 _OWN = "the model's own"
 _OPTION = "value for clients that send none"
 SETTINGS = (
@@ -127,6 +129,7 @@ SETTINGS = (
     Setting("trusted-proxies", "NETWORKS", None, to_networks, "proxies that name their clients", unset="none"),
     Setting("forwarded-field", "NAME", None, to_choice(*_NAMED), f"field they set: {', '.join(_NAMED)}", unset="any"),
     Setting("client-system", "WHAT", MERGE, to_choice(*_SYSTEM), f"clients' system messages: {', '.join(_SYSTEM)}"),
+    Setting("thoughts", "WHAT", HIDE, to_choice(*_THOUGHTS), f"reasoning of the model: {', '.join(_THOUGHTS)}"),
     Setting("drain-timeout", "S", _SERVER.drain, to_seconds, "seconds that replies may go on after Ctrl-C or SIGTERM"),
     Setting("max-body", "BYTES", _APP.max_body, to_count, "largest request body"),
     Setting("max-messages", "N", _APP.max_messages, to_count, "most messages in a conversation"),

@@ -48,12 +48,12 @@ class Answer:
     """One reply, on a connection of its own until it is over.
 
     `model` answers, and `tries` requests were sent until it did. `left_out` messages were left out of them, because
-    they did not fit the model's window.
+    they did not fit the model's window. With `thoughts` the first words may be reasoning.
     """
 
     def __init__(
         self, lent: Connection, model: str, max_tokens: int, deadlines: Deadlines, tag: str,
-        tools: bool = False, json_mode: bool = False, learned: Learned | None = None,
+        tools: bool = False, json_mode: bool = False, learned: Learned | None = None, thoughts: bool = False,
     ) -> None:  # fmt: skip
         self.model = model
         self.tries = 1
@@ -61,6 +61,7 @@ class Answer:
         self.connection = lent
         self._deadlines = deadlines
         self._tag = tag
+        self._thoughts = thoughts
         self._reply = ReplyReader(max_tokens, thinks_first(model), tools, json_mode)
         self._events = EventReader(self._reply, learned)
         self._first: list[Delta] = []
@@ -84,7 +85,7 @@ class Answer:
         self.connection.send(request)
 
     async def begin(self) -> None:
-        """Read up to the first text or call.
+        """Read up to the first text or call, or the first reasoning if it is asked for.
 
         Raises:
             UpstreamError: what fails here can be tried again.
@@ -92,14 +93,14 @@ class Answer:
         deadline = self.connection.deadline
         try:
             if not await self._read_head():
-                while not (self._reply.answered or self._over):
+                while not (self._reply.answered or self._over or (self._thoughts and self._first)):
                     unsure = self._reply.unsure
                     deltas = await self._read()
                     self._first += deltas
                     if deltas or self._reply.unsure > unsure:
                         # The model thinks. Asking again would only make it think again.
                         deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
-                if not self._reply.answered:
+                if self._over and not self._reply.answered:
                     raise self._reply.empty_error()
         except UpstreamError as error:
             if isinstance(error, UpstreamTimeout) and error.origin_status is None:
@@ -244,6 +245,8 @@ class Answer:
             if self._reply.done or ended:
                 try:
                     self._tail = self._events.close()
+                    if not self._reply.answered:  # it was all reasoning
+                        raise self._reply.empty_error()
                 except UpstreamError:
                     self._hand(deltas)
                     raise

@@ -153,12 +153,14 @@ class Upstream:
         client: str = "",
         tag: str = "-",
         spent: Callable[[Cost], None] = lambda cost: None,
+        thoughts: bool = False,
     ) -> Asking:
         """Return what asks the model for as long as it is entered: `async with upstream.ask(...) as answer`.
 
         The conversation is encoded now, and only its bytes are kept. Entering waits until the model has said its first
         words; leaving ends the reply. `client` is the name that the client is counted by, `tag` begins the log lines,
-        and `spent` is called with the cost of each try that Cloudflare did not refuse, when the try is over.
+        and `spent` is called with the cost of each try that Cloudflare did not refuse, when the try is over. With
+        `thoughts` the first words may be reasoning.
 
         Raises:
             UpstreamError: on entering, its `tries` set: no words came in all tries.
@@ -168,7 +170,7 @@ class Upstream:
         question = encode_question(conversation)
         named = conversation.options.model
         fitted = self._fit(conversation) if self._fits or (named and needs_turns(named)) else {}
-        return Asking(self, question, fitted, self._api.affinity(conversation, client), client, tag, spent)
+        return Asking(self, question, fitted, self._api.affinity(conversation, client), client, tag, spent, thoughts)
 
     def end(self, answer: Answer, spent: Callable[[Cost], None]) -> None:
         """Tell the cost. Close the answer's connection, or keep it if the answer was read to its end."""
@@ -294,7 +296,9 @@ class Upstream:
         lent, pooled = await self._pool.borrow()
         while True:
             learned = self._learned[model]
-            answer = Answer(lent, model, max_tokens, settings.deadlines, asking.tag, tools, json_mode, learned)
+            answer = Answer(
+                lent, model, max_tokens, settings.deadlines, asking.tag, tools, json_mode, learned, asking.thoughts
+            )
             answer.left_out = left_out
             try:
                 answer.send(encode())
@@ -363,11 +367,11 @@ class Upstream:
 class Asking:
     """A question under way; see `Upstream.ask`. Once the first words have come, nothing is kept of it."""
 
-    __slots__ = ("_answer", "_upstream", "affinity", "client", "fitted", "question", "spent", "tag")
+    __slots__ = ("_answer", "_upstream", "affinity", "client", "fitted", "question", "spent", "tag", "thoughts")
 
     def __init__(
         self, upstream: Upstream, question: Question, fitted: Mapping[str, tuple[bytes, int]], affinity: str,
-        client: str, tag: str, spent: Callable[[Cost], None],
+        client: str, tag: str, spent: Callable[[Cost], None], thoughts: bool,
     ) -> None:  # fmt: skip
         self.question = question
         self.fitted = fitted
@@ -375,6 +379,7 @@ class Asking:
         self.client = client
         self.tag = tag
         self.spent = spent
+        self.thoughts = thoughts
         self._upstream = upstream
 
     @property

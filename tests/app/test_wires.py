@@ -150,12 +150,12 @@ async def test_a_client_that_leaves_closes_upstream(wire: Wire) -> None:
         await cfchat.logged(" 499 ")
 
 
-async def begun(cfchat: House, wire: Wire) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def begun(cfchat: House, wire: Wire, word: bytes = b"Hel") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A reply whose first word has come."""
     path, fields, body = wire
     reader, writer = await cfchat.connect()
     writer.write(request(json.dumps(body).encode(), path, fields))
-    await reader.readuntil(b"Hel")
+    await reader.readuntil(word)
     return reader, writer
 
 
@@ -281,6 +281,87 @@ async def test_the_bare_text_has_none() -> None:
     async with StandIn([partial(HALF, then="silence")]) as standin, house(standin, **means) as cfchat:  # type: ignore
         answer = await cfchat.post()
     assert (answer.body, answer.whole) == (b"Hel", False)
+
+
+# --- thoughts ------------------------------------------------------------------------------------
+
+SENDING = AppSettings(thoughts=True)
+IN_FIELD = b'data: {"choices":[{"delta":{"reasoning_content":"H"}}]}\n\ndata: {"response":"","reasoning":"m."}\n\n'
+IN_TEXT = b'data: {"response":"<think>Hm"}\n\ndata: {"response":".</think>\\n\\n"}\n\n'
+BROUGHT = {
+    "/api/chatbot": r'"reasoning":"([^"]*)"',
+    "/api/chat": r'"reasoning-delta","id":"r1","delta":"([^"]*)"',
+    "/v1/chat/completions": r'"reasoning_content":"([^"]*)"',
+}
+
+
+@pytest.mark.parametrize("thoughts", [IN_FIELD, IN_TEXT], ids=["field", "tag"])
+@pytest.mark.parametrize("wire", EVENT_WIRES + WHOLE_WIRES, ids=str)
+async def test_thoughts_of_both_kinds_come_out_alike(wire: Wire, thoughts: bytes) -> None:
+    async with StandIn([reply(thoughts + WORDS)]) as standin, house(standin, app=SENDING) as cfchat:
+        answer = await ask(cfchat, wire)
+    body = answer.body.decode()
+    assert "".join(re.findall(BROUGHT[wire[0]], body)) == "Hm."
+    assert "".join(re.findall(r'"(?:text|delta|content)":"(\w*)"', body.replace("reasoning-delta", ""))) == "Hello"
+    assert answer.whole
+
+
+@pytest.mark.parametrize("wire", EVENT_WIRES, ids=lambda wire: wire[0])
+async def test_the_first_thought_begins_the_reply_and_ends_the_tries(wire: Wire) -> None:
+    """Where thoughts are hidden the same break costs nothing but another try."""
+    told = asyncio.Event()
+
+    async def breaks(exchange: Exchange) -> None:
+        await exchange.send(head_of(200, [STREAM_TYPE]) + IN_FIELD)
+        await told.wait()
+        exchange.abort()
+
+    async with StandIn([breaks, breaks, reply(WORDS)]) as standin:
+        async with house(standin, app=SENDING) as cfchat:
+            reader, writer = await begun(cfchat, wire, b"m.")
+            told.set()
+            rest = await reader.read()
+            writer.close()
+        assert len(standin.requests) == 1
+        async with house(standin) as cfchat:
+            tried_again = await ask(cfchat, wire)
+    assert b"The reply was interrupted." in rest and rest.endswith(b"\r\n0\r\n\r\n")
+    assert b"interrupted" not in tried_again.body and b"m." not in tried_again.body
+
+
+@pytest.mark.parametrize("wire", EVENT_WIRES, ids=lambda wire: wire[0])
+async def test_thoughts_without_an_answer_end_with_an_error(wire: Wire) -> None:
+    done = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(head_of(200, [STREAM_TYPE]) + IN_FIELD)
+        await done.wait()
+        await exchange.send(b'data: {"response":"","finish_reason":"length"}\n\ndata: [DONE]\n\n')
+        exchange.close()
+
+    async with StandIn([script]) as standin, house(standin, app=SENDING) as cfchat:
+        reader, writer = await begun(cfchat, wire, b"m.")
+        done.set()
+        rest = await reader.read()
+        writer.close()
+    assert b"used its whole budget thinking" in rest and rest.endswith(b"\r\n0\r\n\r\n")
+    assert b'"finish' not in rest.replace(b'"finish_reason":null', b"")
+
+
+async def test_the_bare_text_has_no_place_for_thoughts() -> None:
+    async with StandIn([partial(IN_FIELD), reply(IN_FIELD + WORDS)]) as standin, house(standin, app=SENDING) as cfchat:
+        answer = await cfchat.post()
+    assert (answer.body, len(standin.requests)) == (b"Hello", 2)
+
+
+async def test_the_effort_of_a_model_is_asked_for() -> None:
+    async with StandIn([reply(WORDS)], repeat=True) as standin, house(standin, app=OFFERED) as cfchat:
+        for more in ({"reasoning_effort": "high"}, {"reasoning": {"effort": "none"}}):
+            assert (await complete(cfchat, **more)).status == 200
+        refused = await complete(cfchat, model=LLAMA, reasoning_effort="low")
+    switches = [json.loads(exchange.body)["chat_template_kwargs"] for exchange in standin.requests]
+    assert switches == [{"enable_thinking": True}, {"enable_thinking": False}]
+    assert (refused.status, refused.error["param"]) == (400, "reasoning_effort")
 
 
 # --- OpenAI's API --------------------------------------------------------------------------------

@@ -3,7 +3,8 @@ import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { AbstractChat, DefaultChatTransport, TextStreamChatTransport, generateId, generateText, jsonSchema, streamText, tool } from "ai";
 import { reader, serve } from "./jobs.mjs";
 
-const textOf = (message) => message.parts.filter((part) => part.type === "text").map((part) => part.text).join("");
+const wordsOf = (message, type) => message.parts.filter((part) => part.type === type).map((part) => part.text).join("");
+const textOf = (message) => wordsOf(message, "text");
 
 // What useChat keeps in React's state.
 class State {
@@ -44,7 +45,8 @@ async function talk(job, transport) {
   await chat.sendMessage({ text: job.messages.at(-1).content });
   if (chat.status === "error") throw chat.error;
   const last = chat.messages.at(-1);
-  return { text: textOf(last), usage: last.metadata?.usage?.totalTokens ?? null, aborted: end.isAbort, parts: last.parts.length };
+  const usage = last.metadata?.usage?.totalTokens ?? null, thoughts = wordsOf(last, "reasoning");
+  return { text: textOf(last), thoughts, usage, aborted: end.isAbort, parts: last.parts.length };
 }
 
 const headers = (job) => ({ Authorization: `Bearer ${job.key}` });
@@ -68,21 +70,22 @@ const asked = ({ url, key, model, messages, options = {} }) => ({
 async function provider(job) {
   const controller = new AbortController();
   const saw = reader(job, () => controller.abort());
-  let text = "", end = {};
+  let text = "", thoughts = "", end = {};
   const stream = streamText({ ...asked(job), abortSignal: controller.signal, onError: () => {} });
   for await (const part of stream.fullStream) {
     if (part.type === "text-delta") {
       text += part.text;
       saw(part.text);
-    } else if (part.type === "error") throw part.error;
+    } else if (part.type === "reasoning-delta") thoughts += part.text;
+    else if (part.type === "error") throw part.error;
     else if (part.type === "finish" || part.type === "abort") end = part;
   }
-  return { text, usage: end.totalUsage?.totalTokens ?? null, aborted: end.type === "abort" };
+  return { text, thoughts, usage: end.totalUsage?.totalTokens ?? null, aborted: end.type === "abort" };
 }
 
 async function whole(job) {
-  const { text, usage } = await generateText(asked(job));
-  return { text, usage: usage.totalTokens };
+  const { text, reasoningText, usage } = await generateText(asked(job));
+  return { text, thoughts: reasoningText ?? "", usage: usage.totalTokens };
 }
 
 // Calls as streamText puts them together.

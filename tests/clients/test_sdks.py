@@ -15,7 +15,7 @@ from house import HELLO, house
 from installs import HERE, Process, node_modules, venv
 from leaving import closes_at_once
 from places import STREAMS
-from standin import Model, Script, StandIn, json_error, reply
+from standin import Model, Script, StandIn, event, json_error, reply
 
 from cfchat.app.routes import Settings
 from cfchat.guard.guard import Guard
@@ -147,10 +147,10 @@ def client(
 
 
 @asynccontextmanager
-async def asked(client: Client, *scripts: Script) -> AsyncIterator[StandIn]:
+async def asked(client: Client, *scripts: Script, thoughts: bool = False) -> AsyncIterator[StandIn]:
     """A house for the client, whose model follows the scripts."""
     guard = Guard(GuardSettings(keys=parse_keys(f"tests {KEY}\n")))
-    settings = Settings(models=(GEMMA, LLAMA))
+    settings = Settings(models=(GEMMA, LLAMA), thoughts=thoughts)
     async with StandIn(scripts) as standin, house(standin, app=settings, guard=guard) as cfchat:
         client.url = f"http://127.0.0.1:{cfchat.port}"
         yield standin
@@ -287,6 +287,19 @@ async def test_a_reply_in_json(client: Client) -> None:
         end = (await client.told())["end"]
         assert json.loads(end["text"]) == {"a": 1} and end["usage"] == 7
     assert json.loads(standin.requests[0].body)["response_format"] == {"type": "json_object"}
+
+
+@pytest.mark.parametrize("kind", ["<think>Hm. So.</think>\n\n", {"reasoning": "Hm. So."}], ids=["tag", "field"])
+@pytest.mark.parametrize("way", ["ui", "provider", "whole"])
+@each("ai-5", "ai-6", "ai-7")
+async def test_thoughts_are_shown_apart_from_the_answer(client: Client, way: str, kind: object) -> None:
+    thought = event(kind) if isinstance(kind, str) else f"data: {json.dumps(kind)}\n\n".encode()
+    script = reply(thought + event("Good morning") + event("", usage=USAGE) + b"data: [DONE]\n\n")
+    for sent in (True, False):
+        async with asked(client, script, thoughts=sent):
+            client.ask(way)
+            end = (await client.end())["end"]
+            assert (end["text"], end["thoughts"]) == ("Good morning", "Hm. So." if sent else "")
 
 
 @each("openai-python", "openai-node")

@@ -305,6 +305,7 @@ LIMITS = Limits(
     models=("@cf/a/one", "@cf/a/two"),
     ranges=lambda model: {"temperature": (0, 5)} if model == "@cf/a/two" else RANGES,
     caps={"max_tokens": 500, "temperature": 1.5},
+    efforts=lambda model: () if model == "@cf/a/two" else ("none", "low", "high"),
 )
 
 
@@ -319,6 +320,10 @@ def options(sent: dict[str, object], limits: Limits = LIMITS) -> Options:
         ({"temperature": None, "model": None, "seed": None}, Options()),
         ({"model": ""}, Options()),
         ({"model": "@cf/a/one"}, Options("@cf/a/one")),
+        ({"reasoning_effort": "low"}, Options(reasoning_effort="low")),
+        ({"reasoning": {"effort": "high", "summary": "auto"}}, Options(reasoning_effort="high")),
+        ({"reasoning": {"effort": "high"}, "reasoning_effort": "none"}, Options(reasoning_effort="none")),
+        ({"reasoning": True, "reasoning_effort": None}, Options()),
         ({"max_tokens": 1}, Options(max_tokens=1)),
         ({"max_tokens": 500}, Options(max_tokens=500)),
         ({"max_tokens": 100.0}, Options(max_tokens=100)),
@@ -359,6 +364,10 @@ def test_options(sent: dict[str, object], meant: Options) -> None:
         ({"model": "@cf/a/three"}, "model", "This model is not offered here. These are: @cf/a/one, @cf/a/two."),
         ({"model": 5}, "model", "not offered"),
         ({"model": ["@cf/a/one"]}, "model", "not offered"),
+        ({"reasoning_effort": "max"}, "reasoning_effort", "`reasoning_effort` can only be none, low, high for"),
+        ({"reasoning_effort": ["low"]}, "reasoning_effort", "can only be none, low"),
+        ({"reasoning": {"effort": 1}}, "reasoning.effort", "`reasoning.effort` can only be none, low"),
+        ({"model": "@cf/a/two", "reasoning_effort": "none"}, "reasoning_effort", "This model does not take"),
     ],
 )
 def test_a_refused_option_is_explained(sent: dict[str, object], param: str, message: str) -> None:

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfchat.demo.server import ACCOUNT, MODEL, TOKEN, Demo, events, pieces
+from cfchat.demo.shows import SHOWS
+from cfchat.errors import CfchatError
 from cfchat.net.deadline import Deadline
 from cfchat.server.record import Record
 from cfchat.server.reply import Head, Reply
@@ -84,6 +86,45 @@ async def test_it_streams_one_event_at_a_time() -> None:
 async def test_it_stops_at_max_tokens() -> None:
     _, pieces = await answered(posted({"messages": [{"role": "user", "content": "because"}], "max_tokens": 3}))
     assert pieces == list(events("Is that the", 1))
+
+
+def ask(*turns: str) -> Request:
+    """The user speaks first and last."""
+    roles = ("user", "assistant") * len(turns)
+    messages = [{"role": role, "content": text} for role, text in zip(roles, turns, strict=False)]
+    return posted({"messages": messages, "max_tokens": 2048})
+
+
+def said(pieces: list[bytes]) -> tuple[str, Any]:
+    """The text, and the last event before [DONE]."""
+    contents = [json.loads(piece.removeprefix(b"data: ")) for piece in pieces[:-1]]
+    return "".join(content["response"] for content in contents), contents[-1]
+
+
+@pytest.mark.parametrize(("word", "begin"), [("think", "<think>"), (" Code\n", "# Markdown")])
+async def test_a_word_shows_thoughts_and_markdown(word: str, begin: str) -> None:
+    _, pieces = await answered(ask(word))
+    text, last = said(pieces)
+    assert text == SHOWS[word.strip().lower()].text and text.startswith(begin) and "finish_reason" not in last
+
+
+async def test_a_long_reply_is_cut_at_its_length_and_goes_on_where_it_was() -> None:
+    turns, reasons = ["long", ""], ["length"]
+    while reasons[-1] == "length":
+        _, pieces = await answered(ask(*turns, "Go on.") if turns[1] else ask("long"))
+        text, last = said(pieces)
+        turns[1] += text
+        reasons.append(last.get("finish_reason", "stop"))
+    assert turns[1] == SHOWS["long"].text and len(reasons) > 3
+    _, pieces = await answered(ask(*turns, "because"))
+    assert said(pieces)[0] == "Is that the real reason?"
+
+
+async def test_a_break_comes_behind_all_words() -> None:
+    received = Received()
+    with pytest.raises(CfchatError):
+        await Demo(pace=0).handle(ask("break"), Reply(received, Record("1", "", "POST", PATH, {}), 15.0))
+    assert said([*received.pieces, b""])[0] == SHOWS["break"].text and not received.ended
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,33 @@ def thinks_first(model: str) -> bool:
     return _THINKS_FIRST.fullmatch(model) is not None
 
 
+# How much a model is asked to think (OpenAI's `reasoning_effort`), and the models that can be asked: these switch it on
+# or off, gpt-oss always thinks and knows three degrees, and the classic ones that do not think can only go on so.
+EFFORTS = ("none", "minimal", "low", "medium", "high")
+_SWITCHED = re.compile(r"@cf/(google/gemma-4|zai-org/glm-|qwen/qwen3|nvidia/nemotron-3|moonshotai/kimi-).*")
+_DEGREES = re.compile(r"@cf/openai/gpt-oss-.*")
+
+
+@lru_cache(maxsize=64)
+def efforts(model: str) -> tuple[str, ...]:
+    """Return how much a model can be asked to think."""
+    if _SWITCHED.fullmatch(model):
+        return EFFORTS
+    if _DEGREES.fullmatch(model):
+        return EFFORTS[1:]
+    return EFFORTS[:1] if CLASSIC_NAMES.fullmatch(model) and not thinks_first(model) else ()
+
+
+def effort_fields(model: str, effort: str) -> dict[str, object]:
+    """Return the body fields that ask a model to think so much; none if it cannot be asked."""
+    if _SWITCHED.fullmatch(model):
+        switch = "thinking" if "/kimi-" in model else "enable_thinking"
+        return {"chat_template_kwargs": {switch: effort != "none"}}
+    if _DEGREES.fullmatch(model) and effort != "none":
+        return {"reasoning_effort": "low" if effort == "minimal" else effort}
+    return {}
+
+
 _MODEL_NAME = re.compile(r"@(cf|hf)/[A-Za-z0-9._-]{1,100}/[A-Za-z0-9._-]{1,100}")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from cfchat.conversation.model import NO_OPTIONS, Conversation, Message, Options
 from cfchat.conversation.parse import without_surrogates
 from cfchat.conversation.passed import texts_of
-from cfchat.upstream.cloudflare.models import CLASSIC_NAMES, MODEL_FIELDS, ranges, takes
+from cfchat.upstream.cloudflare.models import CLASSIC_NAMES, MODEL_FIELDS, effort_fields, ranges, takes
 from cfchat.wire.strict_json import decode
 from cfchat.wire.strict_json import encode as encode_json
 
@@ -72,6 +72,8 @@ def encode_request(
     fields = {**(MODEL_FIELDS.get(model, {}) if extra is None else extra)}
     if question.options is not NO_OPTIONS:
         fields |= _options(question.options, model)
+        if question.options.reasoning_effort is not None:
+            fields |= _effort(question.options.reasoning_effort, model, fields.get("chat_template_kwargs"))
     large = _passed(question.passed, model) if question.passed else {}
     large["messages"] = question.messages if messages is None else messages
     # JSON mode cannot be streamed (developers.cloudflare.com/workers-ai/features/json-mode).
@@ -96,6 +98,15 @@ def _options(options: Options, model: str) -> dict[str, object]:
         for name, (low, high) in ranges(model).items()
         if (asked := getattr(options, name)) is not None
     }
+
+
+def _effort(effort: str, model: str, arguments: object) -> dict[str, object]:
+    """Return the fields for the client's effort. The operator's other `arguments` of the chat template stay."""
+    fields = effort_fields(model, effort)
+    ours = fields.get("chat_template_kwargs")
+    if isinstance(ours, dict) and isinstance(arguments, dict):
+        fields["chat_template_kwargs"] = {**arguments, **ours}
+    return fields
 
 
 def _passed(passed: Mapping[str, bytes], model: str) -> dict[str, bytes]:

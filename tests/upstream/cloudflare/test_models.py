@@ -6,7 +6,9 @@ import pytest
 
 from cfchat.upstream.cloudflare.models import (
     DEFAULT_MODEL,
+    EFFORTS,
     FALLBACK_MODELS,
+    efforts,
     is_model_name,
     needs_turns,
     ranges,
@@ -86,3 +88,19 @@ def test_what_is_known_of_models() -> None:
 def test_classic_models_take_fewer_fields() -> None:
     assert takes(None, "stop") and takes(GEMMA, "stop") and not takes(LLAMA, "stop")
     assert takes(LLAMA, "tools")
+
+
+@pytest.mark.parametrize(
+    ("model", "known"),
+    [
+        (DEFAULT_MODEL, EFFORTS),
+        ("@cf/qwen/qwen3-30b-a3b-fp8", EFFORTS),
+        ("@cf/openai/gpt-oss-20b", EFFORTS[1:]),  # it cannot be switched off
+        ("@cf/meta/llama-3.1-8b-instruct-fast", ("none",)),
+        ("@cf/qwen/qwq-32b", ()),
+        ("@cf/deepseek-ai/deepseek-r1-distill-qwen-32b", ()),
+        ("@cf/some/newer-model", ()),
+    ],
+)
+def test_how_much_a_model_can_be_asked_to_think(model: str, known: tuple[str, ...]) -> None:
+    assert efforts(model) == known

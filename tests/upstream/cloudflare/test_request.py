@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +55,28 @@ def test_options_are_sent_where_they_are_named() -> None:
         "presence_penalty": 0.75,
     }
     assert sent("@cf/meta/m", Options(temperature=0)) == {"max_tokens": 64, "temperature": 0}
+
+
+@pytest.mark.parametrize(
+    ("model", "effort", "fields"),
+    [
+        ("@cf/google/gemma-4-26b-a4b-it", "high", {"chat_template_kwargs": {"enable_thinking": True}}),
+        ("@cf/zai-org/glm-4.7-flash", "none", {"chat_template_kwargs": {"enable_thinking": False}}),
+        ("@cf/moonshotai/kimi-k2.6", "low", {"chat_template_kwargs": {"thinking": True}}),
+        ("@cf/openai/gpt-oss-20b", "minimal", {"reasoning_effort": "low"}),
+        ("@cf/openai/gpt-oss-120b", "high", {"reasoning_effort": "high"}),
+        ("@cf/openai/gpt-oss-120b", "none", {}),  # as a fallback, of which it was not asked
+        ("@cf/meta/m", "high", {}),
+    ],
+)
+def test_each_model_is_asked_to_think_in_its_own_way(model: str, effort: str, fields: dict[str, object]) -> None:
+    assert sent(model, Options(reasoning_effort=effort)) == {"max_tokens": 64, **fields}
+
+
+def test_the_other_arguments_of_the_chat_template_stay() -> None:
+    extra = {"chat_template_kwargs": {"enable_thinking": False, "clear_thinking": True}}
+    asked = sent("@cf/google/gemma-4-26b-a4b-it", Options(reasoning_effort="low"), extra=extra)
+    assert asked["chat_template_kwargs"] == {"enable_thinking": True, "clear_thinking": True}
 
 
 def test_a_fallback_gets_what_it_takes_of_the_options() -> None:
