@@ -17,8 +17,11 @@ import pytest
 from house import HELLO, house
 from installs import node_modules
 from leaving import closes_at_once
-from standin import Model, Script, StandIn, json_error, words
+from standin import Exchange, Model, Script, StandIn, event, json_error, reply, words
 from webdriver import Browser, browser
+
+from cfchat.app.routes import Settings
+from cfchat.server.request import Limits
 
 # Where a client connects just as the house closes, asyncio (3.11) leaves the socket to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
@@ -78,10 +81,21 @@ def page(driver: Browser, origin: str) -> Page:
 
 
 @asynccontextmanager
-async def asked(page: Page, *scripts: Script) -> AsyncIterator[StandIn]:
-    async with StandIn(scripts) as standin, house(standin) as cfchat:
+async def asked(
+    page: Page, *scripts: Script, limits: Limits = Limits(), app: Settings = Settings()
+) -> AsyncIterator[StandIn]:
+    async with StandIn(scripts) as standin, house(standin, limits=limits, app=app) as cfchat:
         page.house = f"http://127.0.0.1:{cfchat.port}"
         yield standin
+
+
+BEATING = Limits(heartbeat=0.05)
+
+
+async def late(exchange: Exchange) -> None:
+    """A whole reply behind a silence of several heartbeats."""
+    await asyncio.sleep(0.3)
+    await words("Good morning")(exchange)
 
 
 LEAVE = "window.left = performance.timeOrigin + performance.now();"
@@ -147,6 +161,14 @@ async def test_fetch_event_source_sees_a_break_and_does_not_ask_again(page: Page
         assert len(standin.requests) == 1
 
 
+async def test_fetch_event_source_sees_words_behind_heartbeats(page: Page) -> None:
+    async with asked(page, late, limits=BEATING):
+        await fetch(page)
+        told = await page.until("return seen.at(-1)?.[0] == 'resolved' && seen")
+    # A comment is an event without data to it.
+    assert ["", ""] in told and next(seen for seen in told if seen != ["", ""]) == piece("Good morning")
+
+
 async def test_fetch_event_source_leaves(page: Page) -> None:
     script = f"if (!seen.length) return false; {LEAVE} controller.abort(); return true"
     await closes_at_once(lambda: leave(page, lambda: fetch(page), script))
@@ -195,6 +217,21 @@ async def test_deep_chat_shows_each_piece_before_the_next_is_said(page: Page, st
         assert await page.run("return errors()") == []
     told = [(m["role"], m["content"]) for m in json.loads(standin.requests[1].body)["messages"][1:]]
     assert told == [("user", "Hello"), ("assistant", "Good morning"), ("user", "And you?")]
+
+
+async def test_deep_chat_shows_words_behind_heartbeats(page: Page) -> None:
+    async with asked(page, late, limits=BEATING):
+        await deep_chat(page)
+        await shown(page, "Good morning")
+        assert await page.run("return errors()") == []
+
+
+async def test_deep_chat_draws_no_thoughts(page: Page) -> None:
+    thought = reply(event("<think>Hm.</think>Good") + b"data: [DONE]\n\n")
+    async with asked(page, thought, app=Settings(thoughts=True)):
+        await deep_chat(page)
+        await shown(page, "Good")
+        assert await page.run("return errors()") == []
 
 
 async def test_deep_chat_shows_a_whole_reply(page: Page) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,12 +16,13 @@ from house import HELLO, house
 from installs import HERE, Process, node_modules, venv
 from leaving import closes_at_once
 from places import STREAMS
-from standin import Model, Script, StandIn, event, json_error, reply
+from standin import Exchange, Model, Script, StandIn, event, json_error, reply
 
 from cfchat.app.routes import Settings
 from cfchat.guard.guard import Guard
 from cfchat.guard.guard import Settings as GuardSettings
 from cfchat.guard.keys import parse_keys
+from cfchat.server.request import Limits
 
 GEMMA, LLAMA = "@cf/google/gemma-4-26b-a4b-it", "@cf/meta/llama-3.1-8b-instruct-fast"
 KEY = "the-key-of-the-tests"
@@ -147,11 +149,13 @@ def client(
 
 
 @asynccontextmanager
-async def asked(client: Client, *scripts: Script, thoughts: bool = False) -> AsyncIterator[StandIn]:
+async def asked(
+    client: Client, *scripts: Script, thoughts: bool = False, limits: Limits = Limits()
+) -> AsyncIterator[StandIn]:
     """A house for the client, whose model follows the scripts."""
     guard = Guard(GuardSettings(keys=parse_keys(f"tests {KEY}\n")))
     settings = Settings(models=(GEMMA, LLAMA), thoughts=thoughts)
-    async with StandIn(scripts) as standin, house(standin, app=settings, guard=guard) as cfchat:
+    async with StandIn(scripts) as standin, house(standin, app=settings, guard=guard, limits=limits) as cfchat:
         client.url = f"http://127.0.0.1:{cfchat.port}"
         yield standin
 
@@ -204,6 +208,19 @@ async def test_a_client_that_leaves_closes_the_call_to_the_model(client: Client,
         return closed - left
 
     await closes_at_once(leave)
+
+
+@each_way
+async def test_words_come_behind_heartbeats(client: Client, way: str) -> None:
+    """A text stream has none, and just waits."""
+
+    async def late(exchange: Exchange) -> None:
+        await asyncio.sleep(0.2)
+        await reply(event("Good morning") + event("", usage=USAGE) + b"data: [DONE]\n\n")(exchange)
+
+    async with asked(client, late, limits=Limits(heartbeat=0.05)):
+        client.ask(way)
+        assert (await client.end())["end"]["text"] == "Good morning"
 
 
 # --- errors ---------------------------------------------------------------------------------------
