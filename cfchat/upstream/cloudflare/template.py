@@ -12,23 +12,26 @@ from typing import NamedTuple
 
 from cfchat.wire.strict_json import decode, decode_first
 
-# The inside of a string, its escapes unchecked; and a number that is a count (usage.py).
+# The inside of a string, its escapes unchecked; padding or an id; and a number that is a count (usage.py).
 _STRING = r'[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+'
+_WORD = "[0-9A-Za-z-]++"
 _NUMBER = r"(?:0|[1-9][0-9]{0,14}+)(?:\.[0-9]{1,20}+)?+"
-# The parts that may vary; `id` and `created` do so from stream to stream. Which string is the text is a guess here:
-# the caller tries an example.
+# The parts that may differ, each by its kind. Whether this string is the text of the event is a guess: the caller tries
+# the example. `id` and `created` differ from stream to stream only, but all streams of a model share one pattern.
 _PARTS = re.compile(
     rf'"(?:response|response_text|content)"\s*:\s*"(?P<text>{_STRING})"'
-    r'|"(?:p|id)"\s*:\s*"(?P<word>[0-9A-Za-z-]++)"'
+    rf'|"(?:p|id)"\s*:\s*"(?P<word>{_WORD})"'
     rf'|"created"\s*:\s*(?P<number>{_NUMBER})(?=\s*[,}}])'
     r'|"usage"\s*:\s*(?P<usage>\{(?:[^{}]|\{[^{}]*+\})*+\})'
 )
-_ANY = {"text": f"(?P<text>{_STRING})", "word": "[0-9A-Za-z-]++", "number": _NUMBER}
-_OTHER = {"text": "text", "word": "word", "number": "1"}
-_COUNTS = re.compile(rf'(?P<total>"total_tokens")?\s*:\s*(?P<number>{_NUMBER})(?=\s*[,}}])')
+# What may stand in the place of a part, as a pattern, and what stands there in the example; for a usage see `find`.
+_OTHERS = {"text": (f"(?P<text>{_STRING})", "text"), "word": (_WORD, "word"), "number": (_NUMBER, "1")}
 _OTHER_DIGITS = str.maketrans("0123456789", "1234567891")
-# The more the events share, the longer it takes to compile; those of no model share as many characters.
-_LONGEST_PATTERN = 4096
+# Each begins with the quote behind its name, so that a million blanks are looked at once and not from each of them.
+_COUNTS = re.compile(rf'(?P<total>"total_tokens)?"\s*:\s*(?P<number>{_NUMBER})(?=\s*[,}}])')
+# Characters. The longest known has 470, most of them fewer than 200. A longer one would cost too much to search and to
+# compile, and an origin may send a mebibyte.
+_LONGEST_EVENT = 1024
 # How many events of another kind a read may end with: the finish reason, a usage or two, [DONE], and one cut in two.
 _MOST_OTHERS = 5
 
@@ -36,7 +39,7 @@ _MOST_OTHERS = 5
 class Match(NamedTuple):
     """What some events say together, and the bytes behind them.
 
-    `usage` is the JSON of the first usage with the largest total, `total` that number; empty and 0 if none may vary.
+    `usage` is the JSON of the last usage, which has the largest total, `total` that number; empty and 0 if none may vary.
     """
 
     text: str
@@ -97,8 +100,11 @@ class Template:
         if not self._usage:
             return Match(text, b"", 0, data[end:])
         usages, totals = columns[self._usage - 1 : self._usage + 1]  # the total is the next group
-        most = max(dict.fromkeys(totals), key=float)
-        return Match(text, usages[totals.index(most)], float(most), data[end:])
+        numbers = [*map(float, totals)]
+        # Where totals do not grow, more than the last usage counts (usage.py).
+        if numbers != sorted({*numbers}) and len({*usages}) > 1:
+            return None
+        return Match(text, usages[-1], numbers[-1], data[end:])
 
 
 def _decode(lines: bytes) -> str | None:
@@ -114,26 +120,26 @@ def _decode(lines: bytes) -> str | None:
 
 def find(data: str) -> Shape | None:
     """Return what an event of this data may share with others; None for data of an unusual form."""
-    if "\n" in data:
+    if len(data) > _LONGEST_EVENT or "\n" in data:
         return None
+    parts = [*_PARTS.finditer(data)]
+    kinds = [part.lastgroup for part in parts]
+    if kinds.count("text") != 1 or kinds.count("usage") > 1:
+        return None  # which one counts is for the parsers to say
     pattern, example, usage, at = "^data: ", "", "", 0
-    for part in _PARTS.finditer(data):
+    for part in parts:
         kind = part.lastgroup or ""
         if kind == "usage":
-            varied, other = _usages_like(part[kind]), part[kind].translate(_OTHER_DIGITS)
-            if usage or not varied:
-                continue
-            usage = other
+            varied = _usages_like(part[kind])
+            if not varied:
+                continue  # it must be the same in all events, as all is that is no part
+            other = usage = part[kind].translate(_OTHER_DIGITS)
         else:
-            varied, other = _ANY[kind], _OTHER[kind]
-            if kind == "text" and varied in pattern:
-                continue  # the first one is the text
-        literal = data[at : part.start(kind)]
-        pattern += re.escape(literal) + varied
-        example += literal + other
+            varied, other = _OTHERS[kind]
+        shared = data[at : part.start(kind)]
+        pattern += re.escape(shared) + varied
+        example += shared + other
         at = part.end(kind)
-    if _ANY["text"] not in pattern or len(pattern) + len(data) - at > _LONGEST_PATTERN:
-        return None
     # findall returns rows only where there are two groups or more.
     return Shape(f"{pattern}{re.escape(data[at:])}()\n\n", example + data[at:], usage)
 

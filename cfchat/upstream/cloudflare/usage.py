@@ -55,9 +55,11 @@ class Usage:
             self._neurons = _most(self._neurons, usage)
 
     def add_json(self, usage: bytes, total: float, written: int = 0) -> None:
-        """Keep the usage of an event, as sound JSON with this total. It is decoded when somebody asks for it."""
+        """Keep the usage of an event, as sound JSON with this total. The largest is decoded when somebody asks for it."""
         if total > self._total:
             self._largest, self._total, self._counted = usage, total, written
+        elif b'"neurons"' in usage:
+            self._neurons = _most(self._neurons, decode(usage.decode()))
 
     def cost(self, written: int, whole: bool) -> Cost:
         """Return what the reply has cost, of so many bytes so far. If it is whole, its usage counts all of it."""

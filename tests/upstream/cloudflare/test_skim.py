@@ -34,7 +34,7 @@ def reading(deltas: Sequence[Delta], reply: ReplyReader, error: CfchatError | No
         "calls": [call for delta in deltas for call in delta.tool_calls],
         "ends": ends,
         "error": (type(error), str(error)),
-        "reply": (reply.done, reply.answered, reply.passed_over, reply.finish_reason, reply.usage),
+        "reply": (reply.done, reply.answered, reply.passed_over, reply.finish_reason, reply.cost, reply.usage),
     }
 
 
@@ -118,9 +118,12 @@ def test_recorded_streams(name: str) -> None:
 # --- that it is skimmed at all -------------------------------------------------------------------
 
 
-def stream_of(shape: str, words: Iterable[str]) -> bytes:
-    """Return an event for each text, with padding and numbers as long as it is."""
-    parts = [{"%s": word, "%p": "ab" * len(word), "%t": f"{len(word)}7", "%u": f"{len(word)}.3"} for word in words]
+def stream_of(shape: str, words: Iterable[str], first: int = 0) -> bytes:
+    """Return an event for each text, with padding as long as it is, and totals that grow from the first."""
+    parts = [
+        {"%s": word, "%p": "ab" * len(word), "%t": str(total), "%u": f"{len(word)}.3"}
+        for total, word in enumerate(words, first)
+    ]
     return b"".join(f"data: {fill(shape, part)}\n\n".encode() for part in parts)
 
 
@@ -142,7 +145,7 @@ def test_most_events_are_not_parsed(shape: str, size: int, monkeypatch: pytest.M
     reader = EventReader(ReplyReader(99))
     deltas = []
     for at in range(0, len(words), size):
-        deltas += reader.feed(stream_of(shape, words[at : at + size]))
+        deltas += reader.feed(stream_of(shape, words[at : at + size], at))
     assert "".join(delta.text for delta in deltas) == "".join(json.loads(f'"{word}"') for word in words)
     assert parsed_events <= 12
 

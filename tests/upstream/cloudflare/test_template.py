@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streams import PADS, WORDS
 
-from cfchat.upstream.cloudflare.template import Match, Template, find
+from cfchat.upstream.cloudflare.template import _COUNTS, Match, Template, find
 from cfchat.wire.strict_json import decode
 
 USAGE = '{"completion_tokens":%d,"total_tokens":%d,"details":{"cached":0},"neurons":0.5}'
@@ -93,11 +93,15 @@ def test_a_usage_in_doubt_does_not_match(usage: str) -> None:
     assert learn(COUNTED).read(event(COUNTED, "a", usage=usage)) is None
 
 
-def test_the_first_usage_with_the_largest_total_is_the_one_that_counts() -> None:
-    usages = [USAGE % pair for pair in ((1, 1), (2, 20), (3, 20), (4, 9), (5, 0))]
-    raw = b"".join(event(COUNTED, "a", usage=usage) for usage in usages)
-    assert learn(COUNTED).read(raw) == Match("aaaaa", usages[1].encode(), 20, b"")
-    assert learn(COUNTED).read(event(COUNTED, "a", usage=usages[3])) == Match("a", usages[3].encode(), 9, b"")
+@pytest.mark.parametrize(
+    ("totals", "counts"),
+    [((1, 2, 30), True), ((0, 4.5), True), ((4, 4), True), ((9,), True)]
+    + [((4, 3), False), ((1, 20, 20), False), ((1, 1, 2), False), ((2, 1, 3), False)],
+)
+def test_usages_match_if_the_last_one_is_all_that_counts(totals: tuple[float, ...], counts: bool) -> None:
+    usages = [USAGE.replace("%d", str(total)) for total in totals]
+    match = check(COUNTED, b"".join(event(COUNTED, "a", usage=usage) for usage in usages))
+    assert match == (Match("a" * len(totals), usages[-1].encode(), totals[-1], b"") if counts else None)
 
 
 @pytest.mark.parametrize(
@@ -129,9 +133,24 @@ def test_streams_of_one_model_have_one_pattern() -> None:
     assert found[0].pattern == found[1].pattern
 
 
-def test_events_that_share_too_much_have_no_template() -> None:
-    assert find('{"response":"%s"}' % ("a" * 9999)) is not None
-    assert find('{"response":"a","more":"%s"}' % ("a" * 9999)) is None
+def test_a_long_event_has_no_template() -> None:
+    assert find('{"response":"a","more":"%s"}' % ("a" * 900)) is not None
+    assert find('{"response":"a","more":"%s"}' % ("a" * 1000)) is None
+
+
+@pytest.mark.parametrize("data", ['"content":"a"', '"usage":{"total_tokens":1}'])
+def test_two_parts_of_a_kind_that_may_be_one_only_have_no_template(data: str) -> None:
+    assert find(f'{{"response":"a","usage":{{"total_tokens":2}},{data}}}') is None
+
+
+@pytest.mark.parametrize(
+    "usage", ['{"total_tokens":1%s}' % (" " * (1 << 20)), '{"total_tokens":1%s}' % (',"a":1 ' * (1 << 18))]
+)
+def test_no_usage_is_searched_quadratically(usage: str) -> None:
+    """A search from each of a million blanks to the last would take hours."""
+    for number in _COUNTS.finditer(usage):
+        assert number["number"] == "1"
+    assert find(f'{{"response":"a","usage":{usage}}}') is None
 
 
 def test_an_event_that_lacks_a_part_does_not_match() -> None:
