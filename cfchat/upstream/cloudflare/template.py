@@ -39,7 +39,8 @@ _MOST_OTHERS = 5
 class Match(NamedTuple):
     """What some events say together, and the bytes behind them.
 
-    `usage` is the JSON of the last usage, which has the largest total, `total` that number; empty and 0 if none may vary.
+    `usage` is the JSON of the last usage, which has the largest total; `total` is that number. They are empty and 0 if
+    no usage may vary.
     """
 
     text: str

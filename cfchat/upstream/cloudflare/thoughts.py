@@ -12,6 +12,7 @@ and an answer may speak of tags.
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from io import StringIO
 
@@ -23,7 +24,9 @@ _TAGS = {
     "<|channel>thought\n": "<channel|>",
     "<|channel|>analysis<|message|>": "<|end|><|start|>assistant<|channel|>final<|message|>",
 }
-_CLOSING_ALONE = (_CLOSE, "<channel|>", "<|channel|>final<|message|>")
+# A thought may end that never began. No tag begins with another one.
+_TAGS_AT_START = (*_TAGS, _CLOSE, "<channel|>", "<|channel|>final<|message|>")
+_BLANKS = re.compile(r"\s*")
 _MOST_BLANKS = 64  # before a tag
 
 
@@ -64,14 +67,14 @@ class Thoughts:
             self._place = _Place.ANSWER
             return text if self._keeps_blanks else bare, ""
         text, self._held = self._held + text, ""
-        thoughts = ""
-        while text and self._place is not _Place.ANSWER:
+        at, thoughts = 0, []  # an index, because a text of many tags is not to be copied for each of them
+        while at < len(text) and self._place is not _Place.ANSWER:
             if self._place is _Place.START:
-                text = self._begin(text)
+                at = self._begin(text, at)
             else:
-                thought, text = self._think(text)
-                thoughts += thought
-        return text, thoughts
+                thought, at = self._think(text, at)
+                thoughts.append(thought)
+        return text[at:], "".join(thoughts)
 
     def settle(self, in_field: bool = False) -> str:
         """Return the text that was unsure, because it is the answer; `in_field` if the reasoning is in a field."""
@@ -93,42 +96,47 @@ class Thoughts:
             return text, held
         return text + (held if self._keeps_blanks else held.lstrip()), ""
 
-    def _begin(self, text: str) -> str:
-        """Find the place of a text at the start; return what is behind its tag, or nothing if it is held back."""
-        bare = text.lstrip()
-        text = text if self._keeps_blanks else bare
-        if len(text) - len(bare) < _MOST_BLANKS:
-            for tag in (*_TAGS, *_CLOSING_ALONE):
-                if bare.startswith(tag):
-                    self._thinks_first = self._keeps_blanks = False
-                    if tag in _TAGS:
-                        self._place, self._closing = _Place.THOUGHT, _TAGS[tag]
-                    return bare[len(tag) :]
-                if tag.startswith(bare):
-                    self._held = text
-                    return ""
-        is_json = self._json_mode and bare.startswith(("{", "["))
+    def _begin(self, text: str, at: int) -> int:
+        """Find the place of what begins here. Return where the text goes on: behind a tag, or where it is held back."""
+        start = _BLANKS.match(text, at).end()  # type: ignore[union-attr]
+        if not self._keeps_blanks:
+            at = start
+        if start - at < _MOST_BLANKS:
+            tag = next((tag for tag in _TAGS_AT_START if text.startswith(tag, start)), "")
+            if tag:
+                self._thinks_first = self._keeps_blanks = False
+                if tag in _TAGS:
+                    self._place, self._closing = _Place.THOUGHT, _TAGS[tag]
+                return start + len(tag)
+            if any(tag.startswith(text[start : start + len(tag)]) for tag in _TAGS_AT_START):
+                self._held = text[at:]
+                return len(text)
+        is_json = self._json_mode and text.startswith(("{", "["), start)
         self._place = _Place.UNSURE if self._thinks_first and not is_json else _Place.ANSWER
-        return text
+        return at
 
-    def _think(self, text: str) -> tuple[str, str]:
-        """Return the reasoning up to the closing tag, and what is behind it."""
-        thought, tag, text = text.partition(self._closing)
-        if not tag:
-            kept = len(thought) - _started(thought, self._closing)
-            thought, self._held = thought[:kept], thought[kept:]
+    def _think(self, text: str, at: int) -> tuple[str, int]:
+        """Return the reasoning up to the closing tag, and where the text goes on behind it."""
+        closing = text.find(self._closing, at)
+        if closing < 0:
+            end = len(text) - _started(text, at, self._closing)
+            self._held = text[end:]
+        else:
+            end = closing
+        thought = text[at:end]
         if self._place is _Place.UNSURE:
             self.unsure += self._unsure.write(thought)
-            thought = self._take_unsure() if tag else ""
-        if tag:
-            self._place, self._thinks_first, self._keeps_blanks = _Place.START, False, False
-        return thought, text
+            thought = "" if closing < 0 else self._take_unsure()
+        if closing < 0:
+            return thought, len(text)
+        self._place, self._thinks_first, self._keeps_blanks = _Place.START, False, False
+        return thought, end + len(self._closing)
 
     def _take_unsure(self) -> str:
         text, self._unsure, self.unsure = self._unsure.getvalue(), StringIO(), 0
         return text
 
 
-def _started(text: str, tag: str) -> int:
-    """Return how many characters at the end of the text may be the start of the tag."""
-    return next((size for size in range(len(tag) - 1, 0, -1) if text.endswith(tag[:size])), 0)
+def _started(text: str, at: int, tag: str) -> int:
+    """Return how many characters at the end of the text, which begins here, may be the start of the tag."""
+    return next((size for size in range(len(tag) - 1, 0, -1) if text.endswith(tag[:size], at)), 0)

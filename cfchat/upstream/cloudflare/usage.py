@@ -55,7 +55,7 @@ class Usage:
             self._neurons = _most(self._neurons, usage)
 
     def add_json(self, usage: bytes, total: float, written: int = 0) -> None:
-        """Keep the usage of an event, as sound JSON with this total. The largest is decoded when somebody asks for it."""
+        """Keep the usage of an event, as sound JSON with this total. It is decoded if somebody asks for it."""
         if total > self._total:
             self._largest, self._total, self._counted = usage, total, written
         elif b'"neurons"' in usage:

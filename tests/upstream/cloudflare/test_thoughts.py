@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import permutations
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from streams import events, read_stream
 
 from cfchat.errors import UpstreamEndless
 from cfchat.upstream.cloudflare.reply import ReplyReader
+from cfchat.upstream.cloudflare.thoughts import Thoughts
 
 
 def read(*replies: object, thinks_first: bool = True, json_mode: bool = False) -> tuple[str, str]:
@@ -166,3 +168,15 @@ def test_no_text_is_held_back_for_ever() -> None:
     with pytest.raises(UpstreamEndless):
         reader.read(events(piece))
     assert reader.unsure == 5 << 16
+
+
+@pytest.mark.parametrize("tags", ["</think>", "<think>a</think>", "<think>\n</think>\n"])
+def test_the_work_is_linear_in_the_tags(tags: str) -> None:
+    """In 16 times as many tags it takes far less than 256 times as long, by the clock of the process."""
+    took = []
+    for count in (1 << 11, 1 << 15):
+        text = tags * count
+        began = process_time()
+        Thoughts(thinks_first=False).split(text)
+        took.append(process_time() - began)
+    assert took[1] < 48 * took[0]
