@@ -13,10 +13,10 @@ from cfchat.upstream.cloudflare.reply import ReplyReader
 from cfchat.upstream.cloudflare.template import Match, Template, find
 from cfchat.wire.sse import SSEParser
 
-# The most events that are parsed one by one to find a template: in one read, and in a row over several reads.
-_TRIED_EACH, _TRIED = 3, 8
-# Learning costs as much as parsing some events: learn only from a read of _MORE events, or after _BEFORE shorter ones.
-_MORE, _BEFORE = 8, 2
+# Learning from an event costs as much as parsing some, so few are learned from: in one read, and since the last match.
+# A read of so many events is worth it; shorter ones are first waited for, because most replies end before it pays.
+_LESSONS_IN_READ, _LESSONS = 3, 8
+_EVENTS_WORTH_IT, _READS_TO_WAIT = 8, 2
 # No event in this many bytes can be over the parser's limit.
 _MOST_SKIMMED = 1 << 19
 
@@ -39,7 +39,7 @@ class EventReader:
         self._learned = learned or Learned()
         self._template = self._learned.template
         self._seen = ""  # the pattern of the last event that was learned from
-        self._tried = 0
+        self._lessons, self._waited = 0, 0  # events learned from, and reads let pass, since the last match
         self._between = False  # no event has begun, and the next one can be more of the answer
 
     def feed(self, data: bytes) -> list[Delta]:
@@ -74,24 +74,23 @@ class EventReader:
         return self._reply.close(None if self._reply.done else self._parser.pending)
 
     def _skim(self, data: bytes, deltas: list[Delta]) -> bytes:
-        """Learn a template from the first events, and read those behind them by it. Return what is left to parse."""
-        for _ in range(_TRIED_EACH):
+        """Parse the first events until a template reads those behind them. Return what is left to parse."""
+        if self._lessons >= _LESSONS:
+            self._template = None  # the events are not alike
+            return data
+        for _ in range(_LESSONS_IN_READ):
             end = data.find(b"\n\n") + 2
             if end < 2:
                 break
-            if self._tried >= _TRIED:
-                self._template = None  # the events are not alike
+            if self._waited < _READS_TO_WAIT and len(data) < _EVENTS_WORTH_IT * end:
+                self._waited += 1
                 break
-            if len(data) < _MORE * end and self._tried < _BEFORE:
-                self._tried += 1
-                break
-            last = self._parse(data[:end], deltas)
-            data = data[end:]
+            event, data = data[:end], data[end:]
+            last = self._parse(event, deltas)
             if last is None:
                 break
             if not self._reply.answering:
                 continue  # the first event of many models has no text yet
-            self._tried += 1
             match = self._match(data)
             if match is None:
                 self._learn(last)
@@ -105,7 +104,7 @@ class EventReader:
         return self._template.read(data) if data and self._between and self._template is not None else None
 
     def _say(self, match: Match, deltas: list[Delta]) -> None:
-        self._tried = 0
+        self._lessons = self._waited = 0
         delta = self._reply.say(match.text, match.usage, match.total)
         if delta is not None:
             deltas.append(delta)
@@ -126,6 +125,7 @@ class EventReader:
 
     def _learn(self, data: str) -> None:
         """Make a template of two events, one after the other, that are alike and say their text and no more."""
+        self._lessons += 1
         shape = find(data)
         # Compiling takes as long as parsing fifty events: only for two that are alike.
         pattern = "" if shape is None else shape.pattern
