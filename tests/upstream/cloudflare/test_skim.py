@@ -27,6 +27,8 @@ Reading = dict[str, Any]
 
 def reading(deltas: Sequence[Delta], reply: ReplyReader, error: CfchatError | None) -> Reading:
     """Return all that a reply says. Where one delta ends and the next begins is no part of it."""
+    # Neurons are the same only if they grow with the totals; a test of their own has some that do.
+    cost = reply.cost and reply.cost._replace(neurons=None)
     ends = [(delta.finish_reason, delta.usage) for delta in deltas if delta.finish_reason or delta.usage]
     return {
         "text": "".join(delta.text for delta in deltas),
@@ -34,7 +36,7 @@ def reading(deltas: Sequence[Delta], reply: ReplyReader, error: CfchatError | No
         "calls": [call for delta in deltas for call in delta.tool_calls],
         "ends": ends,
         "error": (type(error), str(error)),
-        "reply": (reply.done, reply.answered, reply.passed_over, reply.finish_reason, reply.cost, reply.usage),
+        "reply": (reply.done, reply.answered, reply.passed_over, reply.finish_reason, cost, reply.usage),
     }
 
 
@@ -90,6 +92,22 @@ def test_the_usage_that_is_kept_is_the_same(events: list[bytes], cuts: list[int]
     expected = parsed([raw], 99)
     for pieces in ([raw], events, cut(raw, cuts)):
         assert skimmed(pieces, 99) == expected
+
+
+@pytest.mark.parametrize("totals", [range(1, 31), [5] * 30, [*range(1, 20), *range(9)], [30, 0, 31, 2] * 8])
+@pytest.mark.parametrize("size", [1, 4, 30])
+def test_neurons_count_as_if_they_were_parsed(totals: Sequence[int], size: int) -> None:
+    """If the totals of a read grow, its last usage has the most of them."""
+    parts = [{"%s": "a", "%p": "b", "%t": str(total), "%u": f"{number}.5"} for number, total in enumerate(totals)]
+    stream = [fill(COUNTED[0], part) for part in parts]
+    pieces = ["".join(f"data: {event}\n\n" for event in stream[at : at + size]).encode() for at in range(0, 32, size)]
+    parser, plain, skimming = SSEParser(), ReplyReader(99), ReplyReader(99)
+    reader = EventReader(skimming)
+    for piece in pieces:
+        plain.read(parser.feed(piece))
+        reader.feed(piece)
+    assert plain.cost is not None and plain.cost.neurons is not None
+    assert skimming.cost == plain.cost
 
 
 @given(st.lists(REPLIES, max_size=8), CUTS, st.booleans())
