@@ -138,7 +138,7 @@ class ReplyReader:
         self.answered |= bool(text)
         if not text:
             return None
-        return self._fit(Delta(text), len(text)) if self.collected else Delta(text)
+        return self._fit(Delta(text)) if self.collected else Delta(text)
 
     def says_only(self, text: str, usage: str, data: str) -> bool:
         """Return whether an event of this data says the text and a usage, and nothing else.
@@ -248,37 +248,39 @@ class ReplyReader:
         return delta
 
     def _make_delta(self, content: Content, data: str) -> Delta | None:
+        """Return what an event adds to the reply: reasoning, then text, then calls, each read with what was before it.
+
+        Reasoning in a field comes first, because it settles that text is the answer, also the text of this event. Calls
+        come last, because they settle it, too, but the text of their own event stands before them.
+        """
         if content.repeats:
             content = self._without_repeats(content)
+        answer, reasoning = self._think(content.reasoning) if content.reasoning else ("", "")
         text = content.text if type(content.text) is str else self._restore_text(content.text, data)
-        settled, reasoning = self._think(content.reasoning) if content.reasoning else ("", "")
         if text:
             self._last = text[-1]
             text = self._text.join(text)
             if self._thoughts is not None:
                 text, in_text = self._split(self._thoughts, text)
                 reasoning += in_text
+        answer += text
         calls = self._call(content.tool_calls) if content.tool_calls else ()
         if self._called_tools and self._thoughts is not None:
-            text += self._settle(self._thoughts)
-        text = settled + text
-        self.answered |= bool(text)
+            answer += self._settle(self._thoughts)
+        self.answered |= bool(answer)
         if self._thoughts is not None and self._thoughts.unsure > self._room:
             self._fail_endless()
-        if not (text or reasoning or calls):
+        if not (answer or reasoning or calls):
             return None
-        delta = Delta(text, reasoning=reasoning, tool_calls=calls)
-        if self.answered and not self.collected:
-            return delta
-        size = len(text)
-        if reasoning or calls:
-            sizes = [len(call.id) + len(call.name) + len(call.arguments) for call in calls]
-            size += len(reasoning) + sum(sizes) + _EACH_PIECE * (1 + len(calls))
-        return self._fit(delta, size)
+        delta = Delta(answer, reasoning=reasoning, tool_calls=calls)
+        return delta if self.answered and not self.collected else self._fit(delta)
 
-    def _fit(self, delta: Delta, size: int) -> Delta | None:
-        """Return the delta, or end the reply if more would be kept of it than was asked for."""
-        self._room -= size
+    def _fit(self, delta: Delta) -> Delta | None:
+        """Return a delta that is kept, or end the reply if more would be kept of it than was asked for."""
+        self._room -= len(delta.text)
+        if delta.reasoning or delta.tool_calls:
+            sizes = [len(call.id) + len(call.name) + len(call.arguments) for call in delta.tool_calls]
+            self._room -= len(delta.reasoning) + sum(sizes) + _EACH_PIECE * (1 + len(sizes))
         if self._room >= 0:
             return delta
         self._fail_endless()
@@ -305,7 +307,7 @@ class ReplyReader:
         return calls
 
     def _think(self, reasoning: object) -> tuple[str, str]:
-        """Return the text that this shows to be the answer, and the reasoning."""
+        """Return the text before this reasoning that it shows to be the answer, and the reasoning."""
         if not isinstance(reasoning, str):
             return "", ""
         self._thought = True
