@@ -65,13 +65,18 @@ class Answer:
         self._reply = ReplyReader(max_tokens, thinks_first(model), tools, json_mode)
         self._events = EventReader(self._reply, learned)
         self._first: list[Delta] = []
-        self._over = False  # nothing more is read, neither of the reply nor of its message
+        # A reply goes through these states:
+        #            _whole  _over
+        #   words    False   False   what comes goes to `_first` until `pour` has handed that on, then to `_take`
+        #   whole    True    False   [DONE] was read: `_tail` has the last deltas; only the message's end is awaited
+        #   over     any     True    nothing more is read; `_error` says why if the reply was not read to its end
+        self._whole = False
+        self._over = False
         self._fields: Fields | None = None  # of a head that accepts the request
         self._refused = False
         self._take: Take | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
-        self._whole = False  # [DONE] was read, or all of the message: the last deltas are in `_tail`
         self._tail: list[Delta] = []
 
     # --- pull: up to the first words ----------------------------------------------------------
@@ -176,7 +181,7 @@ class Answer:
             self._take = take
             self.connection.push(self._receive, self._break)  # what has come already is received in this call
         first, self._first = self._first, []
-        if not self._over and self._error is None:
+        if not self._over:
             if not self._whole:
                 self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
             try:
@@ -236,27 +241,30 @@ class Answer:
 
     def _receive(self, body: bytes, ended: bool) -> None:
         """Take a piece of the body, and whether the message has ended with it."""
+        if self._whole:
+            if ended:
+                self._finish(None)
+            return
         deltas: list[Delta] = []
-        if not self._whole:
-            if body and not self._reply.done:
-                deltas = self._events.feed(body)
-                if deltas:  # an origin that sends comments for ever gets no further time by them
-                    self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
-            if self._reply.done or ended:
-                try:
-                    self._tail = self._events.close()
-                    if not self._reply.answered:  # it was all reasoning
-                        raise self._reply.empty_error()
-                except UpstreamError:
-                    self._hand(deltas)
-                    raise
-                self._whole = True
-                if not ended:
-                    self.connection.deadline.move(END_AFTER_DONE, AFTER_DONE)
-        if self._whole and ended:
-            self._tail = deltas + self._tail
-            self._finish(None)
-        elif deltas:
+        if body and not self._reply.done:
+            deltas = self._events.feed(body)
+            if deltas:  # an origin that sends comments for ever gets no further time by them
+                self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)
+        if self._reply.done or ended:
+            try:
+                self._tail = self._events.close()
+                if not self._reply.answered:  # it was all reasoning
+                    raise self._reply.empty_error()
+            except UpstreamError:
+                self._hand(deltas)
+                raise
+            self._whole = True
+            if ended:
+                self._tail = deltas + self._tail
+                self._finish(None)
+                return
+            self.connection.deadline.move(END_AFTER_DONE, AFTER_DONE)
+        if deltas:  # the deadline is moved before, because a slow client pauses it in this call
             self._hand(deltas)
 
     def _hand(self, deltas: list[Delta]) -> None:
@@ -274,15 +282,15 @@ class Answer:
             self._finish(error)
 
     def _finish(self, error: Exception | None) -> None:
-        if not self._over and self._error is None:
-            self._over, self._error = error is None, error
+        if not self._over:
+            self._over, self._error = True, error
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)
 
     # --- ends ---------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Log how many events were passed over."""
+    def log_passed_over(self) -> None:
+        """Log how many events were passed over, if there were any."""
         if self._reply.passed_over:
             log.info("%s passed over %d events without text", self._tag, self._reply.passed_over)
 

@@ -174,7 +174,7 @@ class Upstream:
 
     def end(self, answer: Answer, spent: Callable[[Cost], None]) -> None:
         """Tell the cost. Close the answer's connection, or keep it if the answer was read to its end."""
-        answer.close()
+        answer.log_passed_over()
         if (cost := answer.cost) is not None:
             spent(cost)
         answer.connection.rest()
@@ -219,6 +219,8 @@ class Upstream:
                 )
                 self._log_failure(error, following, asking.tag)
                 if following is None:
+                    if isinstance(error, (NoFreeFile, UpstreamOverloaded)) and error.retry_after is None:
+                        error.retry_after = policy.cap  # nobody names a time, and clients want one
                     raise
                 model = following.model
             else:
@@ -234,8 +236,6 @@ class Upstream:
         # As text: a handler that keeps its records would keep the error, its frames and their connection.
         what = (tag, error.tries, attempts, error.model, str(error))
         if following is None:
-            if isinstance(error, (NoFreeFile, UpstreamOverloaded)) and error.retry_after is None:
-                error.retry_after = self._settings.policy.cap  # nobody names a time, and clients want one
             log.warning("%s try %d/%d of %s failed: %s; giving up", *what)
         else:
             log.warning(

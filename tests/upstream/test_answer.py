@@ -114,7 +114,7 @@ class Pouring:
             self.answer.resume()
         self.stream.eof_received()
         await asyncio.wait([self.task])
-        self.answer.close()
+        self.answer.log_passed_over()
         self.connection.close()
         return repr(self.task.exception())
 
