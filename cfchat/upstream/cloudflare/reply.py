@@ -278,9 +278,8 @@ class ReplyReader:
     def _fit(self, delta: Delta) -> Delta | None:
         """Return a delta that is kept, or end the reply if more would be kept of it than was asked for."""
         self._room -= len(delta.text)
-        if delta.reasoning or delta.tool_calls:
-            sizes = [len(call.id) + len(call.name) + len(call.arguments) for call in delta.tool_calls]
-            self._room -= len(delta.reasoning) + sum(sizes) + _EACH_PIECE * (1 + len(sizes))
+        if delta.reasoning:
+            self._room -= len(delta.reasoning) + _EACH_PIECE
         if self._room >= 0:
             return delta
         self._fail_endless()
@@ -301,6 +300,10 @@ class ReplyReader:
         self._called_tools = True
         calls = tuple(self._calls.read(items))
         self._call_bytes += sum([len((call.name + call.arguments).encode()) for call in calls])
+        # Which calls have begun is kept to the end, even if no delta is.
+        self._room -= sum([len(call.id) + len(call.name) + len(call.arguments) + _EACH_PIECE for call in calls])
+        if self._room < 0:
+            self._fail_endless()
         if not self._tools:
             return ()
         self.answered |= bool(calls)

@@ -9,7 +9,7 @@ from recorded import stream_bytes
 from streams import events
 
 from cfchat.conversation.model import Delta, ToolCall
-from cfchat.errors import UpstreamEmpty
+from cfchat.errors import UpstreamEmpty, UpstreamEndless
 from cfchat.upstream.cloudflare.reply import ReplyReader
 from cfchat.wire.sse import SSEParser
 
@@ -68,3 +68,14 @@ def test_whole_calls_without_an_index_are_numbered() -> None:
 )
 def test_odd_calls_are_none(odd: object) -> None:
     assert ReplyReader(9, tools=True).read(events({"response": "a", "tool_calls": odd})) == [Delta("a")]
+
+
+@pytest.mark.parametrize("tools", [True, False])
+@pytest.mark.parametrize("call", [{"name": "f"}, {"id": "i" * 1000}])
+def test_calls_without_end_end_the_reply_also_behind_its_first_words(tools: bool, call: dict[str, object]) -> None:
+    reader = ReplyReader(9, tools=tools)
+    reader.read(events({"response": "Let me see."}))
+    reader.read(events({"tool_calls": [{**call, "index": index} for index in range(200)]}))
+    with pytest.raises(UpstreamEndless):
+        reader.read(events({"tool_calls": [{**call, "index": index} for index in range(10_000)]}))
+        reader.close(None)
