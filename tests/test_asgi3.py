@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from standin import STREAM_TYPE, Exchange, Model, Script, StandIn, head_of, json_error, partial, reply
+from standin import STREAM_TYPE, Exchange, Model, Script, StandIn, head_of, json_error, partial, reply, silence
 
 import cfchat
 from cfchat.asgi3 import Application
@@ -331,11 +331,12 @@ async def test_a_client_that_takes_no_more_is_given_up() -> None:
     assert call.sent == []
 
 
-async def test_silence_is_broken_by_heartbeats() -> None:
+@pytest.mark.parametrize("script", [hold, silence()], ids=["behind the first word", "before it"])
+async def test_silence_is_broken_by_heartbeats(script: Script) -> None:
     def hurried(config: cfchat.Config) -> cfchat.Config:
         return replace(config, server=config.server._replace(heartbeat=0.01))
 
-    async with mounted(hold, hurried) as (app, _):
+    async with mounted(script, hurried) as (app, _):
         call = Call(app, BODY, headers=[(b"accept", b"text/event-stream")])
         await call.until(b": still there\n\n: still there\n\n")
         call.leave()

@@ -16,9 +16,11 @@ from house import house
 from standin import Exchange, Model, StandIn, event, head_of, json_error, raw, reply, wire_of, words
 from webdriver import ENTER, ESCAPE, SHIFT, SPACE, TAB, Browser, browser, is_missing
 
+from cfchat.app.routes import Settings as AppSettings
 from cfchat.guard.guard import Guard, Settings
 from cfchat.guard.keys import parse_keys
 from cfchat.guard.limits import Rate
+from cfchat.server.request import Limits
 
 pytestmark = pytest.mark.skipif(is_missing(), reason="chromium and chromedriver are not installed")
 
@@ -280,6 +282,27 @@ async def test_an_error_before_the_first_byte(page: Page) -> None:
         await page.run("press('.retry')")
         await page.until("return replies().at(-1) == 'Well'")
     assert asked(standin.requests[1]) == [("user", "Hello")]
+
+
+async def test_words_and_errors_that_come_behind_heartbeats(page: Page) -> None:
+    """An error has no status of its own any more. Thoughts are not drawn."""
+
+    async def late(exchange: Exchange) -> None:
+        await asyncio.sleep(0.2)  # a model's silence, of several heartbeats
+        script = words("<think>Hm.</think>", "Good") if len(standin.requests) == 1 else json_error(400, 5006, "no")
+        await script(exchange)
+
+    more = {"limits": Limits(heartbeat=0.03), "app": AppSettings(thoughts=True)}
+    async with chatting(page, late, late, words("Again"), **more) as standin:
+        await page.say("Hello")
+        await page.said("Good")
+        await page.say("And now?")
+        await page.until("return $('.notice.error')")
+        name, error = await page.run("return fired.at(-1)")
+        assert (name, error["status"], error["code"], error["text"]) == ("error", 0, "upstream_refused", "")
+        await page.run("press('.retry')")
+        await page.said("Good", "Again")
+        assert await page.run("return chat.messages.length") == 4
 
 
 async def test_retry_after_is_respected(page: Page) -> None:
