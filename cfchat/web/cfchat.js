@@ -948,7 +948,8 @@ async function* ask(endpoint, headers, messages, labels, signal) {
     const events = (event + value).split("\n\n");
     event = events.pop();
     for (const lines of events) {
-      const data = /^data: (.*)$/m.exec(lines)?.[1];
+      // By LF alone: a RegExp would end a line at U+2028, too, which may stand in JSON as it is.
+      const data = lines.split("\n").find((line) => line.startsWith("data: "))?.slice(6);
       whole ||= data === "[DONE]";
       if (!data || whole) continue; // a heartbeat, or the end
       const said = JSON.parse(data);

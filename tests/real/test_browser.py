@@ -194,6 +194,15 @@ async def test_stop_closes_the_call_to_the_model(page: Page, how: str) -> None:
     assert asked(standin.requests[1]) == [("user", "Hello"), ("assistant", "Not yet fin"), ("user", "Go on")]
 
 
+async def test_what_only_javascript_takes_for_the_end_of_a_line_is_text(page: Page) -> None:
+    """U+2028 and U+2029 may stand in JSON as they are, and end no line of an event stream."""
+    said = "One\u2028two\u2029data: three\x85four"
+    async with chatting(page, words(said)):
+        await page.say("Hello")
+        await page.until("return fired.length && fired.at(-1)[0] != 'delta'")
+        assert await page.run("return fired.at(-1)") == ["done", {"text": said, "stopped": False}]
+
+
 async def test_words_right_before_a_break_reach_a_page(page: Page) -> None:
     """Of the bare text, by the reader that pages write themselves."""
     page.expected = "net::ERR_INCOMPLETE_CHUNKED_ENCODING"
