@@ -464,12 +464,13 @@ async def test_no_capacity_names_a_time_to_come_back() -> None:
 
 async def test_the_connect_deadline_says_so() -> None:
     def tls(settings: Settings) -> Settings:
-        return quicker(connect=0.5)(settings._replace(origin=settings.origin._replace(tls=True)))
+        once = settings.policy._replace(attempts=1)
+        return quicker(connect=0.3)(settings._replace(origin=settings.origin._replace(tls=True), policy=once))
 
     async with StandIn([], certificate=None) as standin, house(standin, change=tls) as cfchat:
         answer = await cfchat.post()
     assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")
-    assert answer.error["message"] == "The model's server could not be reached within 0.5 s."
+    assert answer.error["message"] == "The model's server could not be reached within 0.3 s."
     assert says(cfchat, "no TLS handshake with localhost", "--connect-timeout")
 
 
