@@ -70,10 +70,13 @@ class Transport(asyncio.Transport):
 class Pouring:
     """An answer over a transport of this test's: `receive` what comes, and what was taken is in `deltas`.
 
-    `slow` says for each batch whether the client is too slow for it, and the answer paused.
+    `slow` says for each batch whether the client is too slow for it, and the answer paused. The first words wait for
+    `ready`.
     """
 
     def __init__(self, slow: Iterator[bool] = repeat(False), deadlines: Deadlines = Deadlines()) -> None:
+        self.ready = asyncio.Event()
+        self.ready.set()
         self.transport = Transport()
         self.stream = Stream()
         self.stream.connection_made(self.transport)
@@ -87,6 +90,7 @@ class Pouring:
     async def _run(self) -> None:
         self.answer.send(b"")
         await self.answer.begin()
+        await self.ready.wait()
         self.deltas += await self.answer.pour(self._take)
 
     def _take(self, batch: list[Delta]) -> None:
@@ -204,6 +208,25 @@ async def test_words_are_handed_on_in_the_call_that_reads_them() -> None:
     await pouring.receive(DONE + LAST_CHUNK)
     assert await pouring.end() == "None"
     assert pouring.text == "first" + "".join(f" {number}" for number in range(100))
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_words_that_come_before_the_first_are_wanted_follow_them(ended: bool) -> None:
+    pouring = Pouring()
+    pouring.ready.clear()
+    await asyncio.sleep(0)
+    await pouring.receive(CHUNKED + encode_chunk(event("first")), 3)
+    await pouring.receive(encode_chunk(event(" second")))
+    await pouring.receive(encode_chunk(event(" third")) + (DONE + LAST_CHUNK if ended else b""))
+    assert pouring.text == ""
+    pouring.ready.set()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert pouring.text == "first second third"
+    if not ended:
+        await pouring.receive(DONE + LAST_CHUNK)
+    assert await pouring.end() == "None"
+    assert pouring.text == "first second third"
 
 
 async def test_odd_events_now_and_then_end_nothing() -> None:
