@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,9 @@ def test_signal_lets_a_reply_finish(number: signal.Signals) -> None:
     assert process.returncode == 0
 
 
-def test_second_signal_ends_at_once() -> None:
-    with demo() as (process, port, _):
+@pytest.mark.parametrize("argv", [(), WITHOUT], ids=["here", "without what Windows lacks"])
+def test_second_signal_ends_at_once(argv: Sequence[str]) -> None:
+    with demo(argv=argv) as (process, port, _):
         answer = ask(port)
         process.send_signal(signal.SIGTERM)
         assert process.stderr
