@@ -30,6 +30,7 @@ _ROLES = {
     "ai": "assistant",
     "tool": "tool",
 }
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})  # the last two are those of OpenAI's Responses
 # What the AI SDK and OpenAI's clients send back of an earlier reply, and what is for a page alone. They are passed over
 # even if they hold a text, because models must not read their own reasoning again; other kinds if they hold none.
 _SKIPPED_PARTS = re.compile(r"(?:data|source|tool)-.*|reasoning.*|dynamic-tool|step-start|refusal|custom", re.DOTALL)
@@ -230,7 +231,7 @@ def _read_part(part: object, place: str, role: str) -> str:
     if not isinstance(part, dict):
         raise BadChatRequest("A part of a message is an object with `type` and `text`.", param=place)
     kind = part.get("type")
-    if kind == "text":
+    if isinstance(kind, str) and kind in _TEXT_PARTS:
         text = part.get("text")
         if not isinstance(text, str):
             raise BadChatRequest("The text of a part must be a string.", param=f"{place}.text")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import IPv6Address, ip_network
 from urllib.parse import urlsplit
 
 from cfchat.files import read_file
@@ -203,20 +203,28 @@ def _is_json(value: object) -> bool:
     return isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value))
 
 
-_ORIGIN = r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
+_ORIGIN = r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:(0|[1-9][0-9]{0,4}))?"
 
 
 def to_origins(text: str) -> tuple[str, ...]:
     """Return the origins whose pages may ask, as browsers write them; `*` is every origin."""
-    origins = tuple(dict.fromkeys(origin.strip() for origin in text.split(",")))
+    origins = [origin.strip() for origin in text.split(",")]
     if not all(origin == "*" or re.fullmatch(_ORIGIN, origin) for origin in origins):
         raise ValueError("must be * or origins such as https://example.com, in lower case, without a path")
-    return tuple(map(_as_browsers_write, origins))
+    return tuple(dict.fromkeys(map(_as_browsers_write, origins)))
 
 
 def _as_browsers_write(origin: str) -> str:
-    """Leave out the port that the scheme implies (RFC 6454 §6.2)."""
-    return origin.removesuffix(":" + DEFAULT_PORTS.get(origin.partition(":")[0], ""))
+    """Leave out the port that the scheme implies (RFC 6454 §6.2), and shorten an IPv6 address (RFC 5952)."""
+    origin = origin.removesuffix(":" + DEFAULT_PORTS.get(origin.partition(":")[0], ""))
+    scheme, bracket, rest = origin.partition("://[")
+    if not bracket:
+        return origin
+    address, _, port = rest.partition("]")
+    try:
+        return f"{scheme}://[{IPv6Address(address)}]{port}"
+    except ValueError:
+        raise ValueError(f"must not hold {origin}: this is no IPv6 address") from None
 
 
 def read_keys(path: str) -> Keys:

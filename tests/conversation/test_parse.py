@@ -30,6 +30,7 @@ def parse(document: object) -> tuple[Message, ...]:
         [{**USER, "id": "m1", "name": None}],
         [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}],
         [{"role": "user", "parts": [{"type": "text", "text": "Hi"}]}],
+        [{"role": "user", "content": [{"type": "input_text", "text": "H"}, {"type": "output_text", "text": "i"}]}],
         [{"role": "user", "content": "", "parts": [{"type": "text", "text": "Hi"}]}],
         [{"role": "user", "content": None, "text": "Hi"}],
         [{"role": "user", "text": "Hi"}],

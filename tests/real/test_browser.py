@@ -17,6 +17,7 @@ from standin import Exchange, Model, StandIn, event, head_of, json_error, raw, r
 from webdriver import ENTER, ESCAPE, SHIFT, SPACE, TAB, Browser, browser, is_missing
 
 from cfchat.app.routes import Settings as AppSettings
+from cfchat.guard.cors import Origins
 from cfchat.guard.guard import Guard, Settings
 from cfchat.guard.keys import parse_keys
 from cfchat.guard.limits import Rate
@@ -351,6 +352,28 @@ async def test_from_another_origin_with_a_key(page: Page) -> None:
             await page.say("Hello")
             await page.said("From afar")
         assert any("OPTIONS /api/chatbot 204" in line for line in cfchat.log)
+
+
+async def test_a_page_of_a_named_origin_may_send_cookies_and_read_a_404(page: Page) -> None:
+    page.expected = "status of 404"
+    ask = """
+    window.got = null;
+    const fields = { "Content-Type": "application/json", Authorization: "Bearer x" };
+    const init = { method: "POST", credentials: "include", headers: fields, body: '[{"role":"user","content":"Hi"}]' };
+    Promise.all(["/api/chatbot", "/api/chatbo"].map(async (path) => (await fetch(arguments[0] + path, init)).text()))
+      .then((texts) => { window.got = texts; }, (error) => { window.got = [String(error)]; });
+    """
+    body = b"<!doctype html><link rel=icon href=data:,>"
+    html = reply(body, framing="length", fields=[("content-type", "text/html")])
+    async with StandIn([html], repeat=True, certificate=None) as server:
+        origin = f"http://localhost:{server.port}"
+        guard = Guard(Settings(origins=Origins((origin,))))
+        async with StandIn([words("From afar")]) as standin, house(standin, guard=guard) as cfchat:
+            await asyncio.to_thread(page.driver.open, origin)
+            await page.run(ask, f"http://127.0.0.1:{cfchat.port}")
+            got = await page.until("return window.got")
+            await page.leave()
+    assert got[0] == "From afar" and json.loads(got[1])["error"]["code"] == "not_found"
 
 
 async def test_nobody_there(page: Page) -> None:

@@ -289,8 +289,9 @@ def test_one_client_may_have_a_quarter_unless_another_share_is_set() -> None:
 
 
 def test_origins_are_kept_as_browsers_write_them_and_hosts_are_told() -> None:
-    flags = {"allow_origin": "https://a.example:443,http://b.example:80", "host": "Our.example"}
-    assert load(flags, ENVIRON).guard.origins == (("https://a.example", "http://b.example"), ("our.example",))
+    given = "https://a.example:443,https://a.example,http://b.example:80,http://c.example:443,http://[0:0::1]:80"
+    kept = ("https://a.example", "http://b.example", "http://c.example:443", "http://[::1]")
+    assert load({"allow_origin": given, "host": "Our.example"}, ENVIRON).guard.origins == (kept, ("our.example",))
 
 
 @pytest.mark.parametrize(
@@ -300,6 +301,8 @@ def test_origins_are_kept_as_browsers_write_them_and_hosts_are_told() -> None:
         ("keep_alive", "1m", "number of seconds"),
         ("allow_origin", "example.com", "origins such as"),
         ("allow_origin", "https://a.example/", "origins such as"),
+        ("allow_origin", "https://a.example:0443", "origins such as"),
+        ("allow_origin", "https://[::1::]", "no IPv6 address"),
         ("rate_limit", "0/minute", "20/minute"),
         ("rate_limit", "20/fortnight", "20/minute"),
         ("trusted_proxies", "10.0.0.1/8", "networks such as"),
