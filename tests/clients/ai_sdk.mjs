@@ -41,6 +41,7 @@ async function talk(job, transport) {
     saw(text.slice(seen.length));
     seen = text;
   });
+  state.messages = job.earlier ?? [];
   const chat = new Chat({ transport, state, generateId: generateId, onFinish: (how) => { end = how; } });
   await chat.sendMessage({ text: job.messages.at(-1).content });
   if (chat.status === "error") throw chat.error;

@@ -16,7 +16,7 @@ from house import HELLO, house
 from installs import HERE, Process, node_modules, venv
 from leaving import closes_at_once
 from places import STREAMS
-from standin import Exchange, Model, Script, StandIn, event, json_error, reply
+from standin import Exchange, Model, Script, StandIn, event, json_error, reply, words
 
 from cfchat.app.routes import Settings
 from cfchat.guard.guard import Guard
@@ -332,3 +332,44 @@ async def test_there_is_nothing_to_resume(client: Client) -> None:
     async with asked(client):
         client.ask("resume")
         assert await client.told() == {"end": None}
+
+
+# --- conversations that began elsewhere -----------------------------------------------------------
+
+
+def sent(standin: StandIn) -> list[tuple[str, str]]:
+    """What the model was sent, without the system message."""
+    messages = json.loads(standin.requests[0].body)["messages"]
+    return [(message["role"], message["content"]) for message in messages if message["role"] != "system"]
+
+
+@each("openai-python", "openai-node", "langchain")
+@pytest.mark.parametrize(("role", "rest"), [("system", []), ("assistant", [("assistant", "Choose the next speaker.")])])
+async def test_a_conversation_without_a_user(client: Client, role: str, rest: list[tuple[str, str]]) -> None:
+    async with asked(client, words("The critic")) as standin:
+        client.ask("whole", messages=[{"role": role, "content": "Choose the next speaker."}])
+        assert (await client.told())["end"]["text"] == "The critic"
+        assert sent(standin) == [("user", "Go on."), *rest]
+
+
+@each("ai-5", "ai-6", "ai-7")
+@pytest.mark.parametrize("way", ["ui", "text"])
+async def test_a_chat_that_began_on_another_back_end_goes_on(client: Client, way: str) -> None:
+    parts = [
+        {"type": "step-start"},
+        {"type": "reasoning", "text": "Hm.", "state": "done"},
+        {"type": "data-weather", "id": "d1", "data": {"degrees": 20}},
+        {"type": "tool-weather", "toolCallId": "c1", "state": "output-available", "input": {}, "output": {"t": 20}},
+        {"type": "source-url", "sourceId": "s1", "url": "https://example.com"},
+        {"type": "source-document", "sourceId": "s2", "mediaType": "application/pdf", "title": "A page"},
+        {"type": "file", "mediaType": "image/png", "url": "data:image/png;base64,AAAA"},
+        {"type": "text", "text": "It is warm.", "state": "done"},
+    ]
+    earlier = [
+        {"id": "m1", "role": "user", "parts": [{"type": "text", "text": "Is it warm?"}]},
+        {"id": "m2", "role": "assistant", "parts": parts},
+    ]
+    async with asked(client, words("Good")) as standin:
+        client.ask(way, earlier=earlier)
+        assert (await client.end())["end"]["text"] == "Good"
+        assert sent(standin)[:2] == [("user", "Is it warm?"), ("assistant", "It is warm.")]
