@@ -10,6 +10,7 @@ import pytest
 from bare_server import GET, LAST, codes, deaf, serving, talk, the_connection
 from client import parse, until
 
+from cfchat.errors import BodyTooLarge
 from cfchat.net.stream import READ_SIZE
 from cfchat.server.connection import READ_AHEAD
 from cfchat.server.reply import Reply
@@ -244,6 +245,22 @@ async def test_a_client_that_sends_ahead_takes_turns_with_others() -> None:
         assert len(codes(await talk(port, GET * 99 + LAST))) == 100
         turning.cancel()
     assert max(between) == 1
+
+
+async def test_a_body_over_its_limit_is_over_it_each_time_it_is_asked_for() -> None:
+    asked: list[type[Exception]] = []
+
+    async def handler(request: Request, reply: Reply) -> None:
+        for _ in range(2):
+            try:
+                await request.read_body(3)
+            except BodyTooLarge as error:
+                asked.append(type(error))
+        reply.send(200, (), await request.read_body(4))
+
+    async with serving(handler) as (_, port):
+        received = await talk(port, LAST.replace(b"\r\n\r\n", b"\r\nContent-Length: 4\r\n\r\nfour"))
+    assert parse(received).body == b"four" and asked == [BodyTooLarge] * 2
 
 
 async def test_a_body_is_read_in_turns_with_others() -> None:
