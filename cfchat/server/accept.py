@@ -32,6 +32,7 @@ class Acceptor:
         self._servers: list[asyncio.Server] = []
         self._pausing: asyncio.TimerHandle | None = None
         self._resuming: asyncio.Task[None] | None = None
+        self._closing = False
 
     async def listen(self, sock: socket.socket) -> None:
         """Accept on a socket that was bound elsewhere. It is closed with this object."""
@@ -50,13 +51,14 @@ class Acceptor:
         if self._pausing is not None:
             self._pausing.cancel()
             self._pausing = None
-            if self._resuming is None:
+            if self._resuming is None and not self._closing:
                 self._resuming = asyncio.get_running_loop().create_task(self._reopen())
 
     async def close(self) -> None:
-        """Take those that have come already, and no more."""
+        """Take those that have come already, and no more. If it is cancelled, it can be called again."""
+        self._closing = True
         if self._resuming is not None:
-            await self._resuming
+            await asyncio.wait([self._resuming])  # a cancellation must not reach it: it would leave a server half open
         waiting = BACKLOG if self._pausing is None else 0
         while waiting > 0:
             before = self._taken
