@@ -97,11 +97,16 @@ class Connection:
             self._stream.on_pressure = self._reply = None  # each holds this object, which would be freed late
 
     async def _shake_hands(self, tls: ssl.SSLContext) -> None:
-        self._gone = True  # nothing can be answered before it
         self._deadline.move(self._limits.head)
-        await self._stream.start_tls(tls, None, server_side=True)
-        self._deadline.pause()
-        self._gone, self._secure = False, True
+        try:
+            await self._stream.start_tls(tls, None, server_side=True)
+        except asyncio.CancelledError:
+            if not self._timed_out():
+                raise
+            raise ClientGone from None  # nothing can be answered before it
+        finally:
+            self._deadline.pause()
+        self._secure = True
 
     async def _wait_closed(self) -> None:
         """Wait, not for ever, until the last bytes have gone out: this process may end behind it."""
@@ -120,6 +125,10 @@ class Connection:
             self._leave()
         else:
             self.task.cancel()
+
+    def _timed_out(self) -> bool:
+        """Return whether the deadline has cancelled the task, and nobody else has."""
+        return self._deadline.expired and not self.task.uncancel()
 
     def _leave(self) -> None:
         self._gone = True
@@ -191,7 +200,7 @@ class Connection:
                         self._idle = False
                         deadline.move(self._limits.head)
         except asyncio.CancelledError:
-            if not deadline.expired or self.task.uncancel():
+            if not self._timed_out():
                 raise
             if self._idle:
                 return None
@@ -225,7 +234,7 @@ class Connection:
                 if waited or wire.buffered:
                     await asyncio.sleep(0)  # what has come already is read without a wait: take turns here, too
         except asyncio.CancelledError:
-            if not deadline.expired or self.task.uncancel():
+            if not self._timed_out():
                 raise
             raise RequestTimeout("The request's body did not arrive in time.") from None
         finally:
