@@ -280,10 +280,11 @@ class Stream(asyncio.BufferedProtocol):
             self.pause()
         self._wake()
 
-    def _send(self, data: bytes, layers: int) -> None:
+    def _send(self, data: bytes, depth: int) -> None:
+        """Write what the layer at this depth gives, through the layers below it; the top is `len(self._layers)`."""
         try:
-            for depth in range(layers - 1, -1, -1):
-                data = self._layers[depth].protect(data)
+            for layer in reversed(self._layers[:depth]):
+                data = layer.protect(data)
         except ssl.SSLError:  # the layer has failed: what was to be sent must not go out in any other way
             self.abort()
             return
