@@ -178,7 +178,7 @@ class Upstream:
         if (cost := answer.cost) is not None:
             spent(cost)
         answer.connection.rest()
-        self._pool.give_back(answer.connection, reusable=True)
+        self._pool.give_back(answer.connection)
 
     async def catalogue(self) -> list[Model]:
         """The text models that the account's list names; free of charge. Raises an UpstreamError."""
@@ -192,7 +192,7 @@ class Upstream:
             body = await whole_body(lent)
         finally:
             lent.rest()
-            self._pool.give_back(lent, reusable=True)
+            self._pool.give_back(lent)
         if head.status != 200:
             raise faults.read_error(head.status, head.fields, body, now=time.time())
         return read_models(body)

@@ -155,13 +155,13 @@ class Pool(Generic[P]):
         self.state.lent(conn, self._clock())
         return conn, False
 
-    def give_back(self, conn: P, reusable: bool) -> None:
-        """End a loan: keep the connection or close it.
+    def give_back(self, conn: P) -> None:
+        """End a loan: keep the connection if it is usable, else close it.
 
         Raises:
             ValueError: it is not lent out.
         """
-        if closing := self.state.give_back(conn, self._clock(), reusable and conn.usable):
+        if closing := self.state.give_back(conn, self._clock(), conn.usable):
             _close(closing)
 
     def forget(self, conn: P) -> None:
@@ -185,7 +185,7 @@ class Pool(Generic[P]):
         """
         for _ in range(number - self.state.idle):
             conn, _ = await self.borrow(fresh=True)
-            self.give_back(conn, reusable=True)
+            self.give_back(conn)
 
     def close(self) -> None:
         """Close all idle connections now, and the others when they are given back."""
@@ -203,7 +203,7 @@ class Pool(Generic[P]):
                 _close(expired)
             if conn is None or conn.usable:
                 return conn
-            self.give_back(conn, reusable=False)
+            self.give_back(conn)
 
 
 def _close(connections: Iterable[Poolable]) -> None:

@@ -174,7 +174,7 @@ async def test_borrow_connects_then_reuses() -> None:
     bench = Bench()
     first, from_pool = await bench.pool.borrow()
     assert not from_pool
-    bench.pool.give_back(first, True)
+    bench.pool.give_back(first)
     again, from_pool = await bench.pool.borrow()
     assert from_pool
     assert again is first
@@ -192,7 +192,7 @@ async def test_two_borrowers_never_share() -> None:
 async def test_fresh_always_connects() -> None:
     bench = Bench()
     kept, _ = await bench.pool.borrow()
-    bench.pool.give_back(kept, True)
+    bench.pool.give_back(kept)
     conn, from_pool = await bench.pool.borrow(fresh=True)
     assert not from_pool
     assert conn is not kept
@@ -203,7 +203,7 @@ async def test_those_not_usable_are_skipped_and_closed() -> None:
     bench = Bench()
     oldest, stale, dead = [(await bench.pool.borrow())[0] for _ in range(3)]
     for conn in (oldest, stale, dead):
-        bench.pool.give_back(conn, True)
+        bench.pool.give_back(conn)
     stale.usable = dead.usable = False
     conn, from_pool = await bench.pool.borrow()
     assert from_pool
@@ -212,12 +212,11 @@ async def test_those_not_usable_are_skipped_and_closed() -> None:
     assert (bench.pool.state.idle, bench.pool.state.lent_out) == (0, 1)
 
 
-@pytest.mark.parametrize(("reusable", "usable"), [(False, True), (True, False), (False, False)])
-async def test_what_cannot_be_reused_is_closed(reusable: bool, usable: bool) -> None:
+async def test_what_cannot_be_reused_is_closed() -> None:
     bench = Bench()
     conn, _ = await bench.pool.borrow()
-    conn.usable = usable
-    bench.pool.give_back(conn, reusable)
+    conn.usable = False
+    bench.pool.give_back(conn)
     assert conn.closings == 1
     assert bench.pool.state.idle == 0
 
@@ -225,9 +224,9 @@ async def test_what_cannot_be_reused_is_closed(reusable: bool, usable: bool) -> 
 async def test_giving_back_twice_is_an_error_and_closes_nothing() -> None:
     bench = Bench()
     conn, _ = await bench.pool.borrow()
-    bench.pool.give_back(conn, True)
+    bench.pool.give_back(conn)
     with pytest.raises(ValueError, match="not lent"):
-        bench.pool.give_back(conn, True)
+        bench.pool.give_back(conn)
     assert not conn.closings
     assert bench.pool.state.idle == 1
 
@@ -235,8 +234,8 @@ async def test_giving_back_twice_is_an_error_and_closes_nothing() -> None:
 async def test_idle_limit_closes_the_oldest() -> None:
     bench = Bench(Settings(idle=1))
     first, second = [(await bench.pool.borrow())[0] for _ in range(2)]
-    bench.pool.give_back(first, True)
-    bench.pool.give_back(second, True)
+    bench.pool.give_back(first)
+    bench.pool.give_back(second)
     assert (first.closings, second.closings) == (1, 0)
 
 
@@ -245,7 +244,7 @@ async def test_idle_timeout(seconds: float, reused: bool) -> None:
     bench = Bench()
     conn, _ = await bench.pool.borrow()
     bench.now = 100.0  # a long reply: only idle time counts
-    bench.pool.give_back(conn, True)
+    bench.pool.give_back(conn)
     bench.now += seconds
     assert (await bench.pool.borrow())[1] is reused
     assert conn.closings == (not reused)
@@ -256,9 +255,9 @@ async def test_age_counts_from_the_connect_through_all_loans(seconds: float, reu
     bench = Bench(Settings(max_age=20.0))
     conn, _ = await bench.pool.borrow()
     for bench.now in (5.0, 10.0):
-        bench.pool.give_back(conn, True)
+        bench.pool.give_back(conn)
         assert (await bench.pool.borrow())[0] is conn
-    bench.pool.give_back(conn, True)
+    bench.pool.give_back(conn)
     bench.now = seconds
     assert (await bench.pool.borrow())[1] is reused
     assert conn.closings == (not reused)
@@ -267,7 +266,7 @@ async def test_age_counts_from_the_connect_through_all_loans(seconds: float, reu
 async def test_expire_closes_without_a_borrower() -> None:
     bench = Bench()
     conn, _ = await bench.pool.borrow()
-    bench.pool.give_back(conn, True)
+    bench.pool.give_back(conn)
     bench.now = 60.0
     bench.pool.expire()
     assert conn.closings == 1
@@ -277,7 +276,7 @@ async def test_expire_closes_those_that_ended_by_themselves() -> None:
     bench = Bench()
     dead, good = [(await bench.pool.borrow())[0] for _ in range(2)]
     for conn in (dead, good):
-        bench.pool.give_back(conn, True)
+        bench.pool.give_back(conn)
     dead.usable = False
     bench.pool.expire()
     assert (dead.closings, good.closings, bench.pool.state.idle) == (1, 0, 1)
@@ -286,10 +285,10 @@ async def test_expire_closes_those_that_ended_by_themselves() -> None:
 async def test_clear_closes_the_idle_and_goes_on() -> None:
     bench = Bench()
     lent, idle = [(await bench.pool.borrow())[0] for _ in range(2)]
-    bench.pool.give_back(idle, True)
+    bench.pool.give_back(idle)
     bench.pool.clear()
     assert (idle.closings, lent.closings) == (1, 0)
-    bench.pool.give_back(lent, True)
+    bench.pool.give_back(lent)
     assert (await bench.pool.borrow()) == (lent, True)
 
 
@@ -316,7 +315,7 @@ async def test_warm_keeps_nothing_in_a_pool_that_is_closed() -> None:
 async def test_forgotten_is_not_lent() -> None:
     bench = Bench()
     conn, _ = await bench.pool.borrow()
-    bench.pool.give_back(conn, True)
+    bench.pool.give_back(conn)
     bench.pool.forget(conn)
     assert (await bench.pool.borrow())[0] is not conn
 
@@ -324,10 +323,10 @@ async def test_forgotten_is_not_lent() -> None:
 async def test_close_closes_the_idle_now_and_the_lent_when_they_come_back() -> None:
     bench = Bench()
     lent, idle = [(await bench.pool.borrow())[0] for _ in range(2)]
-    bench.pool.give_back(idle, True)
+    bench.pool.give_back(idle)
     bench.pool.close()
     assert (idle.closings, lent.closings) == (1, 0)
-    bench.pool.give_back(lent, True)
+    bench.pool.give_back(lent)
     assert lent.closings == 1
 
 
