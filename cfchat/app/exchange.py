@@ -17,9 +17,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from cfchat.app.admission import Admission
-from cfchat.app.hooks import Hooks, label_of, run
+from cfchat.app.hooks import Hooks, label_of, run_hook
 from cfchat.app.hooks import Reply as Finished
-from cfchat.app.usage import Usage
+from cfchat.app.usage import ReplyUsage
 from cfchat.conversation.model import Conversation, Delta
 from cfchat.conversation.prepare import estimate, with_system
 from cfchat.errors import CfchatError, UpstreamError
@@ -66,10 +66,10 @@ class Exchange:
             reply.start(200, _fields(form, asker), heartbeat=form.heartbeat, fail=form.fail)
         if self._hooks.before_call is not None:
             before_call = self._hooks.before_call
-            conversation = await run("before_call", request.id, before_call, conversation, request)
+            conversation = await run_hook("before_call", request.id, before_call, conversation, request)
         prompt = estimate(conversation)
         max_tokens = conversation.options.max_tokens or self._upstream.settings.max_tokens
-        usage, model = Usage(prompt, max_tokens), conversation.options.model or self._default_model
+        usage, model = ReplyUsage(prompt, max_tokens), conversation.options.model or self._default_model
         # A whole form shows nothing before its end, so its reasoning need not be the end of the tries.
         thoughts = form.thoughts and not form.whole
         asking = self._upstream.ask(
@@ -124,7 +124,7 @@ class Exchange:
         else:
             reply.end(piece)
 
-    def _note_first_words(self, request: Request, answer: Answer, usage: Usage, asked: float) -> None:
+    def _note_first_words(self, request: Request, answer: Answer, usage: ReplyUsage, asked: float) -> None:
         usage.began = time.monotonic()
         self._metrics.first_token.observe(usage.began - asked)
         self._metrics.tries.add(answer.tries)
@@ -137,7 +137,7 @@ class Exchange:
     # --- settling -----------------------------------------------------------------------------
 
     def _settle(
-        self, request: Request, asker: Asker, model: str, usage: Usage, held: Sequence[int], paid: bool
+        self, request: Request, asker: Asker, model: str, usage: ReplyUsage, held: Sequence[int], paid: bool
     ) -> None:
         """Charge what a reply that is over has cost, however it ended, and tell it to counters, log and hook.
 
@@ -188,4 +188,4 @@ def _fields(form: Form, asker: Asker) -> list[tuple[str, str]]:
 
 async def _after_reply(hook: Callable[[Finished], Awaitable[None]], finished: Finished) -> None:
     with suppress(CfchatError):  # it is logged
-        await run("after_reply", finished.request_id, hook, finished)
+        await run_hook("after_reply", finished.request_id, hook, finished)

@@ -87,7 +87,7 @@ class Hooks:
     after_reply: Callable[[Reply], Awaitable[None]] | None = None
 
 
-async def run(name: str, tag: str, hook: Callable[..., Awaitable[T]], *arguments: object) -> T:
+async def run_hook(name: str, tag: str, hook: Callable[..., Awaitable[T]], *arguments: object) -> T:
     """Call a hook, check its result and return it. `name` is its place in Hooks; `tag`, a request's id, is for the log.
 
     Raises:

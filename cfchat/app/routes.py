@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from cfchat.app.admission import Admission
 from cfchat.app.exchange import Exchange
 from cfchat.app.health import PROBES
-from cfchat.app.hooks import Hooks, label_of, run
+from cfchat.app.hooks import Hooks, label_of, run_hook
 from cfchat.app.waiting import Kept, Waiting
 from cfchat.conversation.model import Conversation
 from cfchat.conversation.openai import parse_completion
@@ -260,7 +260,7 @@ class App:
     async def _identify(self, request: Request) -> str:
         label = self.guard.identify(request.fields, request.secure)
         if self._hooks.authenticate is not None:
-            label = await run("authenticate", request.id, self._hooks.authenticate, request) or label
+            label = await run_hook("authenticate", request.id, self._hooks.authenticate, request) or label
         if label:
             request.notes["key"] = label_of(label)
         return label

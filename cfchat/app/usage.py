@@ -20,7 +20,7 @@ class Tokens(NamedTuple):
     total: int
 
 
-class Usage:
+class ReplyUsage:
     """The usage of one reply: of the try that gave it, and of those before it that are paid for all the same.
 
     `prompt` estimates the tokens of the conversation, and a reply may have `max_tokens`. Until a try is added, `tokens`

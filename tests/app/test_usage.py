@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfchat.app.usage import Tokens, Usage
+from cfchat.app.usage import ReplyUsage, Tokens
 from cfchat.upstream.cloudflare.usage import Cost
 
 PROMPT, LONGEST = 30, 1000
 REPORTED = Cost(5, 2, 9)
 
 
-def of(*costs: Cost) -> Usage:
-    usage = Usage(PROMPT, LONGEST)
+def of(*costs: Cost) -> ReplyUsage:
+    usage = ReplyUsage(PROMPT, LONGEST)
     for cost in costs:
         usage.add(cost)
     return usage
