@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+
+from cfchat.net.threads import start_daemon
 
 LIMIT = 256 * 1024  # bytes that may wait
 
@@ -30,8 +31,7 @@ class LineWriter:
         self._queue: SimpleQueue[tuple[bytes, int] | threading.Event | None] = SimpleQueue()
         self._taken = self._refused = 0  # bytes, and lines that did not fit; callers count them
         self._gone = self._failed = self._told = 0  # bytes, and lines; the thread counts them
-        # A daemon, because a write that is stuck must not keep the process from its end.
-        threading.Thread(target=self._run, name="cfchat-lines", daemon=True).start()
+        start_daemon(self._run, "cfchat-lines")  # a write that is stuck must not keep the process from its end
 
     @property
     def dropped(self) -> int:
@@ -57,9 +57,6 @@ class LineWriter:
         self._queue.put(None)
 
     def _run(self) -> None:
-        # Signals are for the main thread, also those that it has blocked.
-        if hasattr(signal, "pthread_sigmask"):  # Windows has none, and gives signals to the main thread anyway
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         works = True
         while True:
             try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import pytest
 from client import until
@@ -35,6 +37,11 @@ async def test_nobody_needs_to_wait_for_it() -> None:
     for _ in range(10):  # what it calls back does no harm
         await asyncio.sleep(0)
     assert future.cancelled()
+
+
+async def test_a_signal_that_the_main_thread_holds_back_does_not_come_through_it() -> None:
+    held = await in_thread(partial(signal.pthread_sigmask, signal.SIG_BLOCK, ()))
+    assert {signal.SIGHUP, signal.SIGINT, signal.SIGTERM} <= set(held)
 
 
 def test_the_end_does_not_wait_for_it() -> None:
