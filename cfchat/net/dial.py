@@ -22,6 +22,7 @@ from cfchat.net.threads import in_thread
 # Seconds from the try of one address of a host to the next one's (RFC 8305 §5).
 NEXT_ADDRESS = 0.25
 LOOKUPS = 8  # threads that may hang in the resolver
+LATE = 1.0  # seconds; a lookup that takes longer may hang, so the next connection begins its own
 
 
 class Address(NamedTuple):
@@ -35,7 +36,7 @@ class Resolver:
     """Looks names up. Connections that are made at the same time share one lookup. It belongs to one loop."""
 
     def __init__(self) -> None:
-        self._shared: dict[tuple[str, int], asyncio.Future[list[Any]]] = {}
+        self._shared: dict[tuple[str, int], tuple[asyncio.Future[list[Any]], float]] = {}  # and when it began
         self._threads = 0
 
     async def resolve(self, host: str, port: int) -> list[Address]:
@@ -52,27 +53,20 @@ class Resolver:
         return [address for address in chain(*zip_longest(*families.values())) if address is not None]
 
     async def _look_up(self, host: str, port: int) -> list[Any]:
-        key = host, port
-        lookup = self._shared.get(key)
-        if lookup is None:
+        key, now = (host, port), asyncio.get_running_loop().time()
+        lookup, began = self._shared.get(key, (None, now))
+        if lookup is None or now - began > LATE:
             if self._threads == LOOKUPS:
                 raise OSError(errno.EAGAIN, "the resolver does not answer")
             lookup = in_thread(partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))
             self._threads += 1
-            self._shared[key] = lookup
+            self._shared[key] = lookup, now
             lookup.add_done_callback(partial(self._end, key))
-        try:
-            return await asyncio.shield(lookup)
-        except asyncio.CancelledError:
-            self._forget(key, lookup)  # it may hang for long: the next connection does not wait for it
-            raise
+        return await asyncio.shield(lookup)
 
     def _end(self, key: tuple[str, int], lookup: asyncio.Future[list[Any]]) -> None:
         self._threads -= 1
-        self._forget(key, lookup)
-
-    def _forget(self, key: tuple[str, int], lookup: asyncio.Future[list[Any]]) -> None:
-        if self._shared.get(key) is lookup:
+        if key in self._shared and self._shared[key][0] is lookup:  # else a later one has taken its place
             del self._shared[key]
 
 

@@ -66,8 +66,23 @@ async def test_all_who_ask_learn_that_there_is_no_such_name(names: Names) -> Non
         await resolver.resolve("none", 443)
 
 
-async def test_a_lookup_that_somebody_gave_up_holds_up_nobody_else(names: Names) -> None:
+async def test_a_lookup_is_shared_also_if_one_of_those_who_wait_for_it_leaves(names: Names) -> None:
+    """Clients that come and leave must not use up the threads."""
+    resolver = Resolver()
+    asking = [asyncio.create_task(resolver.resolve("hangs", 443)) for _ in range(room.LOOKUPS + 2)]
+    for one in asking[1:]:
+        await asyncio.sleep(0)
+        one.cancel()
+    await asyncio.wait(asking[1:])
+    last = asyncio.create_task(resolver.resolve("hangs", 443))
+    await asyncio.sleep(0)
+    names.open.set()
+    assert await last == await asking[0] and names.asked == ["hangs"]
+
+
+async def test_a_lookup_that_hangs_holds_up_nobody_else(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     """But the threads that hang are few."""
+    monkeypatch.setattr(room, "LATE", 0.0)
     resolver = Resolver()
     for _ in range(room.LOOKUPS):
         with pytest.raises(TimeoutError):
