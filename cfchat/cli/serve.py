@@ -58,8 +58,8 @@ async def serve(config: Config, demo: bool, hangup: Hangup) -> int:
         sockets = stack.enter_context(adopted(files) if files else listening(where))
         welcome = partial(_welcome, sockets[0].getsockname(), demo, config)
         if worker is not None:
-            config = _share(config)
-            serving = _serve_here(config, sockets, certificate, notifier, hangup, take_orders, metrics=metrics)
+            take = partial(take_orders, notifier)
+            serving = _serve_here(_share(config), sockets, certificate, notifier, hangup, take, metrics=metrics)
         elif config.workers:
             return await _keep_workers(config, sockets, notifier, hangup, welcome)
         else:
@@ -77,12 +77,12 @@ async def _serve_here(
     certificate: Certificate | None,
     notifier: Notifier,
     hangup: Hangup,
-    take: Callable[[Notifier], asyncio.Queue[str]],
+    take: Callable[[], asyncio.Queue[str]],
     welcome: Callable[[], None] = lambda: None,
     metrics: socket.socket | None = None,
 ) -> None:
     """Serve in this process until an order to stop comes. `take` returns the queue of these orders."""
-    orders = take(notifier)
+    orders = take()
     _allow_files()
     async with api.serve_on(sockets, config, tls=certificate, line=metrics) as serving:
         with log_stalls(serving.service.loop_lag):
@@ -224,8 +224,8 @@ async def _read_soon(name: str, read: Callable[[], T]) -> T:
         raise TimeoutError(f"{name} takes over {SLOW_DISK:g} s to read") from None
 
 
-def _take_signals(notifier: Notifier) -> asyncio.Queue[str]:
-    """Return a queue of orders to stop, a name for each SIGINT or SIGTERM."""
+def _take_signals() -> asyncio.Queue[str]:
+    """Return a queue of orders to stop, the name of the signal for each SIGINT or SIGTERM."""
     loop = asyncio.get_running_loop()
     orders: asyncio.Queue[str] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -76,9 +76,9 @@ class Link:
 
 def _dropped() -> Samples:
     """Return how many log lines this process has dropped, if any. A parent counts nothing else."""
-    lines = Metrics().dropped_lines
-    lines.set(count_dropped_lines())
-    return {lines.head: lines.samples()} if count_dropped_lines() else {}
+    lines, dropped = Metrics().dropped_lines, count_dropped_lines()
+    lines.set(dropped)
+    return {lines.head: lines.samples()} if dropped else {}
 
 
 class WorkerMetrics:

@@ -135,7 +135,10 @@ def test_no_value_leaves_its_place(client: str, method: str, path: str, notes: d
     assert fields["status"] == 200 and fields["level"] == "info" and fields["logger"] == "cfchat.access"
 
 
-@given(st.lists(st.from_regex(r"[!#-&(-\[\]-~]{1,20}", fullmatch=True), min_size=3, max_size=6))
+BARE = [chr(code) for code in range(0x21, 0x7F) if chr(code) not in "\"'\\"]
+
+
+@given(st.lists(st.text(st.sampled_from(BARE), min_size=1, max_size=20), min_size=3, max_size=6))
 def test_plain_words_are_logged_as_they_are(words: list[str]) -> None:
     """A line that needs no quotes is the same by the fast case and by the slow one."""
     client, method, path, *values = words

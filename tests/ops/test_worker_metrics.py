@@ -7,8 +7,10 @@ import socket
 from contextlib import AsyncExitStack
 from functools import partial
 
+import pytest
 from client import until
 
+from cfchat.ops import worker_metrics
 from cfchat.ops.metrics import Family, Samples
 from cfchat.ops.worker_metrics import WorkerMetrics, share_metrics
 
@@ -56,7 +58,8 @@ async def test_an_answer_has_the_newest_numbers() -> None:
     assert parent.known() == {COUNTER.head: {"x_total": 104}}
 
 
-async def test_a_worker_reports_without_being_asked() -> None:
+async def test_a_worker_reports_without_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_metrics, "INTERVAL", 0.01)
     parent, numbers = WorkerMetrics(), [1.0]
     async with share_metrics(joined(parent), lambda: counted(sum(numbers))):
         await until(lambda: parent.known().get(COUNTER.head) == {"x_total": 1})
@@ -64,7 +67,10 @@ async def test_a_worker_reports_without_being_asked() -> None:
         await until(lambda: parent.known()[COUNTER.head] == {"x_total": 6})
 
 
-async def test_without_an_answer_from_the_parent_a_worker_has_its_own_numbers() -> None:
+async def test_without_an_answer_from_the_parent_a_worker_has_its_own_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_metrics, "PATIENCE", 0.01)
     ours, theirs = socket.socketpair()
     async with share_metrics(theirs, lambda: counted(3)) as collect_all:
         assert await collect_all() == counted(3)  # it is connected, and does not answer
@@ -72,7 +78,8 @@ async def test_without_an_answer_from_the_parent_a_worker_has_its_own_numbers() 
         assert await collect_all() == counted(3)
 
 
-async def test_a_worker_that_does_not_answer_counts_with_its_last_report() -> None:
+async def test_a_worker_that_does_not_answer_counts_with_its_last_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_metrics, "PATIENCE", 0.01)
     parent = WorkerMetrics()
     theirs = joined(parent)
     theirs.sendall(b'{"# TYPE x counter\\n": {"x": 7}}\n')

@@ -25,7 +25,7 @@ async def test_a_connection_that_closes_by_itself_closes_without_a_fault() -> No
         reply.send(200, (), b"x" * int(request.path[1:]))
 
     async with serving(handler) as (server, port):
-        for size in range(2_000_000, 3_000_000, 50_000):  # of some of them, not all is sent when it is closed
+        for size in range(2_000_000, 3_000_000, 100_000):  # of some of them, not all is sent when it is closed
             with socket.socket() as client:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 client.setblocking(False)
@@ -183,7 +183,10 @@ async def test_a_connection_that_has_only_just_come_is_ended_too() -> None:
 # --- few files ------------------------------------------------------------------------------------
 
 
-async def test_without_a_free_file_it_accepts_once_there_is_one(caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_a_free_file_it_accepts_once_there_is_one(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.05)
     async with serving() as (server, port):
         _, held = await asyncio.open_connection("127.0.0.1", port)
         await until(lambda: server.connections == 1)
