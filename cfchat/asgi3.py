@@ -60,8 +60,8 @@ class Application:
 
     async def aclose(self) -> None:
         """Close the connections to the model. A further request opens new ones."""
-        self._service = None
-        await self._stack.aclose()
+        stack, self._stack, self._service = self._stack, AsyncExitStack(), None
+        await stack.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -79,7 +79,7 @@ class Application:
                 async with AsyncExitStack() as opened:
                     service = await opened.enter_async_context(open_service(self._config, self._hooks))
                     await service.start()
-                    self._stack.push_async_exit(opened.pop_all())
+                    self._stack = opened.pop_all()
                 self._service = service
         return self._service
 

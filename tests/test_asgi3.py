@@ -466,3 +466,17 @@ async def test_a_start_that_fails_leaves_nothing() -> None:
             gc.collect()
             files.append(len(os.listdir("/proc/self/fd")))
         assert files[0] == files[-1]
+
+
+async def test_a_request_that_comes_while_it_closes_opens_it_again() -> None:
+    short = json.dumps({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}).encode()
+    for turns in range(3):
+        app = cfchat.asgi(DEMO)
+        await called(app, path="/v1/models")
+        closing = asyncio.create_task(app.aclose())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call = await called(app, short)
+        await closing
+        assert (call.status, call.body) == (200, (await called(app, short)).body), turns
+        await app.aclose()
