@@ -102,7 +102,7 @@ class Request:
                     raise Incomplete("The client left.") from error
                 self._body, self._received = bytes(received), None
                 self.awaits_body = False
-            if len(self._body) > limit:
+            if self._body[limit:]:
                 raise BodyTooLarge(f"The body is over {limit} bytes.")
             return self._body
 
