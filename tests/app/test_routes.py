@@ -354,7 +354,9 @@ async def test_reset_in_mid_reply_cuts() -> None:
         writer.close()
 
 
-async def test_upstream_that_stays_after_done_holds_nobody_up() -> None:
+async def test_upstream_that_stays_after_done_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cfchat.upstream.answer.END_AFTER_DONE", 0.05)
+
     async def script(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + WORDS)
         await exchange.closed_by_peer.wait()
