@@ -246,7 +246,7 @@ class Answer:
                 self._finish(None)
             return
         deltas: list[Delta] = []
-        if body and not self._reply.done:
+        if body:
             deltas = self._events.feed(body)
             if deltas:  # an origin that sends comments for ever gets no further time by them
                 self.connection.deadline.move(self._deadlines.between_deltas, NEXT_TOKEN)

@@ -82,6 +82,8 @@ SHAPES = (
     '{"content":"%s","response":"three"}',
     '{"response":"%s","response_text":"four"}',
     '{"choices":[{"delta":{"content":"%s"}}],"response":"five"}',
+    '{"content":"%s","response":true}',
+    '{"response":"%s","created":00}',
     '{"response":"%s","finish_reason":"stop"}',
     '{"choices":[{"delta":{"content":"%s","reasoning":"hm"}}]}',
     '{"choices":[{"delta":{"content":"%s"}}],"usage":{"total_tokens":1,"p":"%p"}}',

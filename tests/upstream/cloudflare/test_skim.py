@@ -86,6 +86,15 @@ def test_what_is_skimmed_is_what_is_parsed(raw: bytes, cuts: list[int], thinks_f
         assert skimmed(pieces, 99, thinks_first) == expected
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_events_of_one_shape_say_what_they_say_alone(shape: str) -> None:
+    """Many of them, so that a template is found if one can be; some look alike and say something else."""
+    first = b'data: {"response":"first","usage":{"total_tokens":1}}\n\n'
+    pieces = [first, *[stream_of(shape, [word], total) for total, word in enumerate([" a", " b"] * 15)]]
+    for cuts in (pieces, [b"".join(pieces)]):
+        assert skimmed(cuts, 99) == parsed(cuts, 99)
+
+
 @given(counted_streams(), CUTS)
 def test_the_usage_that_is_kept_is_the_same(events: list[bytes], cuts: list[int]) -> None:
     raw = b"".join(events)
@@ -186,6 +195,12 @@ def test_an_error_behind_text_is_raised_before_any_further_text() -> None:
     pieces = [ALIKE * 40, ALIKE + b"data: " + b"x" * (1 << 20) + b"y\n\n", ALIKE * 40]
     assert skimmed(pieces, 100) == parsed(pieces, 100)
     assert skimmed(pieces, 100)["text"] == " word" * 41
+
+
+def test_an_event_over_the_limit_is_one_even_if_it_is_like_the_others() -> None:
+    pieces = [ALIKE * 40, ALIKE.replace(b"word", b"x" * (1 << 20)), ALIKE * 40]
+    assert skimmed(pieces, 100) == parsed(pieces, 100)
+    assert "EventTooLarge" in str(skimmed(pieces, 100)["error"])
 
 
 def test_an_error_behind_text_is_raised_by_the_next_call_whatever_comes() -> None:
