@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import gc
 import os
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cfchat import __version__
-from cfchat.cli.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, open_standard_files, say
+from cfchat.cli.terminal import BROKEN_PIPE, FAILED, INTERRUPTED, WRONG_USE, open_standard_files, say
 from cfchat.errors import ConfigError
 from cfchat.ops.hangup import Hangup
 from cfchat.ops.logs import set_up_logging
@@ -53,6 +54,7 @@ COMMANDS = {
 TWO_WAYS_ON = """\
 To talk to Workers AI: set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN (dashboard: AI > Workers AI > Use REST API).
 To try it without an account: add --demo."""
+_NOT_TAKEN = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # why a file takes no output
 NO_DEMO = "--demo has no account, which this command needs; `cfchat --demo` and `cfchat ask --demo` need none"
 
 
@@ -127,6 +129,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str] | None, hangup: Hangup) -> int:
     """Do what `main` does, with a SIGHUP that is held back already."""
+    open_standard_files()
+    try:
+        try:
+            return _run_to_the_end(argv, hangup)
+        finally:
+            sys.stdout.flush()  # not at exit, where Python reports what fails, and with a code of its own
+    except OSError as error:
+        if error.errno not in _NOT_TAKEN:
+            raise
+        # What is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:  # the reader of our output has left, as `head` does
+            return BROKEN_PIPE
+        say(f"stdout takes no more: {error.strerror}")
+        return FAILED
+
+
+def _run_to_the_end(argv: Sequence[str] | None, hangup: Hangup) -> int:
     flags = {"demo": False, **vars(make_parser().parse_args(argv))}
     try:
         return _run(flags, hangup)
@@ -134,10 +154,6 @@ def run(argv: Sequence[str] | None, hangup: Hangup) -> int:
         return _fail(error, flags)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has left, as `head` does. What is still buffered must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
 
 
 def _run(flags: Mapping[str, Any], hangup: Hangup) -> int:
@@ -150,7 +166,6 @@ def _run(flags: Mapping[str, Any], hangup: Hangup) -> int:
         from cfchat.cli.deploy import print_deployment
 
         return print_deployment(flags)
-    open_standard_files()
     config = load(flags, os.environ, demo=demo)
     secrets = config.upstream.secrets if config.upstream else ()
     set_up_logging(_log_level(command, config, flags), config.log_format, secrets)

@@ -38,6 +38,20 @@ def test_it_starts_whatever_stdout_and_stderr_are(redirections: str) -> None:
     assert process.returncode == 0 and b"Error" not in log
 
 
+@pytest.mark.parametrize("words", ["--version", "ask --demo Hi", "deploy nginx", "deploy pyz"])
+def test_a_command_says_that_its_output_is_not_taken(words: str) -> None:
+    shell = ["sh", "-c", 'exec "$@" >/dev/full', "sh", *command(), *words.split()]
+    own = environ(CLOUDFLARE_ACCOUNT_ID="0" * 32)
+    done = subprocess.run(shell, env=own, stderr=subprocess.PIPE, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (1, b"cfchat: stdout takes no more: No space left on device\n")
+
+
+def test_a_command_needs_no_stdout() -> None:
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", *command(), "deploy", "pyz"]
+    done = subprocess.run(shell, env=environ(), stderr=subprocess.PIPE, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_logging_waits_for_nobody() -> None:
     """Nobody reads stderr, whose pipe is full from the start. What does not fit is counted, and told in the end."""
     reading, writing = os.pipe()
