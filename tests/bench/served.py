@@ -1,9 +1,9 @@
 """cfchat in a process of its own, watched from inside: settings from the environment, a line of JSON on each SIGUSR1.
 
-The line holds tasks, client and upstream connections, file descriptors, bytes of requests that wait, Python's blocks of
-memory, KiB that are resident, microseconds of the processor since the start, and the longest time in ms for which the
-event loop ran nothing else since the line before. Tasks and blocks cannot be seen from another process: this is why
-soak.py does not start the command.
+The line holds tasks, client and upstream connections, file descriptors, bytes of requests that wait, log lines that
+were dropped, Python's blocks of memory, KiB that are resident, microseconds of the processor since the start, and the
+longest time in ms for which the event loop ran nothing else since the line before. Tasks and blocks cannot be seen from
+another process: this is why soak.py does not start the command.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from load import resident
 
 from cfchat.api import Serving, serve
-from cfchat.ops.logs import set_up_logging
+from cfchat.ops.logs import count_dropped_lines, set_up_logging
 from cfchat.settings.load import load
 
 TICK = 0.005
@@ -62,6 +62,7 @@ async def watched(serving: Serving) -> None:
             "idle": pool.idle,
             "files": len(os.listdir("/proc/self/fd")),
             "waiting": serving.service.app.waiting.size,
+            "dropped": count_dropped_lines(),
             "blocks": sys.getallocatedblocks(),
             "kib": resident(os.getpid()),
             "cpu_us": round(time.process_time() * 1e6),

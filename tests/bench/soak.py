@@ -1,8 +1,9 @@
 """A soak: `python tests/bench/soak.py [SECONDS [CONNECTIONS]]`, 60 seconds and 500 connections by default.
 
-Good, slow, hostile, heavy and vanishing clients of many addresses at once, one address that takes whatever it gets, and
-an upstream on TLS that fails at times or never ends. Exits with 1 where a good client was not served, a hostile one was
-answered twice, or a task, connection, file or memory is left behind.
+Good, slow, hostile, heavy and vanishing clients of many addresses at once, one address that takes whatever it gets, an
+upstream on TLS that fails at times, never ends, or babbles behind its close_notify, and a log that nobody reads. Exits
+with 1 where a good client was not served, a hostile one was answered twice, or a task, connection, file or memory is
+left behind.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ HOSTILE = (
 ENDLESS = b'data: {"choices":[{"delta":{"reasoning_content":"%b"}}]}\n\n' % (b"hm " * 5000)
 ENDLESS = b"%x\r\n%b\r\n" % (len(ENDLESS), ENDLESS)
 HEAVY = 1_000_000
+BABBLE = 64  # MiB behind a close_notify
 MOST_KIB = 400 * 1024  # the 256 MiB that may wait, the server itself, and what is on its way
 BEHIND = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -80,6 +82,8 @@ async def upstream(exchange: Exchange) -> None:
         await exchange.send(b"%x\r\n%b\r\n" % (len(event), event))
         await asyncio.sleep(random.random() * 0.02)
     await exchange.send(b"0\r\n\r\n")
+    if word == "babble":
+        await exchange.babble(BABBLE)
 
 
 class Clients:
@@ -120,6 +124,15 @@ class Clients:
         received = await reader.read()
         if not received.startswith(b"HTTP/1.1 502 "):
             self.faults[f"a cut upstream gave {received[:60]!r}"] += 1
+        writer.close()
+
+    async def babble(self) -> None:
+        """Get a whole reply. It leaves an idle connection to an upstream that will not be quiet."""
+        reader, writer = await self._connect()
+        writer.write(post("babble"))
+        received = await reader.read()
+        if not received.endswith(b"\r\n0\r\n\r\n"):
+            self.faults[f"a reply before babble was {received[:60]!r}"] += 1
         writer.close()
 
     async def endless(self) -> None:
@@ -169,7 +182,7 @@ class Clients:
     async def live(self, until: float) -> None:
         lives: tuple[tuple[int, Callable[[], Awaitable[None]]], ...] = (
             (5, self.good), (1, self.slow), (1, self.cut), (2, self.hostile), (3, self.vanishing),
-            (1, self.endless), (1, self.heavy),
+            (1, self.endless), (1, self.heavy), (1, self.babble),
         )  # fmt: skip
         names = [life for weight, life in lives for _ in range(weight)]
         while time.monotonic() < until:
@@ -231,17 +244,19 @@ async def serve(standin: StandIn) -> AsyncIterator[Served]:
         "CFCHAT_PORT": "0",
         "CFCHAT_DRAIN_TIMEOUT": "5",
         "CFCHAT_MAX_STREAMS": "600",
-        "CFCHAT_LOG_LEVEL": "error",
         "SSL_CERT_FILE": str(CERTS / "ca.pem"),
     }
+    unread, log = os.pipe()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(HERE / "served.py"), env=environ, stdout=asyncio.subprocess.PIPE
+        sys.executable, str(HERE / "served.py"), env=environ, stdout=asyncio.subprocess.PIPE, stderr=log
     )
+    os.close(log)
     served = Served(process)
     served.port = int(await served.line())
     yield served
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
+    os.close(unread)
 
 
 async def soak(seconds: float, connections: int) -> int:
@@ -263,6 +278,8 @@ async def soak(seconds: float, connections: int) -> int:
     for name, limit in (("tasks", fresh["tasks"]), ("clients", 0), ("lent", 0), ("files", files), ("waiting", 0)):
         if second[name] > limit:
             clients.faults[f"{second[name]} {name} are left, of {limit}"] += 1
+    if not second["dropped"]:
+        clients.faults["the log took all its lines: it was not full"] += 1
     if second["most_kib"] > MOST_KIB:
         clients.faults[f"{second['most_kib']} KiB were resident, of {MOST_KIB}"] += 1
     if second["blocks"] > first["blocks"] * (1 + BLOCKS):

@@ -70,6 +70,14 @@ class Exchange:
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_no_more)
         self.abort()
 
+    async def babble(self, mebibytes: int) -> None:
+        """End TLS politely and, without a FIN, go on sending what is no TLS any more, until the peer has had enough."""
+        plug: socket.socket = self._connection.writer.get_extra_info("socket")
+        with plug.dup() as bare, suppress(ConnectionError):
+            self.close()
+            for _ in range(mebibytes):
+                await asyncio.get_running_loop().sock_sendall(bare, b"x" * (1 << 20))
+
     async def vanish(self) -> bool:
         """Be gone without a word once all that was sent has arrived; return whether this system can do it.
 
