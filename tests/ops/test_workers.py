@@ -209,11 +209,11 @@ def with_silence(seconds: float) -> list[str]:
 
 async def test_a_parent_that_stood_still_kills_no_worker() -> None:
     """As after Ctrl-Z and fg: the parent has read no sign of life for that long."""
-    async with standin() as upstream, started(upstream.base_url, *FLAGS, argv=with_silence(1.0)) as process:
+    async with standin() as upstream, started(upstream.base_url, *FLAGS, argv=with_silence(0.6)) as process:
         before = process.workers()
         for _ in range(2):
             process.send(signal.SIGSTOP)
-            await asyncio.sleep(1.5)  # the stop itself is under test
+            await asyncio.sleep(0.9)  # the stop itself is under test
             process.send(signal.SIGCONT)
             for pid in before:
                 os.kill(pid, 0)
@@ -233,7 +233,7 @@ async def test_a_worker_that_dies_while_others_start_is_replaced() -> None:
 
 
 async def test_a_worker_that_stands_still_is_killed() -> None:
-    argv = with_silence(2.0)
+    argv = with_silence(1.2)
     async with standin() as upstream, started(upstream.base_url, "--workers", "1", argv=argv) as process:
         (pid,) = process.workers()
         os.kill(pid, signal.SIGSTOP)
