@@ -16,6 +16,7 @@ import os
 import socket
 import ssl
 import struct
+import sys
 import threading
 from collections.abc import Callable
 
@@ -24,6 +25,7 @@ from cfchat.net.tls import Layer
 READ_SIZE = 64 * 1024  # also how much may wait unread before the socket is left alone
 # What waits to be sent before the writer is asked to pause.
 WRITE_AHEAD = 32 * 1024
+SIOCOUTQNSD = 0x894B  # of Linux: bytes not yet sent
 
 
 _own = threading.local()
@@ -169,8 +171,21 @@ class Stream(asyncio.BufferedProtocol):
         if self._paused:
             self.resume()
         self.idle = True
-        unsent = not self._lost and self.transport.get_write_buffer_size()
+        unsent = not self._lost and (self.transport.get_write_buffer_size() or self._unsent_by_kernel())
         self.disturbed |= bool(self._unread or unsent) or self._ended
+
+    def _unsent_by_kernel(self) -> int:
+        """Return how many bytes the kernel still keeps because the peer reads too little; 0 if it does not say."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or sys.platform != "linux":
+            return 0
+        try:
+            from fcntl import ioctl  # here, because not every Python has it
+
+            size = ioctl(sock.fileno(), SIOCOUTQNSD, bytes(4))
+        except (ImportError, OSError):
+            return 0
+        return int.from_bytes(size, sys.byteorder)
 
     def close(self) -> None:
         """End the connection once all that was written has gone out."""

@@ -265,7 +265,8 @@ async def test_the_kernel_is_told_to_notice_silence() -> None:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
 
-async def test_a_connection_whose_request_was_answered_too_early_is_lent_to_nobody() -> None:
+@pytest.mark.parametrize("size", [6 << 20, 900_000], ids=["more than kernels keep", "all in the kernel"])
+async def test_a_connection_whose_request_was_answered_too_early_is_lent_to_nobody(size: int) -> None:
     """The rest of that request has not been sent: the next one would stand behind it, and wait its whole deadline."""
     left: list[asyncio.StreamWriter] = []
 
@@ -283,7 +284,7 @@ async def test_a_connection_whose_request_was_answered_too_early_is_lent_to_nobo
     standin.port = server.sockets[0].getsockname()[1]
     app, limits = AppSettings(max_body=16 << 20), Limits(read=ReadLimits(body=16 << 20))
     async with server, house(standin, app=app, limits=limits, change=quicker(first_delta=5.0)) as cfchat:
-        question = b'[{"role":"user","content":"%b"}]' % (b"x" * (6 << 20))  # more than kernels keep
+        question = b'[{"role":"user","content":"%b"}]' % (b"x" * size)
         assert (await cfchat.post(question)).status == 400
         assert (await cfchat.post()).body == b"next"
         assert len(left) == 2 and "tries=1" in cfchat.log[-1]
