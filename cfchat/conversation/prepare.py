@@ -108,6 +108,8 @@ def _size(value: object) -> int:
 
 def _size_of_text(text: str) -> int:
     """Return the bytes of a JSON text, but of its escapes (RFC 8259 §7) the two or three bytes that they stand for."""
+    if "\\u" not in text:
+        return len(text.encode())
     of_two_bytes = sum([text.count(f"\\u0{digit}") for digit in range(8)])
     return len(text.encode()) - 3 * text.count("\\u") - of_two_bytes
 
