@@ -18,7 +18,8 @@ from command import ask, command, ended_with, environ
 COMMAND = [*command(), "--demo", "--port", "0"]
 # Run the rest of its arguments with the terminal on descriptor 0 as the controlling one.
 ON_A_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup themselves
 fcntl.ioctl(0, termios.TIOCSCTTY)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
