@@ -358,7 +358,7 @@ async def test_a_fault_behind_the_end_of_a_reply_does_not_touch_it(caplog: pytes
 
 async def test_a_client_that_reads_again_has_all() -> None:
     """What waits for it here is bounded by what is written in one call."""
-    paced, most, size = Paced(), 0, 400
+    paced, most, size = Paced(), 0, 200
 
     async def handler(request: Request, reply: Reply) -> None:
         nonlocal most

@@ -508,7 +508,7 @@ async def test_a_client_that_does_not_read_holds_up_what_is_handed_on() -> None:
         with suppress(ConnectionError):
             for _ in range(6000):
                 sending = asyncio.ensure_future(exchange.send(encode_chunk(event("x" * 8000))))
-                if not (await asyncio.wait([sending], timeout=1))[0]:
+                if not (await asyncio.wait([sending], timeout=0.3))[0]:
                     held_up.set()
                 await sending
 

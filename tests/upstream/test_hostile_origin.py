@@ -34,7 +34,7 @@ THOUGHT = b'data: {"choices":[{"delta":{"reasoning_content":"' + b"hm " * 300 + 
 STREAM = [("content-type", "text/event-stream")]
 CHUNKED = head_of(200, [*STREAM, ("transfer-encoding", "chunked")])
 UNTIL_CLOSE = head_of(200, STREAM)
-SOON = quicker(first_delta=0.3, between_deltas=0.3)
+SOON = quicker(first_delta=0.2, between_deltas=0.2)
 
 
 def chunk(data: bytes, extension: bytes = b"") -> bytes:
