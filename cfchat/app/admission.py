@@ -53,13 +53,15 @@ class Admission:
             self._give_turn()
 
     def _give_turn(self) -> None:
-        for name, turn in self._entitled():
-            self._begin(name)
-            self._take_out(name, turn)
-            turn.set_result(None)
-            if name in self._waiting:
-                self._waiting[name] = self._waiting.pop(name)  # behind all others
+        entitled = next(self._entitled(), None)
+        if entitled is None:
             return
+        name, turn = entitled
+        self._begin(name)
+        self._take_out(name, turn)
+        turn.set_result(None)
+        if name in self._waiting:
+            self._waiting[name] = self._waiting.pop(name)  # behind all others
 
     def _entitled(self) -> Iterator[tuple[str, asyncio.Future[None]]]:
         """Give those who may have a turn that is free, the next one first."""

@@ -293,9 +293,9 @@ class Upstream:
 
         tools = "tools" in question.passed
         json_mode = "response_format" in question.passed or "response_format" in extra
+        learned = self._learned[model]
         lent, pooled = await self._pool.borrow()
         while True:
-            learned = self._learned[model]
             answer = Answer(
                 lent, model, max_tokens, settings.deadlines, asking.tag, tools, json_mode, learned, asking.thoughts
             )

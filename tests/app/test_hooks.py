@@ -125,6 +125,14 @@ class Bare(package.CfchatError):
         pass
 
 
+async def answer_of_a_failing(place: str, broken: Hooks) -> Answered:
+    """Ask a server whose hook in this place fails, and see that it is logged. No model is asked."""
+    async with StandIn([]) as standin, house(standin, hooks=broken) as cfchat:
+        answer = await cfchat.post()
+        await cfchat.logged(f"{place} failed")
+    return answer
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -145,9 +153,7 @@ async def test_an_error_of_a_hook_that_cannot_be_sent(error: BaseException) -> N
     async def authenticate(request: Request) -> str:
         raise error
 
-    async with StandIn([]) as standin, house(standin, hooks=Hooks(authenticate=authenticate)) as cfchat:
-        answer = await cfchat.post()
-        await cfchat.logged("authenticate failed")
+    answer = await answer_of_a_failing("authenticate", Hooks(authenticate=authenticate))
     assert (answer.status, answer.error["code"], answer.whole) == (500, "internal_error", True)
 
 
@@ -175,9 +181,7 @@ async def test_a_conversation_of_a_hook_that_cannot_be_sent(result: Conversation
     async def before_call(conversation: Conversation, request: Request) -> Conversation:
         return result
 
-    async with StandIn([]) as standin, house(standin, hooks=Hooks(before_call=before_call)) as cfchat:
-        answer = await cfchat.post()
-        await cfchat.logged("before_call failed")
+    answer = await answer_of_a_failing("before_call", Hooks(before_call=before_call))
     assert (answer.status, answer.error["code"]) == (500, "internal_error")
 
 
@@ -186,9 +190,7 @@ async def test_a_name_that_is_none(name: str) -> None:
     async def authenticate(request: Request) -> str:
         return name
 
-    async with StandIn([]) as standin, house(standin, hooks=Hooks(authenticate=authenticate)) as cfchat:
-        answer = await cfchat.post()
-        await cfchat.logged("authenticate failed")
+    answer = await answer_of_a_failing("authenticate", Hooks(authenticate=authenticate))
     assert answer.status == 500
 
 

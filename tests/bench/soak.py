@@ -119,30 +119,21 @@ class Clients:
         writer.close()
 
     async def cut(self) -> None:
-        reader, writer = await self._connect()
-        writer.write(post("cut"))
-        received = await reader.read()
+        received = await self._ask(post("cut"))
         if not received.startswith(b"HTTP/1.1 502 "):
             self.faults[f"a cut upstream gave {received[:60]!r}"] += 1
-        writer.close()
 
     async def babble(self) -> None:
         """Get a whole reply. It leaves an idle connection to an upstream that will not be quiet."""
-        reader, writer = await self._connect()
-        writer.write(post("babble"))
-        received = await reader.read()
+        received = await self._ask(post("babble"))
         if not received.endswith(b"\r\n0\r\n\r\n"):
             self.faults[f"a reply before babble was {received[:60]!r}"] += 1
-        writer.close()
 
     async def endless(self) -> None:
         """Get a reply that has no end, and no words."""
-        reader, writer = await self._connect()
-        writer.write(post("endless"))
-        received = await reader.read()
+        received = await self._ask(post("endless"))
         if not received.startswith(b"HTTP/1.1 502 "):
             self.faults[f"an endless reply gave {received[:60]!r}"] += 1
-        writer.close()
 
     async def heavy(self) -> None:
         """Let a megabyte wait for words that never come, and leave. Too many of them are refused."""
@@ -156,12 +147,9 @@ class Clients:
         writer.transport.abort()
 
     async def hostile(self) -> None:
-        reader, writer = await self._connect()
-        writer.write(random.choice(HOSTILE) + BEHIND)
-        received = await reader.read()
+        received = await self._ask(random.choice(HOSTILE) + BEHIND)
         if received.count(b"HTTP/1.1 ") != 1 or not received.startswith(b"HTTP/1.1 4"):
             self.faults[f"a hostile client got {received[:60]!r}"] += 1
-        writer.close()
 
     async def vanishing(self) -> None:
         _, writer = await self._connect()
@@ -194,6 +182,14 @@ class Clients:
                 self.lives[name] += 1
             except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
                 self.faults[f"{name}: {error!r:.100}"] += 1
+
+    async def _ask(self, request: bytes) -> bytes:
+        """Send a request on a connection of its own. Return all that comes back."""
+        reader, writer = await self._connect()
+        writer.write(request)
+        received = await reader.read()
+        writer.close()
+        return received
 
     async def _connect(self, address: str = "") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(
