@@ -115,7 +115,7 @@ function nextFrame(work) {
 
 /** The letters of a text that comes in pieces. The last piece is read first. */
 class Letters {
-  taken = ""; // letters that were read; whoever reads them sets it back
+  taken = ""; // the letters that were read since a reader emptied it
   #pieces = [];
   #half = ""; // the first half of a letter of two code units
   #ended = false;

@@ -34,7 +34,7 @@ JSON_MODE = {"response_format": {"type": "json_object"}}
 
 
 class Told(asyncio.Queue[Reply]):
-    """What `after_reply` is told."""
+    """A queue of the replies that the hook `after_reply` was called with."""
 
     @property
     def hooks(self) -> Hooks:
@@ -158,7 +158,7 @@ async def test_daily_tokens_are_counted_as_cloudflare_counts_them() -> None:
 async def settled(
     script: Script, body: bytes = BODY, path: str = "/api/chatbot", model: str = DEFAULT_MODEL
 ) -> tuple[Answered, Reply]:
-    """The answer to a client that asks the model once, and what `after_reply` is told."""
+    """Let a client ask, and the model be tried once. Return the answer, and the reply that `after_reply` got."""
 
     def once(settings: Upstream) -> Upstream:
         return settings._replace(policy=settings.policy._replace(attempts=1), models=(model,))

@@ -4,8 +4,9 @@ An error is judged by Cloudflare's own code first and by the HTTP status second,
 200 can carry an error. Two tables hold a verdict for each code and status: the error for the client, and whether
 another try or another model may help. A few codes have two meanings: their status or their words tell which.
 
-Whoever answers may repeat our request, the token and the user's words with it. So the log, by `detail`, gets numbers
-and ids alone, each by its grammar. The text itself stays in `origin_text`, from which `cfchat check` shows an excerpt.
+An error reply may repeat our request, and so the token and the user's words. The log must not show them: `detail` is
+logged, and holds numbers and ids alone, each checked by a pattern. The reply's own text is kept in `origin_text`. Only
+`cfchat check` shows an excerpt of it.
 """
 
 from __future__ import annotations
