@@ -141,7 +141,7 @@ def test_the_api_page_lists_every_form_of_a_reply() -> None:
 
 def test_the_operators_page_lists_every_metric() -> None:
     source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
-    listed = re.findall(r"`(cfchat_\w+)[{`]", section("deploy", "Watch it").partition("| metric |")[2])
+    listed = re.findall(r"`(cfchat_\w+)[{`]", section("ops", "Probes and metrics").partition("| metric |")[2])
     assert set(listed) == set(re.findall(r'"(cfchat_\w+)"', source))
 
 
