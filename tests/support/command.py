@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from fork_server import fork_server
 from house import ACCOUNT, TOKEN
 from places import CERTS, ROOT
 
@@ -38,8 +39,16 @@ def environ(**more: str) -> dict[str, str]:
 
 def run(*flags: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end, without an account."""
+    return _run(flags, environ(**more))
+
+
+def _run(flags: Sequence[str], environment: dict[str, str], stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    if command() is COMMAND and sys.platform == "linux":
+        done = fork_server(str(ROOT)).run([*flags], environment, stdin, timeout=20)
+        return subprocess.CompletedProcess(flags, *done)
+    run = [*command(), *flags]
     return subprocess.run(
-        [*command(), *flags], env=environ(**more), capture_output=True, text=True, timeout=20, check=False
+        run, env=environment, input=stdin.decode(), capture_output=True, text=True, timeout=20, check=False
     )
 
 
@@ -130,15 +139,19 @@ async def running(base_url: str, *flags: str, **more: str) -> AsyncIterator[asyn
         await process.communicate()
 
 
-async def finish(process: asyncio.subprocess.Process, stdin: bytes = b"") -> Done:
+async def finish(process: asyncio.subprocess.Process) -> Done:
     """Wait for the end of the command, and check that it has printed no secret and no traceback."""
-    out, err = await process.communicate(stdin)
-    output = out.decode() + err.decode()
+    out, err = await process.communicate()
+    return _checked(process.returncode, out.decode(), err.decode())
+
+
+def _checked(code: int | None, out: str, err: str) -> Done:
+    output = out + err
     assert TOKEN not in output and "Traceback" not in output and "never awaited" not in output, output
-    return Done(process.returncode, out.decode(), err.decode())
+    return Done(code, out, err)
 
 
 async def cfchat(base_url: str, *flags: str, stdin: bytes = b"", **more: str) -> Done:
     """Run the command to its end."""
-    async with running(base_url, *flags, **more) as process:
-        return await finish(process, stdin)
+    done = await asyncio.to_thread(_run, flags, surroundings(base_url, **more), stdin)
+    return _checked(done.returncode, done.stdout, done.stderr)
