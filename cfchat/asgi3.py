@@ -187,7 +187,8 @@ class _Exchange:
         client, server = scope.get("client"), scope.get("server")
         # A path without a port is a unix socket's: its peers have no address, and are trusted to name their clients.
         peer = client[0] if client else UNIX if server and server[1] is None else ""
-        head = RequestHead(scope["method"], quote(_path(scope), "/@:", errors="replace"), 1, fields)
+        target = quote(_path(scope), "/@:", errors="replace") + "?" + scope.get("query_string", b"").decode("latin-1")
+        head = RequestHead(scope["method"], target, 1, fields)
         secure = scope.get("scheme") == "https"
         return Request(head, self._service.peers.client(peer, fields), new_id(), self._read_body, secure)
 

@@ -138,6 +138,7 @@ async def test_a_post_streams_words_as_they_come() -> None:
     [
         ((b"no json",), {}, 400, "invalid_json"),
         ((BODY,), {"path": "/nowhere"}, 404, "not_found"),
+        ((), {"path": "/api/pulse", "query_string": b"idle=1"}, 400, "invalid_option"),
         ((), {"method": "POST"}, 411, "length_required"),
         ((b"",), {"http_version": "2"}, 400, "invalid_json"),
         ((b" " * 600, b" " * 600), {}, 413, "body_too_large"),

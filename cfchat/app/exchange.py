@@ -63,7 +63,7 @@ class Exchange:
         """
         conversation = with_system(conversation, *self._system)
         if not form.whole:
-            reply.start(200, _fields(form, asker), heartbeat=form.heartbeat, fail=form.fail)
+            reply.start(200, fields_of(form, asker), heartbeat=form.heartbeat, fail=form.fail)
         if self._hooks.before_call is not None:
             before_call = self._hooks.before_call
             conversation = await run_hook("before_call", request.id, before_call, conversation, request)
@@ -120,7 +120,7 @@ class Exchange:
         last = await answer.pour(take)
         piece = start + form.encode(last) + form.finish()
         if form.whole:
-            reply.send(200, [*_fields(form, asker), *fields], piece)
+            reply.send(200, [*fields_of(form, asker), *fields], piece)
         else:
             reply.end(piece)
 
@@ -175,8 +175,8 @@ class Exchange:
             await asyncio.wait(self._settling)
 
 
-def _fields(form: Form, asker: Asker) -> list[tuple[str, str]]:
-    """Return the fields that are known before the answer."""
+def fields_of(form: Form, asker: Asker) -> list[tuple[str, str]]:
+    """Return the fields of a reply that are known before the answer."""
     return [
         ("Content-Type", form.content_type),
         ("Cache-Control", "no-cache" if form.whole else "no-cache, no-transform"),

@@ -21,6 +21,7 @@ from cfchat.app.admission import Admission
 from cfchat.app.exchange import Exchange
 from cfchat.app.health import PROBES
 from cfchat.app.hooks import Hooks, label_of, run_hook
+from cfchat.app.pulse import PULSE, Pulse
 from cfchat.app.waiting import Kept, Waiting
 from cfchat.conversation.model import Conversation
 from cfchat.conversation.openai import parse_completion
@@ -58,6 +59,7 @@ log = logging.getLogger("cfchat.app")
 Route = Mapping[str, Handler]  # by method
 
 _MODELS = "/v1/models/"
+_QUIET = (*PROBES, PULSE)  # paths whose successes are logged at debug
 _JSON = (("Content-Type", "application/json"), ("Cache-Control", "no-cache"))
 
 _METHODS = frozenset(HTTPMethod.__members__)
@@ -121,6 +123,7 @@ class App:
             "/api/chat": {"POST": self._ui_chat},
             "/v1/chat/completions": {"POST": self._completions},
             "/v1/models": {"GET": self._models},
+            PULSE: {"GET": Pulse(self._identify, self.guard)},
             **{path: {"GET": page} for path, page in pages.items()},
         }
         # Routes of a path that holds a name, by what stands before the name and behind it.
@@ -159,10 +162,10 @@ class App:
         return Refusal(error.status, answer, json.dumps(body).encode() + b"\n")
 
     def note(self, record: Record) -> None:
-        """Count a request that is over, and log it. Probes, which come every few seconds, are logged at debug."""
+        """Count a request that is over, and log it. What tests come every few seconds is logged at debug."""
         path = record.path
         self.metrics.requests.add(1, path if path in self._routes else self._name_of(path), str(record.status))
-        log_request(record, logging.DEBUG if path in PROBES and record.status < 400 else logging.INFO)
+        log_request(record, logging.DEBUG if path in _QUIET and record.status < 400 else logging.INFO)
 
     @property
     def streams(self) -> tuple[int, int]:

@@ -58,10 +58,11 @@ class Guard:
         budgets = ((settings.daily_tokens, _ALL), (settings.daily_tokens_each, ""))
         self._budgets = [(Budget(tokens), shared) for tokens, shared in budgets if tokens is not None]
 
-    def admit(self, label: str, address: str, now: float, epoch: float) -> Asker:
+    def admit(self, label: str, address: str, now: float, epoch: float | None = None) -> Asker:
         """Count a request by its key's label, or by its address if the label is empty.
 
-        `now` is the time of any steady clock and `epoch` the calendar's, both in seconds.
+        `now` is the time of any steady clock and `epoch` the calendar's, both in seconds; without `epoch` the request
+        costs no tokens, and no budget is looked at.
 
         Raises:
             RateLimited: the client asks too often.
@@ -69,8 +70,9 @@ class Guard:
         """
         name = f"key {label}" if label else network_of(address)
         fields = [] if self._buckets is None else self._buckets.take(name, now)
-        for budget, shared in self._budgets:
-            budget.check(shared or name, epoch)
+        if epoch is not None:
+            for budget, shared in self._budgets:
+                budget.check(shared or name, epoch)
         return Asker(label, name, fields)
 
     def identify(self, fields: Fields, secure: bool = False) -> str:

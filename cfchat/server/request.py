@@ -44,7 +44,7 @@ class Request:
     """
 
     __slots__ = (
-        *("_body", "_read_body", "_received", "_turn"),
+        *("_body", "_read_body", "_received", "_target", "_turn"),
         *("awaits_body", "client", "fields", "id", "max_body", "method", "notes", "on_body", "path", "secure"),
     )
 
@@ -59,6 +59,7 @@ class Request:
         """`read_body(take)` calls `take` with each further piece of the body, until its end."""
         self.method = head.method
         self.path = head.path
+        self._target = head.target
         self.fields: Fields = head.fields
         self.client = client
         self.id = request_id
@@ -71,6 +72,11 @@ class Request:
         self._received: bytearray | None = bytearray()  # None once `_body` is whole
         self._body = b""
         self._turn = asyncio.Lock()
+
+    @property
+    def query(self) -> str:
+        """The query of the target, as it was sent; empty if there is none."""
+        return self._target.partition("?")[2]
 
     async def read_body(self, limit: int | None = None) -> bytes:
         """Return the whole body, at most `limit` bytes (default: `max_body`); the same each time it is asked for.
