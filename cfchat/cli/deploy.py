@@ -2,7 +2,7 @@
 
 A template in cfchat/deploy/ and a function of the Installation make each file. The function knows how its format quotes
 a text, and refuses what the format cannot express. No secret is printed and none is needed: only the paths of files
-that hold secrets. `pyz` is the whole program as one zip file, the same bytes wherever and whenever it is made.
+that hold secrets. `pyz` is the whole program as one zip file, the same bytes wherever one version of Python makes it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -215,14 +215,18 @@ _MAIN = b"import sys\n\nfrom cfchat.cli.start import main\n\nsys.exit(main())\n"
 
 
 def archive() -> bytes:
-    """Return all of cfchat as one file that Python runs. The bytes depend on the files of the package alone."""
+    """Return all of cfchat as one file that Python runs, with this Python's bytecode beside the source.
+
+    Another version of Python finds bytecode that is not its own, and compiles the source at each start. The bytes
+    depend on the files of the package and the version of Python alone.
+    """
     import zipfile
     from importlib.resources import files
 
     out = io.BytesIO()
     out.write(_START)
     with zipfile.ZipFile(out, "w") as packed:
-        for name, body in (("__main__.py", _MAIN), *sorted(_contents(files("cfchat"), "cfchat"))):
+        for name, body in _with_bytecode([("__main__.py", _MAIN), *sorted(_contents(files("cfchat"), "cfchat"))]):
             entry = zipfile.ZipInfo(name)  # of 1980, not compressed: another zlib would write other bytes
             entry.create_system, entry.external_attr = 3, 0o100644 << 16
             packed.writestr(entry, body)
@@ -232,10 +236,24 @@ def archive() -> bytes:
 def _contents(folder: Traversable, name: str) -> Iterator[tuple[str, bytes]]:
     for item in folder.iterdir():
         path = f"{name}/{item.name}"
-        if item.is_file():
-            yield path, item.read_bytes()
-        elif item.name != "__pycache__":
+        if item.is_dir() and item.name != "__pycache__":
             yield from _contents(item, path)
+        elif item.is_file() and not path.endswith(".pyc"):  # a .pyz has them here
+            yield path, item.read_bytes()
+
+
+def _with_bytecode(sources: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    """Give each file, and behind each module its bytecode where zipimport looks for it: NAME.pyc, no __pycache__."""
+    import marshal
+    from importlib.util import MAGIC_NUMBER, source_hash
+
+    for name, body in sources:
+        yield name, body
+        if name.endswith(".py"):
+            # PEP 552: the hash of the source in place of its time, and 0b01 says that it need not be compared. The path
+            # is what a traceback names; it leads to no file, so the lines come from the source in the zip.
+            code = compile(body, f"cfchat.pyz/{name}", "exec", dont_inherit=True, optimize=0)
+            yield f"{name}c", MAGIC_NUMBER + b"\1\0\0\0" + source_hash(body) + marshal.dumps(code)
 
 
 def print_deployment(flags: Mapping[str, Any]) -> int:

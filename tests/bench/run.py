@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import os
 import pstats
+import shutil
 import socket
 import ssl
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,10 +27,10 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from arena import CA, CERTS, Arena, check, measure, open_arena, reply_of
-from environments import BEFORE, CONTENDERS, FLOOR, Contender, cfchat_of, prepare
+from environments import BEFORE, CONTENDERS, FLOOR, ROOT, Contender, cfchat_of, prepare
 from load import Result, Task, resident
 from origin import SHAPES
-from tables import CPU, FIGURES, HTTPS, IDLE, RATE, START, STREAM, Figure, Numbers, show, show_goals
+from tables import CPU, FIGURES, FOLDER, FRESH, HTTPS, IDLE, RATE, START, STREAM, Figure, Numbers, show, show_goals
 
 # What users do: 200 tokens in the default model's events.
 CHAT = Task(0, "burst", clients=8, tokens=200, seconds=2.0, shape="gemma")
@@ -52,7 +54,7 @@ THOUSAND = Task(0, "paced", clients=1000, tokens=60, seconds=3.0, warm=3.0, pace
 HANDSHAKES = 500
 STARTS = 5
 FIRST = MODES["short"]  # the reply that ends a start
-OTHERS = ("start", "memory")
+OTHERS = ("start", "fresh", "memory")
 
 
 def compare(arena: Arena, contenders: dict[str, Contender], modes: dict[str, Task], rounds: int) -> dict[str, Numbers]:
@@ -98,12 +100,35 @@ def starts(arena: Arena, contenders: dict[str, Contender], rounds: int) -> Numbe
     numbers: Numbers = {START: defaultdict(list), IDLE: defaultdict(list)}
     for turn in range(-1, rounds):
         for name, contender in contenders.items():
-            began = time.monotonic()
-            with arena.run(contender.command) as (child, port):
-                reply_of(port, FIRST)
-                if turn >= 0:  # the turn before has compiled what is imported
-                    numbers[START][name].append((time.monotonic() - began) * 1000)
-                    numbers[IDLE][name].append(resident(child.pid) / 1024)
+            ms, mib = _start(arena, contender.command)
+            if turn >= 0:  # the turn before has compiled what is imported
+                numbers[START][name].append(ms)
+                numbers[IDLE][name].append(mib)
+    return numbers
+
+
+def _start(arena: Arena, command: list[str]) -> tuple[float, float]:
+    """Return the ms from the start to the end of a first reply, and the MiB that are resident then."""
+    began = time.monotonic()
+    with arena.run(command) as (child, port):
+        reply_of(port, FIRST)
+        return (time.monotonic() - began) * 1000, resident(child.pid) / 1024
+
+
+def fresh_starts(arena: Arena, contenders: dict[str, Contender], rounds: int) -> Numbers:
+    """Measure the first start of a fresh copy: of each cfchat's one file, and of the folder, which is compiled then."""
+    numbers: Numbers = {FRESH: defaultdict(list)}
+    for _ in range(rounds):
+        for name in [name for name in ("cfchat", BEFORE) if name in contenders]:
+            python, script = contenders[name].command
+            with tempfile.TemporaryDirectory() as place:
+                pyz = Path(place) / "cfchat.pyz"
+                pyz.write_bytes(subprocess.check_output([python, script, "deploy", "pyz"]))
+                numbers[FRESH][name].append(_start(arena, [python, str(pyz)])[0])
+        with tempfile.TemporaryDirectory() as place:
+            shutil.copytree(ROOT / "cfchat", f"{place}/cfchat", ignore=shutil.ignore_patterns("__pycache__"))
+            copy = shutil.copy(ROOT / "cfchat_server.py", place)
+            numbers[FRESH][FOLDER].append(_start(arena, [sys.executable, copy])[0])
     return numbers
 
 
@@ -197,10 +222,14 @@ def main() -> None:
         measured = compare(arena, contenders, modes, rounds)
         titles = {mode: f"{mode}, {task.tokens} tokens a reply" for mode, task in MODES.items()}
         titles["start"] = f"start, {FIRST.tokens} tokens a reply"
+        titles["fresh"] = f"first start of a fresh .pyz, {FIRST.tokens} tokens a reply"
         titles["memory"] = f"memory, {THOUSAND.tokens} tokens a reply"
         if "start" in picked and not given.smoke:
             measured["start"] = starts(arena, contenders, 1 if given.quick else STARTS)
             show(titles["start"], measured["start"])
+        if "fresh" in picked and not given.smoke:
+            measured["fresh"] = fresh_starts(arena, contenders, 1 if given.quick else STARTS)
+            show(titles["fresh"], measured["fresh"])
         if "memory" in picked and not given.smoke:
             measured["memory"] = memory(arena, contenders)
             show(titles["memory"], measured["memory"])

@@ -36,6 +36,7 @@ FIGURES = {**CHATS, "short": (REPLIES, EACH), "paced 100": PACED, "paced 300": P
 
 Numbers = dict[str, dict[str, list[float]]]  # of a figure, of each contender
 START, IDLE = "ms to a first reply", "MiB idle"
+FRESH, FOLDER = "ms to a first reply, fresh", "folder"  # the second stands beside the .pyz
 STREAM, HTTPS = "KiB a stream at 1,000", "KiB an idle HTTPS connection"
 
 
@@ -69,6 +70,7 @@ GOALS = (
     Goal("memory", HTTPS, 60),
     Goal("start", START, 1.4, FLOOR),
     Goal("start", IDLE, 26),
+    Goal("fresh", FRESH, 0.7, FOLDER),
 )
 
 

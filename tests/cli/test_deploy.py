@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import io
 import json
 import os
 import re
@@ -11,6 +12,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
 import pytest
@@ -131,10 +134,15 @@ def packed(*start: str) -> bytes:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def pyz() -> bytes:
+    return packed(*command())
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_the_one_file_runs_from_a_folder_that_cannot_be_written_to(tmp_path: Path, workers: str) -> None:
+def test_the_one_file_runs_from_a_folder_that_cannot_be_written_to(tmp_path: Path, pyz: bytes, workers: str) -> None:
     file = tmp_path / "cfchat.pyz"
-    file.write_bytes(packed(*command()))
+    file.write_bytes(pyz)
     tmp_path.chmod(0o555)
     start = [sys.executable, "-I", "-W", "error", str(file)]
     process = subprocess.Popen(
@@ -162,11 +170,35 @@ def test_the_one_file_runs_from_a_folder_that_cannot_be_written_to(tmp_path: Pat
     assert os.listdir(tmp_path) == ["cfchat.pyz"]
 
 
-def test_the_one_file_is_the_same_wherever_it_is_made(tmp_path: Path) -> None:
+def test_the_one_file_is_the_same_wherever_it_is_made(tmp_path: Path, pyz: bytes) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "cfchat", copy / "cfchat", copy_function=shutil.copyfile)  # other times, other rights
     shutil.copy(ROOT / "cfchat_server.py", copy)
     file = tmp_path / "cfchat.pyz"
-    file.write_bytes(packed(*command()))
-    assert packed(sys.executable, str(copy / "cfchat_server.py")) == file.read_bytes()
-    assert packed(sys.executable, "-I", str(file)) == file.read_bytes()
+    file.write_bytes(pyz)
+    assert packed(sys.executable, "-OO", str(copy / "cfchat_server.py")) == pyz
+    assert packed(sys.executable, "-I", str(file)) == pyz
+
+
+@pytest.mark.parametrize(
+    ("before_source", "magic", "starts"),
+    [
+        (b"1 / 0\n", MAGIC_NUMBER, True),  # bytecode of this Python: no source is looked at
+        (b"", b"\0\0\r\n", True),  # of another Python: the source is compiled
+        (b"1 / 0\n", b"\0\0\r\n", False),
+    ],
+    ids=["own", "other", "other, and the source is wrong"],
+)
+def test_the_one_file_runs_its_bytecode_and_in_another_python_its_source(
+    tmp_path: Path, pyz: bytes, before_source: bytes, magic: bytes, starts: bool
+) -> None:
+    file = tmp_path / "cfchat.pyz"
+    with zipfile.ZipFile(io.BytesIO(pyz)) as made, zipfile.ZipFile(file, "w") as changed:
+        for name in made.namelist():
+            body = made.read(name)
+            if name.endswith(".pyc"):
+                assert body.startswith(MAGIC_NUMBER)
+                body = magic + body[len(MAGIC_NUMBER) :]
+            changed.writestr(name, before_source + body if name.endswith(".py") else body)
+    done = subprocess.run([sys.executable, "-I", str(file), "--version"], capture_output=True, timeout=20, check=False)
+    assert (done.returncode == 0) is starts, done.stderr
