@@ -7,7 +7,9 @@ brings its own.
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -22,6 +24,7 @@ from cfchat.net.listen import is_loopback, listen_tcp
 from cfchat.ops.logs import count_dropped_lines, log_request
 from cfchat.ops.loop_lag import LoopLag
 from cfchat.ops.metrics import Metrics, Samples
+from cfchat.ops.today import Today
 from cfchat.server.reply import Handler, Refusal
 from cfchat.server.request import Direct, Limits, Peers
 from cfchat.server.server import Certified, Server
@@ -58,6 +61,8 @@ class Service:
         self.demo = demo
         self.metrics = metrics or Metrics()
         self.loop_lag = LoopLag(self.metrics.lag.observe)
+        self._worker = str(os.getpid())
+        self._today = Today(self.metrics, self._worker)
         self.server: Server | None = None
         self._local = False  # no other machine can reach the sockets
         self.of_all: Callable[[], Awaitable[Samples]] | None = None
@@ -88,6 +93,11 @@ class Service:
         metrics.pool.set(pool.idle, "idle")
         metrics.ready.set(not self.fault())
         metrics.dropped_lines.set(count_dropped_lines())
+        metrics.worker_streams.set(self.app.streams[0], self._worker)
+        metrics.worker_cpu.set(time.process_time(), self._worker)
+        if self.guard.daily_tokens is not None:
+            metrics.budget.set(self.guard.daily_tokens, self._worker)
+        self._today.update()
         return metrics.samples()
 
     async def count_all(self) -> Samples:
@@ -103,12 +113,14 @@ class Service:
         if self._admin_address is not None and self.of_all is None:
             self.admin = await start_admin(self._admin_address, self.fault, self.count_all)
         self.loop_lag.start()
+        self._today.start()
         if not self.demo:
             await self.upstream.start()
 
     async def aclose(self) -> None:
         """End what `start` has begun, and wait for the hooks of replies that are over."""
         self.loop_lag.stop()
+        self._today.stop()
         if self.admin is not None:
             await self.admin.drain(1.0)
         await self.app.aclose()

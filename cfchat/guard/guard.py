@@ -53,6 +53,7 @@ class Guard:
     def __init__(self, settings: Settings = Settings()) -> None:
         self.origins = settings.origins
         self.keys = settings.keys
+        self.daily_tokens = settings.daily_tokens
         self._buckets = None if settings.rate is None else Buckets(settings.rate)
         # Each with the name that all clients share in it, if they do.
         budgets = ((settings.daily_tokens, _ALL), (settings.daily_tokens_each, ""))

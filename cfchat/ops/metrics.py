@@ -19,6 +19,7 @@ LONG = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 READY = "cfchat_ready"
+ENDED = "ended"  # in place of a worker: all that have ended, together
 
 # For each family, by its HELP and TYPE lines: its numbers, by name and labels as Prometheus writes them.
 Samples = Mapping[str, Mapping[str, float]]
@@ -44,6 +45,10 @@ class Family:
     def set(self, number: float, *values: str) -> None:
         """Set the number of these label values."""
         self._numbers[self._kept(values)] = number
+
+    def sum(self) -> float:
+        """Return the sum over all label values."""
+        return sum(self._numbers.values())
 
     def samples(self) -> dict[str, float]:
         """Return the numbers by name and labels."""
@@ -103,10 +108,20 @@ class Metrics:
         self.ready = Family(READY, "How many processes say yes to /readyz.", (), "gauge")
         self.dropped_lines = Family("cfchat_log_lines_dropped_total", "Log lines that stderr did not take.")
         self.lag = Histogram("cfchat_loop_lag_seconds", "How late a timer of the event loop was.", SHORT)
+        # By process. A counter of each would outlive it, and processes come and go.
+        self.tokens_today = _gauge("cfchat_tokens_today", "Tokens since 00:00 UTC.")
+        self.neurons_today = _gauge("cfchat_neurons_today", "Neurons since 00:00 UTC.")
+        self.budget = _gauge("cfchat_budget_tokens", "Tokens that a worker may use in a day.")
+        self.worker_streams = _gauge("cfchat_worker_streams", "Replies that a worker runs.")
+        self.worker_cpu = _gauge("cfchat_worker_cpu_seconds", "Processor time that a worker has used.")
 
     def samples(self) -> Samples:
         """Return the numbers of all families."""
         return {family.head: family.samples() for family in vars(self).values()}
+
+
+def _gauge(name: str, text: str) -> Family:
+    return Family(name, text, ("worker",), "gauge")
 
 
 def encode(samples: Samples) -> str:
@@ -131,6 +146,16 @@ def total(parts: Iterable[Samples]) -> Samples:
 def lasting(samples: Samples) -> Samples:
     """Return the samples that stay true when their process has ended: all but the gauges."""
     return {head: numbers for head, numbers in samples.items() if not head.endswith(" gauge\n")}
+
+
+def lasting_today(samples: Samples) -> Samples:
+    """Return the samples that stay true until midnight when their worker has ended, as those of `ENDED`."""
+    ended = {}
+    for head, numbers in samples.items():
+        name = head.split()[2]
+        if name.endswith("_today"):
+            ended[head] = {name + _labelled(("worker",), (ENDED,)): sum(numbers.values())}
+    return ended
 
 
 def _head(name: str, text: str, kind: str) -> str:

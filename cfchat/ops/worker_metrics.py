@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
+from cfchat.errors import DAY
 from cfchat.ops.logs import count_dropped_lines
-from cfchat.ops.metrics import READY, Metrics, Samples, lasting, total
+from cfchat.ops.metrics import READY, Metrics, Samples, lasting, lasting_today, total
 
 INTERVAL = 1.0  # seconds between two reports of a worker
 PATIENCE = 0.5  # seconds to wait for a report; without one the last report counts
@@ -84,10 +86,12 @@ def _dropped() -> Samples:
 class WorkerMetrics:
     """The parent's side: the samples of all workers, what the ended ones have left, and the parent's `own`."""
 
-    def __init__(self, own: Callable[[], Samples] = _dropped) -> None:
+    def __init__(self, own: Callable[[], Samples] = _dropped, clock: Callable[[], float] = time.time) -> None:
         self._links: set[Link] = set()
         self._ended: Samples = {}
+        self._ended_today: tuple[float, Samples] = (0.0, {})  # on which day
         self._own = own
+        self._clock = clock  # in seconds since the epoch
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, sock: socket.socket) -> None:
@@ -103,7 +107,7 @@ class WorkerMetrics:
 
     def known(self) -> Samples:
         """Return the sum of the last reports."""
-        return total([self._ended, self._own(), *(json.loads(link.last) for link in self._links)])
+        return total([self._ended, self._used(), self._own(), *(json.loads(link.last) for link in self._links)])
 
     def ready(self) -> bool:
         """Return whether at least one worker answers yes to /readyz."""
@@ -114,8 +118,15 @@ class WorkerMetrics:
         self._links.add(link)
         await link.listen()
         self._links.remove(link)
-        self._ended = total([self._ended, lasting(json.loads(link.last))])
+        last = json.loads(link.last)
+        self._ended = total([self._ended, lasting(last)])
+        self._ended_today = self._clock() // DAY, total([self._used(), lasting_today(last)])
         await link.close()
+
+    def _used(self) -> Samples:
+        """Return what workers that have ended have used today."""
+        day, samples = self._ended_today
+        return samples if day == self._clock() // DAY else {}
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 
 import pytest
@@ -45,6 +46,16 @@ async def test_the_numbers_are_right_after_known_traffic() -> None:
     assert numbers['cfchat_upstream_connections{state="idle"}'] >= 1
     assert numbers["cfchat_client_connections"] == 1
     assert numbers["cfchat_ready"] == 1
+    own = f'{{worker="{os.getpid()}"}}'
+    by_worker = {name.removesuffix(own): number for name, number in numbers.items() if name.endswith(own)}
+    assert by_worker.pop("cfchat_worker_cpu_seconds") > 0
+    assert by_worker == {"cfchat_tokens_today": 3 * 60, "cfchat_neurons_today": 0, "cfchat_worker_streams": 0}
+
+
+async def test_the_days_budget_stands_beside_what_is_used() -> None:
+    async with served(WORDS, daily_tokens=1000) as serving:
+        numbers = await scrape(serving.port)
+    assert numbers[f'cfchat_budget_tokens{{worker="{os.getpid()}"}}'] == 1000
 
 
 async def test_a_failure_is_counted_by_its_code() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfchat.ops.metrics import LIMIT, Family, Histogram, Samples, encode, lasting, total
+from cfchat.ops.metrics import LIMIT, Family, Histogram, Metrics, Samples, encode, lasting, lasting_today, total
 
 
 def text(family: Family | Histogram) -> str:
@@ -80,3 +80,13 @@ def test_a_gauge_does_not_outlive_its_process() -> None:
         counter.head,
         histogram.head,
     ]
+
+
+def test_what_a_process_has_used_today_outlives_it_under_another_name() -> None:
+    metrics = Metrics()
+    metrics.tokens.add(9, "prompt")
+    metrics.tokens_today.set(5, "71")
+    metrics.budget.set(100, "71")
+    left = lasting_today(metrics.samples())
+    assert left[metrics.tokens_today.head] == {'cfchat_tokens_today{worker="ended"}': 5}
+    assert set(left) == {metrics.tokens_today.head, metrics.neurons_today.head}

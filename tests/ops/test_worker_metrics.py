@@ -90,3 +90,16 @@ async def test_a_worker_that_does_not_answer_counts_with_its_last_report(monkeyp
     theirs.close()
     await until(lambda: not parent._links)
     assert parent.known() == {"# TYPE x counter\n": {"x": 7}}
+
+
+async def test_what_ended_workers_have_used_counts_until_midnight() -> None:
+    now, today = [86_400.0 - 1], Family("z_today", "Tokens.", ("worker",), "gauge")
+    parent = WorkerMetrics(dict, lambda: now[0])
+    today.set(5, "71")
+    for _ in range(2):
+        async with share_metrics(joined(parent), lambda: {today.head: today.samples()}):
+            await until(lambda: 'z_today{worker="71"}' in parent.known().get(today.head, {}))
+        await until(lambda: not parent._links)
+    assert parent.known() == {today.head: {'z_today{worker="ended"}': 10}}
+    now[0] += 1
+    assert parent.known() == {}

@@ -309,6 +309,10 @@ async def test_the_parent_serves_them_at_an_own_address_and_keeps_those_of_dead_
         assert await process.process.wait() == 0
     assert last[WHOLE] == 5 + len(by_worker[kept])
     assert last["cfchat_ready"] == 2 and last[RUNNING] == 0
+    # Two workers run, and what the others have used today is added up under one name.
+    used = {name: number for name, number in last.items() if name.startswith("cfchat_tokens_today")}
+    assert len(used) == 3 and used['cfchat_tokens_today{worker="ended"}'] > 0
+    assert sum(used.values()) == sum(last[f'cfchat_tokens_total{{kind="{kind}"}}'] for kind in ("prompt", "completion"))
 
 
 async def test_a_worker_that_stands_still_counts_with_its_last_report() -> None:
