@@ -4,8 +4,8 @@
 What the reply may cost is reserved first, and what it has cost is settled however it ends. What waits for a turn and
 for the first words is the encoded request, and nothing else of the conversation. Then each read of the upstream is
 encoded and written to the client in one call (`take`), while this task sleeps in `answer.pour`. Streams begin before
-all that: if the first words are late, a heartbeat takes the head with it, and what fails from then on is an error
-event. Until then a failure has its own status.
+all that (`writer`): if the first words are late, a heartbeat takes the head with it, and what fails from then on is an
+error event. Until then a failure has its own status.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from cfchat.app.admission import Admission
 from cfchat.app.hooks import Hooks, label_of, run_hook
 from cfchat.app.hooks import Reply as Finished
 from cfchat.app.usage import ReplyUsage
-from cfchat.conversation.model import Conversation, Delta
+from cfchat.app.writer import Into
+from cfchat.conversation.model import Conversation
 from cfchat.conversation.prepare import estimate, with_system
 from cfchat.errors import CfchatError, UpstreamError
 from cfchat.guard.guard import Asker, Guard
 from cfchat.ops.metrics import Metrics
-from cfchat.replies.form import Form, Meta
-from cfchat.server.reply import Reply
+from cfchat.replies.form import Meta
 from cfchat.server.request import Request
 from cfchat.upstream.answer import Answer
 from cfchat.upstream.client import Upstream
@@ -50,10 +50,8 @@ class Exchange:
         self._default_model = default_model
         self._settling: set[asyncio.Task[None]] = set()  # the `after_reply` hooks that run
 
-    async def run(
-        self, request: Request, reply: Reply, asker: Asker, conversation: Conversation, form: Form
-    ) -> None:
-        """Ask the model, and write its answer into the reply.
+    async def run(self, request: Request, asker: Asker, conversation: Conversation, into: Into) -> None:
+        """Ask the model, and pass its answer on.
 
         Raises:
             BadChatRequest: system messages are not accepted, and there is one.
@@ -61,9 +59,7 @@ class Exchange:
             BudgetSpent: the reply may cost more tokens than are left of the day's.
             UpstreamError: no words came in all tries, or the reply broke off.
         """
-        conversation = with_system(conversation, *self._system)
-        if not form.whole:
-            reply.start(200, fields_of(form, asker), heartbeat=form.heartbeat, fail=form.fail)
+        conversation, form = with_system(conversation, *self._system), into.form
         if self._hooks.before_call is not None:
             before_call = self._hooks.before_call
             conversation = await run_hook("before_call", request.id, before_call, conversation, request)
@@ -86,7 +82,10 @@ class Exchange:
                     request.keep(0)
                     self._note_first_words(request, answer, usage, asked)
                     model = answer.model
-                    await self._answer(request, reply, asker, answer, form)
+                    if form.whole:
+                        answer.collect()
+                    into.begin(Meta(request.id, int(time.time()), model), answer.left_out, answer)
+                    into.end(await answer.pour(into.take))
                     usage.whole = True
             except UpstreamError as error:
                 if usage.began is None:
@@ -100,29 +99,6 @@ class Exchange:
                 self._settle(request, asker, model, usage, held, paid)
         finally:
             self._admission.leave(asker.name)
-
-    async def _answer(self, request: Request, reply: Reply, asker: Asker, answer: Answer, form: Form) -> None:
-        fields = [("X-Model", answer.model)]
-        if answer.left_out:
-            fields.append(("X-Messages-Left-Out", str(answer.left_out)))
-        start = form.start(Meta(request.id, int(time.time()), answer.model))
-
-        def take(batch: list[Delta]) -> None:
-            nonlocal start
-            reply.write(start + form.encode(batch))
-            start = b""
-
-        if form.whole:
-            answer.collect()
-        else:
-            reply.late = fields
-        reply.follow(answer)
-        last = await answer.pour(take)
-        piece = start + form.encode(last) + form.finish()
-        if form.whole:
-            reply.send(200, [*fields_of(form, asker), *fields], piece)
-        else:
-            reply.end(piece)
 
     def _note_first_words(self, request: Request, answer: Answer, usage: ReplyUsage, asked: float) -> None:
         usage.began = time.monotonic()
@@ -173,17 +149,6 @@ class Exchange:
         """Wait for the hooks that run after replies."""
         if self._settling:
             await asyncio.wait(self._settling)
-
-
-def fields_of(form: Form, asker: Asker) -> list[tuple[str, str]]:
-    """Return the fields of a reply that are known before the answer."""
-    return [
-        ("Content-Type", form.content_type),
-        ("Cache-Control", "no-cache" if form.whole else "no-cache, no-transform"),
-        ("X-Accel-Buffering", "no"),
-        *form.fields,
-        *asker.fields,
-    ]
 
 
 async def _after_reply(hook: Callable[[Finished], Awaitable[None]], finished: Finished) -> None:

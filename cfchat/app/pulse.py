@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs
 
-from cfchat.app.exchange import fields_of
+from cfchat.app.writer import Writer
 from cfchat.errors import BadOption, Overloaded
 from cfchat.guard.guard import Guard
 from cfchat.replies.events import Events
@@ -50,8 +50,7 @@ class Pulse:
             raise Overloaded(f"{MOST} pulses run already. Please try again in a moment.", retry_after=2)
         self._running += 1
         try:
-            form = Events()
-            reply.start(200, fields_of(form, asker), heartbeat=form.heartbeat, fail=form.fail)
+            Writer(reply, Events(), asker.fields)  # which begins the stream
             if request.method == "HEAD":
                 reply.end()
             else:

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPMethod
 from math import ceil
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from cfchat.app.health import PROBES
 from cfchat.app.hooks import Hooks, label_of, run_hook
 from cfchat.app.pulse import PULSE, Pulse
 from cfchat.app.waiting import Kept, Waiting
+from cfchat.app.writer import Writer
 from cfchat.conversation.model import Conversation
 from cfchat.conversation.openai import parse_completion
 from cfchat.conversation.parse import Limits, parse_conversation
@@ -39,7 +40,7 @@ from cfchat.errors import (
 )
 from cfchat.guard.addresses import network_of
 from cfchat.guard.cors import is_preflight, preflight_fields
-from cfchat.guard.guard import Guard
+from cfchat.guard.guard import Asker, Guard
 from cfchat.ops.logs import log_request, read_trace
 from cfchat.ops.metrics import Metrics
 from cfchat.replies import openai
@@ -132,7 +133,7 @@ class App:
             (_MODELS, ""): {"GET": self._model},
         }
 
-    async def handle(self, request: Request, reply: Reply) -> None:
+    def handle(self, request: Request, reply: Reply) -> Awaitable[None]:
         """Find the route and run it.
 
         Raises:
@@ -141,7 +142,7 @@ class App:
         request.notes |= read_trace(request.fields.get("traceparent"))
         request.max_body = self._settings.max_body
         reply.common = self.guard.origins.fields(request.fields)
-        await self._route(request, reply)
+        return self._route(request, reply)
 
     def refuse(self, error: CfchatError, request_id: str, fields: Fields | None) -> Refusal:
         """Word an error as JSON, in the shape that OpenAI's clients know. What is for the log stays out.
@@ -221,21 +222,21 @@ class App:
 
     # --- chat ----------------------------------------------------------------------------------------
 
-    async def _chatbot(self, request: Request, reply: Reply) -> None:
+    def _chatbot(self, request: Request, reply: Reply) -> Awaitable[None]:
         form = negotiate(request.fields.get("accept"), self._settings.thoughts)
-        await self._chat(request, reply, lambda body: (parse_conversation(body, self._limits), form))
+        return self._chat(request, reply, lambda body: (parse_conversation(body, self._limits), form))
 
-    async def _ui_chat(self, request: Request, reply: Reply) -> None:
+    def _ui_chat(self, request: Request, reply: Reply) -> Awaitable[None]:
         """The AI SDK sends its two transports the same request: only the path tells them apart."""
         form = UIMessage(self._settings.thoughts)
-        await self._chat(request, reply, lambda body: (parse_conversation(body, self._limits), form))
+        return self._chat(request, reply, lambda body: (parse_conversation(body, self._limits), form))
 
     async def _resume(self, request: Request, reply: Reply) -> None:
         """No reply outlives its request, so there is never one to resume."""
         reply.send(204)
 
-    async def _completions(self, request: Request, reply: Reply) -> None:
-        await self._chat(request, reply, self._parse_completion)
+    def _completions(self, request: Request, reply: Reply) -> Awaitable[None]:
+        return self._chat(request, reply, self._parse_completion)
 
     def _parse_completion(self, body: bytes) -> tuple[Conversation, Form]:
         asked, thoughts = parse_completion(body, self._limits), self._settings.thoughts
@@ -255,10 +256,15 @@ class App:
                 kept.rename(asker.name)
             _check_body_fields(request)
             # Neither the body nor the conversation gets a name here: it would keep them until the reply has ended.
-            await self._exchange.run(request, reply, asker, *parse(_no_form(request, await request.read_body())))
+            await self._answer(request, reply, asker, *parse(_no_form(request, await request.read_body())))
         finally:
             if kept.size:
                 request.keep(0)
+
+    def _answer(
+        self, request: Request, reply: Reply, asker: Asker, conversation: Conversation, form: Form
+    ) -> Awaitable[None]:
+        return self._exchange.run(request, asker, conversation, Writer(reply, form, asker.fields))
 
     async def _identify(self, request: Request) -> str:
         label = self.guard.identify(request.fields, request.secure)

@@ -23,6 +23,7 @@ from cfchat.app import hooks as hook_runs
 from cfchat.app.hooks import Hooks
 from cfchat.app.hooks import Reply as Finished
 from cfchat.app.routes import Settings as AppSettings
+from cfchat.app.writer import Writer
 from cfchat.conversation.model import Conversation, Message
 from cfchat.guard.guard import Guard, Settings
 from cfchat.net.deadline import Deadline
@@ -213,7 +214,7 @@ async def test_it_may_be_cancelled_at_every_turn_of_the_loop(warm: bool) -> None
             asker = cfchat.app.guard.admit("", request.client, time.monotonic(), time.time())
             sent, conversation = Sent(), Conversation((Message("user", "Hello"),))
             into = Reply(sent, Record(request.id, "", "POST", request.path, request.notes), 60)
-            task = asyncio.create_task(cfchat.app._exchange.run(request, into, asker, conversation, Text()))
+            task = asyncio.create_task(cfchat.app._exchange.run(request, asker, conversation, Writer(into, Text(), [])))
             for _ in range(turns):
                 await asyncio.sleep(0)
             task.cancel()
