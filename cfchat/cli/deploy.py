@@ -20,7 +20,8 @@ from cfchat import __version__
 from cfchat.cli.terminal import OK, say
 from cfchat.errors import ConfigError
 from cfchat.net.listen import Where
-from cfchat.settings.load import export, load
+from cfchat.settings.load import load
+from cfchat.settings.sources import export
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -128,6 +129,8 @@ def _word(text: str) -> str:
 def _inside(here: Installation) -> dict[str, str]:
     """Return the settings within a container: it listens on its own address, and finds files in FOLDER."""
     own = {name: value for name, value in here.settings.items() if name not in ("CFCHAT_UDS", "CFCHAT_UDS_MODE")}
+    if here.where.uds and "CFCHAT_UDS" not in here.settings:
+        raise ConfigError("take uds out of the file of settings: a container listens on an address of its own")
     places = {variable: f"{FOLDER}/{name}" for variable, name in here.places.items()}
     return {**own, "CFCHAT_HOST": "0.0.0.0", "CFCHAT_PORT": str(here.where.port or 8787), **places}
 

@@ -23,6 +23,7 @@ from cfchat.ops.hangup import Hangup
 from cfchat.ops.logs import set_up_logging
 from cfchat.settings.config import Config
 from cfchat.settings.load import load
+from cfchat.settings.sources import is_set
 from cfchat.settings.table import add_flags
 
 DESCRIPTION = """\
@@ -39,7 +40,8 @@ EPILOG = """\
 Secrets are never flags: CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN (or CLOUDFLARE_API_TOKEN_FILE,
 the path of a file that holds it) come from the environment, as does CF_AIG_TOKEN for an authenticated AI Gateway.
 SSL_CERT_FILE names the authorities to trust; HTTPS_PROXY and NO_PROXY are as everywhere.
-Every flag can be set by the environment variable in [brackets]; the flag wins.
+Every flag can be set by the environment variable in [brackets], or in the TOML file of --config; the flag wins over
+the variable, and the variable over the file.
 Exit codes: 0 success, 1 failure, 2 wrong settings or usage, 130 ended by Ctrl-C.
 """
 # What `deploy` prints. A test holds the names to those in deploy.py, whose import would delay each start.
@@ -49,6 +51,7 @@ COMMANDS = {
     "check": "try each step on the way to the models; say which one fails and what to do",
     "ask": "put one question to the model and print its answer as it comes",
     "models": "list the account's text models with their windows and prices",
+    "settings": "print each setting and where it comes from: a flag, the environment, a file, or the default",
     "deploy": "print a file that runs this installation, its settings filled in: " + ", ".join(DEPLOYMENTS),
 }
 TWO_WAYS_ON = """\
@@ -166,6 +169,10 @@ def _run(flags: Mapping[str, Any], hangup: Hangup) -> int:
         from cfchat.cli.deploy import print_deployment
 
         return print_deployment(flags)
+    if command == "settings":
+        from cfchat.cli.settings import print_settings
+
+        return print_settings(flags, flags["json"])
     config = load(flags, os.environ, demo=demo)
     secrets = config.upstream.secrets if config.upstream else ()
     set_up_logging(_log_level(command, config, flags), config.log_format, secrets)
@@ -190,7 +197,7 @@ def _run(flags: Mapping[str, Any], hangup: Hangup) -> int:
 
 def _log_level(command: str, config: Config, flags: Mapping[str, Any]) -> str:
     """Return the level to log from. The other commands print all that matters, but `ask` shows each retry, too."""
-    if command == "serve" or flags.get("log_level") or os.environ.get("CFCHAT_LOG_LEVEL"):
+    if command == "serve" or is_set("log_level", flags, os.environ):
         return config.log_level
     return "warning" if command == "ask" else "error"
 
@@ -199,7 +206,7 @@ def _fail(error: ConfigError, flags: Mapping[str, Any]) -> int:
     lines = error.message.split("\n")
     for line in lines:
         say(line)
-    if not flags["demo"] and "CLOUDFLARE_" in error.message:
+    if not flags["demo"] and any(line.startswith("CLOUDFLARE_") for line in lines):
         print(TWO_WAYS_ON, file=sys.stderr)
     if flags["command"] == "check" and flags["json"]:
         from cfchat.cli.check import Result, Status, print_json

@@ -169,7 +169,9 @@ class Parent:
                 files = [their_sock, their_metrics, *self._sockets]
                 for file in files:
                     file.set_inheritable(True)
-                environ = {**os.environ, VARIABLE: ",".join(str(file.fileno()) for file in files)}
+                # A worker reads the file of settings again, but shares the budgets with as many as there are now.
+                own = {VARIABLE: ",".join(str(file.fileno()) for file in files), "CFCHAT_WORKERS": str(self._count)}
+                environ = {**os.environ, **own}
                 argv = [sys.executable, *sys.orig_argv[1:]]
                 # In a process group of its own: a terminal's Ctrl-C reaches the parent alone, which passes it on.
                 # SIGHUP is held back until the worker can take it: a `pkill -HUP` reaches those that start, too.

@@ -1,7 +1,7 @@
-"""Make a Config of flags, environment variables and secret files.
+"""Make a Config of settings and secrets, whatever place they come from.
 
-A flag wins over its variable, a variable over its file, a file over the default. Nothing stops at the first fault: all
-faults are collected, and one ConfigError has a line for each, so that an operator can mend them in one go.
+Nothing stops at the first fault: all faults are collected, and one ConfigError has a line for each, so that an operator
+can mend them in one go.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from cfchat.secret import Secret
 from cfchat.server.files import share_of
 from cfchat.server.request import Limits
 from cfchat.settings.config import Config
+from cfchat.settings.sources import Flags, find_settings, read_named_file, spell_flag
 from cfchat.settings.table import SETTINGS, Setting
-from cfchat.settings.values import OPTIONS, read_text
+from cfchat.settings.values import OPTIONS
 from cfchat.upstream import client
 from cfchat.upstream.answer import Deadlines
 from cfchat.upstream.cloudflare.account import Gateway, is_account_id, is_token
@@ -48,8 +49,9 @@ def load_config(
     """Return the Config of a program that embeds cfchat: settings by keyword, all others from the environment.
 
     The keywords are the names of the flags, with underscores. Values are texts, numbers or truth values, lists for
-    flags that take several, mappings for flags of `NAME=VALUE`. None is the same as leaving the keyword out.
-    `environ={}` ignores the environment. With `demo` a stand-in model on this machine answers.
+    flags that take several, mappings for flags of `NAME=VALUE`. None is the same as leaving the keyword out. `config`
+    is the path of a file of settings, which count if neither a keyword nor the environment has them. `environ={}`
+    ignores the environment. With `demo` a stand-in model on this machine answers.
 
     Raises:
         ConfigError: a line for each setting that is missing, wrong or unknown.
@@ -83,22 +85,23 @@ def _as_text(value: object) -> str:
 
 
 def load(
-    flags: Mapping[str, str | list[str] | None],
+    flags: Flags,
     environ: Mapping[str, str],
     *,
     demo: bool = False,
-    spell: Callable[[Setting], str] = lambda setting: "--" + setting.flag,
+    spell: Callable[[Setting], str] = spell_flag,
     faults: Sequence[str] = (),
 ) -> Config:
-    """Return the Config of flags and environment. Flags go by name with underscores; None is a flag that is not given.
+    """Return the Config of flags, environment and the file of settings that one of them names.
 
-    `spell` gives the name of a setting in a fault; `faults` are those that the caller has found already.
+    Flags go by name with underscores; None is a flag that is not given. `spell` gives the name of a setting in a fault;
+    `faults` are those that the caller has found already.
 
     Raises:
         ConfigError: a line for each setting that is missing or wrong.
     """
     faults = list(faults)
-    values = {setting.name: _value(setting, spell, flags.get(setting.name), environ, faults) for setting in SETTINGS}
+    values = {found.setting.name: found.value for found in find_settings(flags, environ, faults, spell)}
     if demo:
         account, token, gateway_token, proxy = "", "", "", None
     else:
@@ -114,77 +117,6 @@ def load(
     values["proxy"] = proxy
     values["gateway_token"] = Secret(gateway_token) if gateway_token else None
     return _build(values, None if demo else (account, Secret(token)))
-
-
-def export(
-    flags: Mapping[str, str | list[str] | None], environ: Mapping[str, str]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what is set, by environment variable, for a process elsewhere: settings, and paths of files.
-
-    No secret is among them. For each secret that is needed there is the path of its file, or else a usual path.
-    """
-    settings, paths = {"CLOUDFLARE_ACCOUNT_ID": environ.get("CLOUDFLARE_ACCOUNT_ID", "YOUR-ACCOUNT-ID")}, {}
-    paths["CLOUDFLARE_API_TOKEN_FILE"] = environ.get("CLOUDFLARE_API_TOKEN_FILE", "/etc/cfchat/cloudflare-api-token")
-    if environ.get("CF_AIG_TOKEN") or environ.get("CF_AIG_TOKEN_FILE"):
-        paths["CF_AIG_TOKEN_FILE"] = environ.get("CF_AIG_TOKEN_FILE", "/etc/cfchat/cf-aig-token")
-    if environ.get("SSL_CERT_FILE"):
-        paths["SSL_CERT_FILE"] = environ["SSL_CERT_FILE"]
-    for setting in SETTINGS:
-        text = _joined(flags.get(setting.name))
-        if text is None:
-            text = next((environ[name] for name in (setting.variable, setting.also) if environ.get(name)), None)
-        if text is not None:
-            (paths if setting.path else settings)[setting.variable] = text
-        elif setting.file and environ.get(setting.variable + "_FILE"):
-            paths[setting.variable + "_FILE"] = environ[setting.variable + "_FILE"]
-    return settings, paths
-
-
-def _value(
-    setting: Setting,
-    spell: Callable[[Setting], str],
-    flag: str | list[str] | None,
-    environ: Mapping[str, str],
-    faults: list[str],
-) -> object:
-    source, text = spell(setting), _joined(flag)
-    if text is None:
-        source, text = _from_environment(setting, environ, faults)
-    if text is None:
-        if setting.default is None:
-            return None
-        text = "0" if setting.default is False else str(setting.default)
-    try:
-        return setting.parse(text)
-    except ValueError as error:
-        faults.append(f"{source} {error}")
-        return None
-
-
-def _joined(flag: str | list[str] | None) -> str | None:
-    return ",".join(flag) if isinstance(flag, list) else flag
-
-
-def _from_environment(
-    setting: Setting, environ: Mapping[str, str], faults: list[str]
-) -> tuple[str, str | None]:
-    for variable in filter(None, (setting.variable, setting.also)):
-        if environ.get(variable):
-            return variable, environ[variable]
-    if setting.file:
-        return setting.variable + "_FILE", _from_file(setting.variable + "_FILE", environ, faults)
-    return setting.variable, None
-
-
-def _from_file(variable: str, environ: Mapping[str, str], faults: list[str]) -> str | None:
-    path = environ.get(variable)
-    if not path:
-        return None
-    try:
-        return read_text(path).rstrip("\r\n")
-    except ValueError as error:
-        faults.append(f"{variable}: {error}")
-        return None
 
 
 def _account(environ: Mapping[str, str], faults: list[str]) -> str:
@@ -206,7 +138,7 @@ def _api_token(environ: Mapping[str, str], faults: list[str]) -> str:
 
 def _token(name: str, environ: Mapping[str, str], faults: list[str], consequence: str = "") -> str:
     """Return a token from its variable or file, or an empty text if there is none."""
-    token = environ.get(name, "").rstrip("\r\n") or _from_file(f"{name}_FILE", environ, faults) or ""
+    token = environ.get(name, "").rstrip("\r\n") or read_named_file(f"{name}_FILE", environ, faults) or ""
     if token and not is_token(token):
         character = "a blank, a quote, a line break or another character that no token has"
         faults.append(f"{name} holds {character}{consequence}")

@@ -81,7 +81,9 @@ _SYSTEM, _FORMS, _LEVELS = (MERGE, DROP, REJECT), (logs.TEXT, logs.JSON), ("debu
 _THOUGHTS = (HIDE, SEND)
 _OWN = "the model's own"
 _OPTION = "value for clients that send none"
+# The first one names the file that may hold all others.
 SETTINGS = (
+    Setting("config", "FILE", None, to_text, "file of settings, TOML", unset="none", path=True),
     Setting("host", "ADDRESS", "127.0.0.1", to_text, "address to listen on; 0.0.0.0 for all addresses"),
     Setting("port", "N", 8787, to_port, "port to listen on; 0 takes a free one", also="PORT"),
     Setting("uds", "PATH", None, to_text, "unix socket to listen on, instead of an address", unset="none"),
@@ -155,7 +157,7 @@ def add_flags(parser: argparse._ActionsContainer) -> None:
     """Add a flag for each setting. Its help names the default and the environment variable."""
     for setting in SETTINGS:
         variables = " ".join(filter(None, (setting.variable, setting.also)))
-        text = f"{setting.help} (default: {_default(setting)}) [{variables}]".replace("%", "%%")
+        text = f"{setting.help} (default: {default_of(setting)}) [{variables}]".replace("%", "%%")
         if setting.metavar:
             action = "append" if setting.repeat else "store"
             parser.add_argument("--" + setting.flag, metavar=setting.metavar, action=action, help=text)
@@ -163,7 +165,8 @@ def add_flags(parser: argparse._ActionsContainer) -> None:
             parser.add_argument("--" + setting.flag, action="store_const", const="1", help=text)
 
 
-def _default(setting: Setting) -> str:
+def default_of(setting: Setting) -> str:
+    """Return the default in words."""
     if setting.unset:
         return setting.unset
     if isinstance(setting.default, bool):
@@ -203,7 +206,7 @@ def make_table() -> str:
 def _rows() -> Iterator[tuple[str, tuple[str, ...], str, str]]:
     for setting in SETTINGS:
         more = filter(None, (setting.also, "_FILE" if setting.file else ""))
-        default = _default(setting)
+        default = default_of(setting)
         is_value = not setting.unset and setting.metavar
         yield setting.flag, (setting.variable, *more), f"`{default}`" if is_value else default, setting.help
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv6Address, ip_network
+from typing import Any
 from urllib.parse import urlsplit
 
 from cfchat.files import read_file
@@ -172,27 +173,43 @@ def read_text(path: str) -> str:
         raise ValueError(f"cannot read {path}: it is not UTF-8") from None
 
 
-def to_model_fields(path: str) -> dict[str, dict[str, object]]:
-    """Return the contents of a TOML file: for each model a table of further fields of the request body."""
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return what a text in TOML holds.
+
+    Raises:
+        ValueError: it is no TOML, with the reason.
+    """
     import tomllib  # here, because it is rarely needed
 
     try:
-        tables = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(text.removeprefix("\ufeff"))  # a mark that editors on Windows put first
+    except RecursionError:
+        raise ValueError("its lists or tables are nested too deeply") from None
+
+
+def to_model_fields(path: str) -> dict[str, Any]:
+    """Return the contents of a TOML file: for each model a table of further fields of the request body."""
+    text = read_text(path)
+    try:
+        tables = parse_toml(text)
+    except ValueError as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
-    for model, fields in tables.items():
-        _check_table(model, fields)
+    for _, reason in faults_in_tables(tables):
+        raise ValueError(reason)
     return tables
 
 
-def _check_table(model: str, fields: object) -> None:
-    if not is_model_name(model) or not isinstance(fields, dict):
-        raise ValueError(f'takes a table for each model, such as ["{DEFAULT_MODEL}"]; {model} is none')
-    for name, value in fields.items():
-        if name in ("messages", "stream", "model", "prompt"):
-            raise ValueError(f"cannot set {name} of {model}: it is cfchat's own")
-        if not _is_json(value):
-            raise ValueError(f"cannot send {name} of {model}: JSON has no dates and no infinite numbers")
+def faults_in_tables(tables: Mapping[str, object]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Give the key and the reason of all that is wrong with the tables of the models."""
+    for model, fields in tables.items():
+        if not is_model_name(model) or not isinstance(fields, dict):
+            yield (model,), f'takes a table for each model, such as ["{DEFAULT_MODEL}"]; {model} is none'
+            continue
+        for name, value in fields.items():
+            if name in ("messages", "stream", "model", "prompt"):
+                yield (model, name), f"cannot set {name} of {model}: it is cfchat's own"
+            elif not _is_json(value):
+                yield (model, name), f"cannot send {name} of {model}: JSON has no dates and no infinite numbers"
 
 
 def _is_json(value: object) -> bool:

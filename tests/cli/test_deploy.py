@@ -63,6 +63,30 @@ def test_the_unit_starts_this_installation_with_its_settings(tmp_path: Path) -> 
     assert refused.returncode == 2 and "--uds" in refused.stderr
 
 
+def test_a_file_of_settings_goes_along_and_its_paths_with_it(tmp_path: Path) -> None:
+    """Its values stay in it, so that it may be changed; what a place sets by itself does not win over it."""
+    keys, config = tmp_path / "keys", tmp_path / "cfchat.toml"
+    keys.write_text("laptop a-key-that-is-long\n")
+    text = f'rate-limit = "20/minute"\nport = 443\ndrain-timeout = 60\napi-keys-file = "{keys}"\n'
+    config.write_text(text + '[models."@cf/a/b"]\nlora = "x"\n')
+    unit = deploy("systemd", "--config", str(config)).splitlines()
+    for line in (
+        f"LoadCredential=config:{config}",
+        "Environment=CFCHAT_CONFIG=%d/config",
+        f"LoadCredential=api-keys-file:{keys}",
+        "Environment=CFCHAT_API_KEYS_FILE=%d/api-keys-file",
+        "AmbientCapabilities=CAP_NET_BIND_SERVICE",
+        "TimeoutStopSec=75",
+    ):
+        assert line in unit, line
+    assert not re.search("RATE_LIMIT|CFCHAT_PORT|MODEL_OPTIONS", "\n".join(unit))
+    assert f"--volume {config}:/etc/cfchat/config:ro" in deploy("container", CFCHAT_CONFIG=str(config))
+    config.write_text('uds = "/run/chat/it.sock"\nuds-mode = "600"\n')
+    assert "Environment=CFCHAT_UDS_MODE=600" in deploy("systemd", "--config", str(config)).splitlines()
+    refused = run("deploy", "container", "--config", str(config))
+    assert refused.returncode == 2 and "uds" in refused.stderr and len(refused.stderr.splitlines()) == 1
+
+
 def test_a_setting_that_the_format_cannot_express_is_refused() -> None:
     for flags, word in (
         (["deploy", "container", "--system-prompt", "two\nlines"], "CFCHAT_SYSTEM_PROMPT_FILE"),

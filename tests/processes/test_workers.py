@@ -157,6 +157,23 @@ async def test_a_reload_reads_keys_and_broken_ones_keep_the_old_workers(tmp_path
         assert await process.stop() == 0
 
 
+async def test_a_reload_reads_the_file_of_settings_but_for_what_the_parent_has(tmp_path: Path) -> None:
+    """One that names another number of workers divides the daily tokens by the number that there is."""
+    config = tmp_path / "cfchat.toml"
+    config.write_text("workers = 2\ndaily-tokens = 1_000_000\n")
+    async with standin() as upstream, started(upstream.base_url, CFCHAT_CONFIG=str(config)) as process:
+        assert is_whole(await (await ask(process.port)).rest())
+        config.write_text("workers = 0\ndaily-tokens = 1_000_000\nmax-body = 9\n")
+        process.send(signal.SIGHUP)
+        await process.logged("SIGHUP: 2 new workers accept")
+        assert (await (await ask(process.port)).rest()).status == 413
+        config.write_text("max-body = many\n")
+        process.send(signal.SIGHUP)
+        await process.logged("ERROR SIGHUP: a new worker ended with code 2; the old ones stay")
+        await process.logged(r"cfchat\.toml:1: this is no TOML")
+        assert await process.stop() == 0
+
+
 def test_daily_tokens_are_divided_among_workers() -> None:
     environ = {"CFCHAT_WORKERS": "4", "CFCHAT_DAILY_TOKENS": "1002"}
     for daily, each in (("1002", 250), ("3", 1)):
