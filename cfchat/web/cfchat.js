@@ -33,6 +33,20 @@ const LABELS = {
   offline: "The server cannot be reached. Check your connection and try again.",
   failed: "Something went wrong (status {status}).",
   empty: "The reply was empty.",
+  attach: "Add pictures",
+  pictures: "Pictures that go with your message",
+  remove: "Remove {name}",
+  added: "{name} was added.",
+  removed: "{name} was removed.",
+  still: "{name} moves. Only its first image is sent.",
+  tooMany: "A chat takes {most} pictures at most. Begin a new one to send more.",
+  tooLarge: "{name} is too large.",
+  tooHeavy: "{name} was left out, because the pictures of this chat are too large together.",
+  noPicture: "{name} is not a picture.",
+  heic: "This browser cannot read {name}, because it is a HEIC picture. Save it as JPEG and add it again.",
+  unreadable: "{name} cannot be read. It may be damaged.",
+  notKept: "{name} (not kept)",
+  picturesOff: "Pictures cannot be sent here. Ask in words alone.",
 };
 
 const ICONS = {
@@ -44,6 +58,8 @@ const ICONS = {
   copied: "M5 12.5 10 17.5 19 7",
   goOn: "M7 5l7 7-7 7M14 5l7 7-7 7",
   latest: "M12 5v14M5.5 12.5 12 19l6.5-6.5",
+  attach: "M4 5h16v14H4zM4 16.5l4.5-4.5 4 4 3-3 4.5 4.5M14.5 9v.1",
+  remove: "M7 7l10 10M17 7 7 17",
   warning: "M12 8v5M12 16.5v.5M12 3 2.5 20h19z",
 };
 
@@ -57,6 +73,20 @@ const NEAR = 48;
 const GO_ON = "Continue exactly where you stopped, without repeating anything.";
 // A Retry-After up to this many seconds is counted down; a longer one is shown as a time of day.
 const COUNTDOWN = 120;
+
+// A picture's longest side, in pixels. Models look at no more.
+const SIDE = 1568;
+// Pictures in a chat, if the attribute `images` names no number, and at most.
+const PICTURES = 4;
+const MOST_PICTURES = 16;
+const PICTURE_TYPES = "image/png,image/jpeg,image/webp,image/gif";
+// What is read: bytes of a file, and pixels, because a small file can hold a picture that fills the memory.
+const FILE_BYTES = 20 << 20;
+const MOST_PIXELS = 100e6;
+// Letters of all pictures in a chat, as they are sent. A server takes 8 MiB, words included.
+const PICTURE_LETTERS = 7e6;
+// What stands for a message of pictures alone after they are gone, because no model takes an empty message.
+const PICTURE_GONE = "[A picture that is no longer here.]";
 
 // --- making elements ----------------------------------------------------------------------------
 
@@ -801,6 +831,12 @@ export class Markdown {
 
 // --- one reply on its way to the screen ---------------------------------------------------------
 
+/** Let a screen reader say these words. The region keeps the last eight. */
+function announce(region, words) {
+  region.append(make("p", {}, words));
+  while (region.childElementCount > 8) region.firstChild.remove();
+}
+
 /** Gives a screen reader the reply in whole sentences, however it was cut into pieces. */
 class Announcer {
   #region;
@@ -829,8 +865,7 @@ class Announcer {
     this.#seen -= length;
     this.#whole = 0;
     if (!sentences) return;
-    this.#region.append(make("p", {}, sentences));
-    while (this.#region.childElementCount > 8) this.#region.firstChild.remove();
+    announce(this.#region, sentences);
   }
 
   #isAfterSentence() {
@@ -901,6 +936,153 @@ class Typist {
   }
 }
 
+// --- the user's pictures ------------------------------------------------------------------------
+// Each is drawn again, so that it gets small and loses what its file tells beside it, such as the place of a camera.
+
+/** Why a picture is not taken: the name of a label. */
+class Unfit extends Error {}
+
+// Files that hold more than one image: GIF, WebP and PNG.
+const MOVES = /^GIF8[^]*?!\xf9\x04[^]*?\0!\xf9\x04|^RIFF[^]{4}WEBPVP8X[^]*?ANIM|^.PNG(?:(?!IDAT)[^])*?acTL/;
+
+/**
+ * Return `url`, the picture of a file as a data: URL of a PNG or a JPEG, whichever is smaller, and whether the file
+ * `moves`. Throws an Unfit.
+ */
+async function readPicture(file) {
+  const isHeic = /^image\/hei[cf]|\.hei[cf]$/i.test(`${file.type}\n${file.name}`);
+  if (!isHeic && !/^image\/(?!svg)/.test(file.type)) throw new Unfit("noPicture");
+  if (file.size > FILE_BYTES) throw new Unfit("tooLarge");
+  const image = make("img", { src: await dataUrl(file) });
+  try {
+    await new Promise((resolve, reject) => Object.assign(image, { onload: resolve, onerror: reject }));
+    if (image.naturalWidth * image.naturalHeight > MOST_PIXELS) throw new Unfit("tooLarge");
+    await image.decode();
+  } catch (error) {
+    throw error instanceof Unfit ? error : new Unfit(isHeic ? "heic" : "unreadable");
+  }
+  const blobs = await Promise.all(["image/png", "image/jpeg"].map((type) => encode(shrink(image), type)));
+  const [smaller] = blobs.filter(Boolean).sort((one, other) => one.size - other.size);
+  if (!smaller) throw new Unfit("unreadable");
+  const moves = MOVES.test(new TextDecoder("latin1").decode(await file.arrayBuffer()));
+  return { url: await dataUrl(smaller), moves };
+}
+
+/** Draw an image with sides of SIDE at most, on white: a JPEG has no transparency, and models take it for black. */
+function shrink(image) {
+  const { naturalWidth, naturalHeight } = image;
+  const scale = Math.min(1, SIDE / Math.max(naturalWidth, naturalHeight));
+  const [width, height] = [naturalWidth, naturalHeight].map((side) => Math.max(1, Math.round(side * scale)));
+  const canvas = make("canvas", { width, height });
+  const context = canvas.getContext("2d", { alpha: false });
+  Object.assign(context, { fillStyle: "#fff", imageSmoothingQuality: "high" });
+  context.fillRect(0, 0, width, height);
+  context.drawImage(image, 0, 0, width, height);
+  return canvas;
+}
+
+const encode = (canvas, type) => new Promise((resolve) => canvas.toBlob(resolve, type, 0.85));
+
+/** Return a file as a data: URL. */
+function dataUrl(blob) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    Object.assign(reader, { onload: () => resolve(reader.result), onerror: () => reject(new Unfit("unreadable")) });
+    reader.readAsDataURL(blob);
+  });
+}
+
+/** Return the files that are pasted. A table or a text that comes with its own picture is pasted as text. */
+function pastedFiles({ types, files }) {
+  return types.includes("text/plain") && types.includes("text/html") ? [] : [...files];
+}
+
+/** The pictures that go with the next message: each has a preview with a button that removes it. */
+class Tray {
+  #list; // the element of the previews
+  #labels; // a function that returns the labels
+  #tell; // called with what happened, in words, and with whether it is a refusal
+  #changed;
+  #pictures = new Map(); // each preview -> { name, url }, without `url` while it is read
+  #last = Promise.resolve(); // of the reading, one picture after the other, because each takes memory
+
+  constructor(list, labels, tell, changed) {
+    this.#list = list;
+    this.#labels = labels;
+    this.#tell = tell;
+    this.#changed = changed;
+  }
+
+  /** The pictures, as { name, url }. */
+  get pictures() {
+    return [...this.#pictures.values()];
+  }
+
+  get isReading() {
+    return this.pictures.some(({ url }) => !url);
+  }
+
+  /** Read the files, into a chat that takes `most` pictures and already holds `held` of them. */
+  add(files, most, held) {
+    for (const file of files) {
+      if (held.length + this.#pictures.size >= most) return this.#tell(fill(this.#labels().tooMany, { most }), true);
+      const picture = { name: file.name, url: "" };
+      const preview = this.#draw(picture);
+      this.#pictures.set(preview, picture);
+      this.#last = this.#last.then(() => this.#read(file, preview, picture, held));
+    }
+    this.#changed();
+  }
+
+  async #read(file, preview, picture, held) {
+    const { name } = picture;
+    let words = "added";
+    try {
+      const { url, moves } = await readPicture(file);
+      if (moves) words = "still";
+      const letters = [...held, ...this.pictures].reduce((sum, other) => sum + (other.url ?? "").length, url.length);
+      if (letters > PICTURE_LETTERS) throw new Unfit("tooHeavy");
+      picture.url = preview.firstChild.src = url;
+    } catch (error) {
+      words = error instanceof Unfit ? error.message : "unreadable";
+    }
+    if (!this.#pictures.has(preview)) return; // it was removed meanwhile
+    if (!picture.url) this.#drop(preview);
+    this.#tell(fill(this.#labels()[words], { name }), !picture.url || words === "still");
+    this.#changed();
+  }
+
+  #draw({ name }) {
+    const remove = button("remove", "remove", fill(this.#labels().remove, { name }));
+    const preview = make("li", { part: "preview" }, make("img", { alt: name }), remove);
+    this.#list.append(preview);
+    return preview;
+  }
+
+  #drop(preview) {
+    this.#pictures.delete(preview);
+    preview.remove();
+  }
+
+  /** Remove the picture of this button. Return the button of its neighbour, if there is one. */
+  remove(pressed) {
+    const preview = pressed.closest("li");
+    const neighbour = preview.nextSibling ?? preview.previousSibling;
+    const { name } = this.#pictures.get(preview);
+    this.#drop(preview);
+    this.#tell(fill(this.#labels().removed, { name }), false);
+    this.#changed();
+    return neighbour?.lastChild;
+  }
+
+  /** Remove all pictures, and return them. */
+  take() {
+    const taken = this.pictures;
+    for (const preview of [...this.#pictures.keys()]) this.#drop(preview);
+    return taken;
+  }
+}
+
 // --- asking the server --------------------------------------------------------------------------
 
 /** Why there is no reply. `status` is the HTTP status, or 0 without an answer; `retryAfter` is in seconds, or null. */
@@ -962,13 +1144,25 @@ async function* ask(endpoint, headers, messages, labels, signal) {
 /** Return the turns as messages. Neighbours of one role are joined, because some models refuse them. */
 function history(turns) {
   const messages = [];
-  for (const { role, content, retried } of turns) {
-    if (!content || retried) continue;
+  for (const { role, content, pictures = [], retried } of turns) {
+    const sent = pictures.filter(({ url }) => url);
+    const text = content || (pictures.length > sent.length ? PICTURE_GONE : "");
+    if (retried || !(text || sent.length)) continue;
     const last = messages.at(-1);
-    if (last?.role === role) last.content += `\n\n${content}`;
-    else messages.push({ role, content });
+    if (last?.role === role) {
+      last.text = [last.text, text].filter(Boolean).join("\n\n");
+      last.sent.push(...sent);
+    } else {
+      messages.push({ role, text, sent });
+    }
   }
-  return messages;
+  return messages.map(({ role, text, sent }) => ({ role, content: sent.length ? partsOf(text, sent) : text }));
+}
+
+/** Return the content of a message with pictures, as OpenAI's chat completions have it. */
+function partsOf(text, pictures) {
+  const parts = pictures.map(({ url }) => ({ type: "image_url", image_url: { url } }));
+  return text ? [{ type: "text", text }, ...parts] : parts;
 }
 
 // --- the element --------------------------------------------------------------------------------
@@ -976,8 +1170,9 @@ function history(turns) {
 /**
  * `<cf-chat>`: a conversation with the model behind a cfchat server.
  *
- * Attributes: `endpoint` (default: `api/chatbot` beside this module), `title`, `greeting`, `placeholder`, and
- * `storage`: `session` keeps the conversation while the tab is open, `none` (default) only while the page is.
+ * Attributes: `endpoint` (default: `api/chatbot` beside this module), `title`, `greeting`, `placeholder`,
+ * `storage`: `session` keeps the conversation while the tab is open, `none` (default) only while the page is, and
+ * `images`: the user may send pictures, as many in a chat as it says, or 4.
  * Looks: custom properties `--cf-chat-*` (see STYLES), `::part(...)`, and the slots `header` and `note`.
  *
  * @fires cfchat-delta  a piece of the reply has come; `detail: { text }`
@@ -985,13 +1180,15 @@ function history(turns) {
  * @fires cfchat-error  it failed; `detail: { message, status, code, retryAfter, text }`, `text`: the part that came
  */
 export class CfChat extends (globalThis.HTMLElement ?? Object) {
-  static observedAttributes = ["title", "greeting", "placeholder"];
+  static observedAttributes = ["title", "greeting", "placeholder", "images"];
 
   /** Fields of each request, such as `{ Authorization: "Bearer ..." }`. @type {Record<string, string>} */
   headers = {};
 
   #labels = LABELS;
-  #turns = []; // { role, content, cut, retried }
+  #turns = []; // { role, content, pictures, cut, retried }
+  #tray;
+  #picturesOff = false; // the server refuses pictures
   #running = null; // the reply that is running: { abort, typist, turn, article, begun }
   #connected = null; // the AbortController of all listeners while the element is in a page
   #following = true; // the log scrolls along with the reply
@@ -1005,6 +1202,8 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     root.adoptedStyleSheets = [sheet()];
     this.#nodes = skeleton();
     root.append(this.#nodes.chat);
+    const tell = (words, isRefusal) => this.#tell(words, isRefusal);
+    this.#tray = new Tray(this.#nodes.previews, () => this.#labels, tell, () => this.#showInput());
     for (const name of ["labels", "headers"]) {
       // The page may have set it before this module was loaded.
       if (!Object.hasOwn(this, name)) continue;
@@ -1025,7 +1224,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     return this.#labels;
   }
 
-  /** The conversation so far, as the element sends it. @returns {{ role: string, content: string }[]} */
+  /** The conversation so far, as the element sends it. @returns {{ role: string, content: string | object[] }[]} */
   get messages() {
     return history(this.#turns);
   }
@@ -1036,10 +1235,13 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
    * @returns {Promise<string>} the reply, or the part of it that came
    */
   async send(text) {
-    if (this.#running || !text.trim()) return "";
+    return this.#running || !text.trim() ? "" : this.#send({ role: "user", content: text });
+  }
+
+  #send(turn) {
     this.#settle();
-    this.#turns.push({ role: "user", content: text });
-    this.#nodes.thread.append(this.#drawUser(text));
+    this.#turns.push(turn);
+    this.#nodes.thread.append(this.#drawUser(turn));
     return this.#ask();
   }
 
@@ -1054,8 +1256,8 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     this.#halt();
     this.#turns = [];
     this.#settle();
-    this.#nodes.thread.replaceChildren();
-    this.#nodes.live.replaceChildren();
+    this.#tray.take();
+    for (const node of ["thread", "live", "hint"]) this.#nodes[node].replaceChildren();
     this.#store();
     this.#showState();
   }
@@ -1069,7 +1271,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     if (this.#connected) return this.#follow(); // it was moved
     this.#connected = new AbortController();
     const { signal } = this.#connected;
-    const { log, form, input } = this.#nodes;
+    const { chat, log, form, input, files } = this.#nodes;
     const root = this.shadowRoot;
     root.addEventListener("click", (event) => this.#click(event), { signal });
     root.addEventListener("keydown", (event) => this.#keydown(event), { signal });
@@ -1077,6 +1279,11 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     form.addEventListener("mousedown", (event) => event.target !== input && event.preventDefault(), { signal });
     form.addEventListener("submit", (event) => this.#submit(event), { signal });
     input.addEventListener("input", () => this.#showInput(), { signal });
+    input.addEventListener("paste", (event) => this.#receive(event, pastedFiles(event.clipboardData)), { signal });
+    for (const kind of ["dragover", "dragleave", "drop"]) {
+      chat.addEventListener(kind, (event) => this.#drag(event), { signal });
+    }
+    files.addEventListener("change", (event) => this.#choose(event), { signal });
     log.addEventListener("scroll", () => this.#scrolled(), { signal, passive: true });
     const resized = new ResizeObserver(() => this.#follow());
     resized.observe(log);
@@ -1096,8 +1303,10 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     });
   }
 
-  attributeChangedCallback() {
+  attributeChangedCallback(name) {
+    if (name === "images") this.#picturesOff = false;
     this.#showLabels();
+    this.#showInput();
   }
 
   // One reply.
@@ -1163,6 +1372,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     if (stopped) turn.cut = "stopped";
     else if (fault && begun) turn.cut = "length"; // the rest did not come, and can be asked for again
     else if (fault) turn.cut = turn.content ? "cut" : "failed";
+    if (fault?.code === "invalid_image") this.#forgetPictures();
     this.#drawEnd(turn, article, fault);
     this.#store();
     this.#showState();
@@ -1210,6 +1420,8 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
       // would open the phone's keyboard.
       retry: () => (event.detail || this.focus(), this.#retry()),
       goOn: () => (event.detail || this.focus(), this.#goOn()),
+      attach: () => this.#nodes.files.click(),
+      remove: () => (this.#tray.remove(pressed) ?? this).focus(),
       latest: () => ((this.#following = true), this.#follow()),
       copy: () => this.#copy(pressed),
     };
@@ -1230,12 +1442,65 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
 
   #submit(event) {
     event.preventDefault();
-    const { input } = this.#nodes;
-    const text = input.value;
-    if (this.#running || !text.trim()) return;
+    const { input, hint } = this.#nodes;
+    if (this.#running || !this.#isReady) return;
+    const content = input.value.replace(/^(?:[^\S\n]*\n)+/, "").trimEnd(); // the first line keeps its indentation
+    const pictures = this.#tray.take();
     input.value = "";
+    hint.replaceChildren();
     this.#showInput();
-    this.send(text.replace(/^(?:[^\S\n]*\n)+/, "").trimEnd()); // the first line keeps its indentation
+    this.#send({ role: "user", content, ...(pictures.length && { pictures }) });
+  }
+
+  /** Whether there is something to send. */
+  get #isReady() {
+    const { pictures, isReading } = this.#tray;
+    return !isReading && Boolean(pictures.length || this.#nodes.input.value.trim());
+  }
+
+  // Pictures.
+
+  get #mostPictures() {
+    if (!this.hasAttribute("images")) return 0;
+    return Math.min(Number.parseInt(this.getAttribute("images"), 10) || PICTURES, MOST_PICTURES);
+  }
+
+  /** Take the files of an event, if this chat takes pictures. */
+  #receive(event, files) {
+    if (!this.#mostPictures || !files.length) return;
+    event.preventDefault();
+    this.#nodes.hint.replaceChildren();
+    if (this.#picturesOff) return this.#tell(this.#labels.picturesOff, true);
+    const held = this.#turns.flatMap((turn) => turn.pictures ?? []).filter(({ url }) => url);
+    this.#tray.add(files, this.#mostPictures, held);
+  }
+
+  #choose(event) {
+    const { files } = this.#nodes;
+    this.#receive(event, [...files.files]);
+    files.value = ""; // so that the same file can be chosen again
+  }
+
+  #drag(event) {
+    const { chat } = this.#nodes;
+    const isOver = event.type === "dragover" && this.#mostPictures > 0 && event.dataTransfer.types.includes("Files");
+    if (isOver) event.preventDefault(); // or the browser opens the file
+    if (event.type === "drop") this.#receive(event, [...event.dataTransfer.files]);
+    if (event.type !== "dragleave" || !chat.contains(event.relatedTarget)) chat.classList.toggle("dropping", isOver);
+  }
+
+  /** Send no pictures any more, because the server refuses them. */
+  #forgetPictures() {
+    this.#picturesOff = true;
+    this.#tray.take();
+    for (const picture of this.#turns.flatMap((turn) => turn.pictures ?? [])) picture.url = "";
+  }
+
+  /** Tell a screen reader what has happened. A refusal is shown, too. */
+  #tell(words, isRefusal) {
+    const { live, hint } = this.#nodes;
+    announce(live, words);
+    if (isRefusal) hint.append(make("span", { dir: "auto" }, words));
   }
 
   async #copy(pressed) {
@@ -1253,7 +1518,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
   // What is shown.
 
   #showLabels() {
-    const { chat, title, greeting, log, input, send, stop, newChat, latest } = this.#nodes;
+    const { chat, title, greeting, log, input, send, stop, newChat, latest, attach, previews } = this.#nodes;
     const words = this.#labels;
     const name = this.getAttribute("title") || words.title;
     chat.ariaLabel = title.textContent = name;
@@ -1264,6 +1529,8 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     say(stop, words.stop);
     say(newChat, words.newChat);
     say(latest, words.latest);
+    say(attach, words.attach);
+    previews.ariaLabel = words.pictures;
   }
 
   #showState() {
@@ -1280,9 +1547,10 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
   }
 
   #showInput() {
-    const { input, field, send } = this.#nodes;
+    const { input, field, send, attach } = this.#nodes;
     field.dataset.text = input.value; // its ::after gives the field its height
-    send.disabled = !input.value.trim();
+    send.disabled = !this.#isReady;
+    attach.hidden = !this.#mostPictures || this.#picturesOff;
   }
 
   #scrolled() {
@@ -1303,9 +1571,17 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     for (const node of this.#nodes.thread.querySelectorAll(".retry, .failed")) node.remove();
   }
 
-  #drawUser(text) {
-    const bubble = make("div", { part: "bubble user-bubble", dir: "auto" }, text);
+  #drawUser({ content, pictures = [] }) {
+    const bubble = make("div", { part: "bubble user-bubble", dir: "auto" });
+    const drawn = pictures.map((picture) => this.#drawPicture(picture));
+    if (drawn.length) bubble.append(make("div", { part: "pictures" }, ...drawn));
+    if (content) bubble.append(make("span", {}, content));
     return make("article", { part: "message user-message" }, make("h3", { class: "unseen" }, this.#labels.you), bubble);
+  }
+
+  #drawPicture({ name, url }) {
+    if (!url) return make("em", {}, fill(this.#labels.notKept, { name }));
+    return make("img", { src: url, alt: name, onload: () => this.#follow() });
   }
 
   #drawReply(turn) {
@@ -1330,6 +1606,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     const words = fault && turn.cut !== "cut" ? fault.message : this.#labels[turn.cut];
     const wait = fault?.retryAfter ?? 0;
     const text = make("span", { dir: "auto" }, words);
+    if (fault?.code === "invalid_image") text.append(` ${this.#labels.picturesOff}`);
     const action = turn.cut === "length" ? "goOn" : "retry";
     const retry = button(action, "retry", this.#labels[action]);
     if (wait > COUNTDOWN) {
@@ -1338,9 +1615,13 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     } else if (wait) {
       this.#countDown(retry, wait);
     }
-    this.#nodes.live.append(make("p", {}, words));
+    announce(this.#nodes.live, words);
     const part = turn.cut === "stopped" || (turn.cut === "length" && !fault) ? "notice" : "notice error";
-    return make("div", { part }, icon("warning"), text, retry);
+    const notice = make("div", { part }, icon("warning"), text);
+    const question = this.#turns.findLast(({ role }) => role === "user");
+    // Without its pictures a question may be empty, and there is nothing to try again.
+    if (fault?.code !== "invalid_image" || question.content) notice.append(retry);
+    return notice;
   }
 
   #countDown(retry, seconds) {
@@ -1354,7 +1635,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
   #store() {
     if (this.getAttribute("storage") !== "session") return;
     try {
-      sessionStorage.setItem(this.#storageKey(), JSON.stringify(this.#turns));
+      sessionStorage.setItem(this.#storageKey(), JSON.stringify(this.#turns.map(withoutPictures)));
     } catch {
       // The browser may forbid storage, or it is full. Then the conversation ends with the page.
     }
@@ -1367,10 +1648,10 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     } catch {
       return;
     }
-    this.#turns = this.#turns.filter((turn) => turn.content);
+    this.#turns = this.#turns.filter((turn) => turn.content || turn.pictures);
     for (const turn of this.#turns) {
       this.#settle();
-      this.#nodes.thread.append(turn.role === "user" ? this.#drawUser(turn.content) : this.#redraw(turn));
+      this.#nodes.thread.append(turn.role === "user" ? this.#drawUser(turn) : this.#redraw(turn));
     }
     this.#nodes.live.replaceChildren();
   }
@@ -1389,6 +1670,10 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
   }
 }
 
+/** Return a turn as it is stored: with the names of its pictures alone, because they would soon fill the storage. */
+const withoutPictures = ({ pictures, ...turn }) =>
+  pictures ? { ...turn, pictures: pictures.map(({ name }) => ({ name })) } : turn;
+
 /** Make the elements inside <cf-chat>. Return those that the rest of this file needs. */
 function skeleton() {
   const title = make("h2", { part: "title" });
@@ -1403,14 +1688,20 @@ function skeleton() {
   const send = button("send", "send");
   send.type = "submit";
   const stop = button("stop", "stop");
-  const form = make("form", { part: "form" }, make("div", { part: "box" }, field, send, stop));
+  const previews = make("ul", { part: "previews", role: "list" });
+  const attach = button("attach", "attach");
+  const files = make("input", { type: "file", accept: PICTURE_TYPES, multiple: true, hidden: true });
+  const box = make("div", { part: "box" }, previews, attach, field, send, stop);
+  const hint = make("p", { part: "hint" });
+  const form = make("form", { part: "form" }, hint, box, files);
   const live = make("div", { class: "unseen", ariaLive: "polite" });
   const main = make("div", { class: "main" }, log, latest);
-  latest.hidden = stop.hidden = true;
+  latest.hidden = stop.hidden = attach.hidden = true;
   // An empty title here stops the browser from showing the host's title as a tooltip over everything.
   const parts = [header, main, form, make("slot", { name: "note" }), live];
   const chat = make("section", { part: "chat", title: "" }, ...parts);
-  return { chat, title, greeting, log, thread, live, latest, form, field, input, send, stop, newChat };
+  const said = { title, greeting, log, thread, live, latest, newChat };
+  return { chat, ...said, form, hint, previews, attach, files, field, input, send, stop };
 }
 
 /** Return the code of a block, without its head. */
@@ -1487,6 +1778,11 @@ const STYLES = `
 .message { min-inline-size: 0; overflow-wrap: anywhere; }
 .user-message { align-self: flex-end; max-inline-size: min(85%, 576px); }
 .user-bubble { padding: 8.8px 15.2px; background: var(--user); color: var(--user-text); border-radius: calc(var(--radius) + 4px); border-end-end-radius: 5px; white-space: pre-wrap; }
+.pictures { display: flex; flex-wrap: wrap; gap: 8px; white-space: normal; }
+.pictures + span { display: block; margin-block-start: 6px; }
+.pictures:only-child { margin-block: 4px; }
+.pictures img { display: block; max-inline-size: 100%; max-block-size: 240px; border-radius: 10px; }
+.pictures em { color: var(--muted); }
 
 .dots { display: none; gap: 5.6px; align-items: center; block-size: 1.55em; }
 .waiting .dots { display: flex; }
@@ -1546,9 +1842,23 @@ svg { flex: none; inline-size: 18.4px; block-size: 18.4px; fill: none; stroke: c
 .latest:hover { background: var(--surface); }
 
 .form { padding: 4px 18px 16px; }
-.box { display: flex; align-items: flex-end; gap: 4px; padding: 4.8px; background: var(--background); border: 1px solid var(--control); border-radius: calc(var(--radius) + 12px); }
+.hint { inline-size: 100%; max-inline-size: var(--cf-chat-width, 736px); margin-inline: auto; padding: 0 13.6px 6px; color: var(--error); font-size: .875em; overflow-wrap: anywhere; white-space: normal; }
+.hint span { display: block; }
+.hint:empty, .previews:empty { display: none; }
+.box { display: flex; flex-wrap: wrap; align-items: flex-end; gap: 4px; padding: 4.8px; background: var(--background); border: 1px solid var(--control); border-radius: calc(var(--radius) + 12px); }
 .box:focus-within { border-color: var(--accent); box-shadow: 0 0 0 1px var(--accent); }
-.field { display: grid; flex: 1 1 auto; min-inline-size: 0; max-block-size: 192px; }
+.previews { flex: 1 0 100%; display: flex; flex-wrap: wrap; gap: 8px; padding: 6px 6px 4px; list-style: none; }
+.preview, .preview > * { position: relative; margin: 0; }
+.preview img { display: block; inline-size: 72px; block-size: 72px; object-fit: cover; background: var(--surface); border: 1px solid var(--border); border-radius: 14px; }
+.preview img:not([src]) { animation: beat 1.2s infinite ease-in-out; }
+.remove { position: absolute; inset-block-start: -6px; inset-inline-end: -6px; inline-size: 28px; min-block-size: 28px; padding: 0; color: var(--background); background: var(--text); border: 2px solid var(--background); border-radius: 50%; }
+.remove:hover { background: var(--muted); }
+.remove svg { inline-size: 14px; block-size: 14px; stroke-width: 2.6; }
+.attach { flex: none; inline-size: 44px; padding: 0; border-radius: 50%; color: var(--muted); }
+.attach svg { inline-size: 21px; block-size: 21px; }
+.attach:not([hidden]) + .field > .input, .attach:not([hidden]) + .field::after { padding-inline-start: 4px; }
+.dropping::after { content: ""; position: absolute; inset: 6px; pointer-events: none; background: color-mix(in srgb, var(--accent) 8%, transparent); border: 2px dashed var(--accent); border-radius: max(0px, calc(var(--radius) - 4px)); }
+.field { display: grid; flex: 1 1 0; min-inline-size: 0; max-block-size: 192px; }
 .field::after { content: attr(data-text) " "; visibility: hidden; pointer-events: none; }
 .field::after, .input { grid-area: 1 / 1; min-inline-size: 0; max-block-size: 192px; padding: 9.6px 8px 9.6px 13.6px; padding-inline: 13.6px 8px; font: inherit; line-height: 1.5; white-space: pre-wrap; overflow-wrap: anywhere; overflow-y: auto; scrollbar-width: thin; }
 .input { resize: none; color: inherit; background: none; border: 0; outline: 0; inline-size: 100%; }
@@ -1557,7 +1867,7 @@ svg { flex: none; inline-size: 18.4px; block-size: 18.4px; fill: none; stroke: c
 .send:hover, .stop:hover { background: color-mix(in srgb, var(--accent) 88%, var(--text)); }
 .send:disabled, .send:disabled:hover { color: var(--muted); background: var(--surface); opacity: 1; }
 .stop svg { fill: currentColor; inline-size: 16px; block-size: 16px; }
-:is(.send, .stop, .latest) span { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+:is(.send, .stop, .latest, .attach, .remove) span { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
 @media (prefers-reduced-motion: reduce) { .dots i { animation: none; opacity: .6; } }
 @media (max-width: 480px) {

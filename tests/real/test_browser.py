@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import shutil
+import struct
 import subprocess
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -706,6 +710,293 @@ async def test_words_of_the_page(page: Page) -> None:
         ) == ["Senden", "Stop", "Neu", "Fragen", "Guten Tag", "Schreiben", ""]
 
 
+# --- pictures -----------------------------------------------------------------------------------
+
+PAINT = """
+window.paint = (width, height, type, name) => new Promise((resolve) => {
+  const canvas = Object.assign(document.createElement("canvas"), { width, height }), pen = canvas.getContext("2d");
+  for (const [colour, at] of [["red", 0], ["lime", width / 2]]) {
+    pen.fillStyle = colour;
+    pen.fillRect(at, 0, width / 2, height);
+  }
+  canvas.toBlob((blob) => resolve(new File([blob], name, { type })), type);
+});
+window.give = (...files) => {
+  const clipboardData = new DataTransfer();
+  files.forEach((file) => clipboardData.items.add(file));
+  const paste = { clipboardData, bubbles: true, cancelable: true };
+  return !document.querySelector("cf-chat").shadowRoot.querySelector(".input").dispatchEvent(
+    new ClipboardEvent("paste", paste));
+};
+window.bytes = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+window.look = (url) => new Promise((resolve) => {
+  const image = Object.assign(new Image(), { src: url });
+  image.onload = () => {
+    const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+    pen.drawImage(image, 0, 0);
+    const colour = [...pen.getImageData(2, 2, 1, 1).data].map((it) => Math.round(it / 51));
+    resolve([image.naturalWidth, image.naturalHeight, url.slice(5, 15), colour.join(" ")]);
+  };
+});
+"""
+SHOWN = "return $$('.preview img[src]').length == arguments[0] && !$('.preview img:not([src])')"
+SEEN = b'data: {"text":"A hill"}\n\ndata: [DONE]\n\n'
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(width: int, height: int, *more: bytes) -> bytes:
+    """A PNG, one bit a pixel, all of them black."""
+    rows = bytes((width // 8 + 1) * height)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def gif(images: int) -> bytes:
+    image = b"!\xf9\x04\0\0\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0"
+    return b"GIF89a\1\0\1\0\x80\0\0\xff\0\0\0\0\0" + image * images + b";"
+
+
+@asynccontextmanager
+async def beside(page: Page, attributes: str, *scripts: Any) -> AsyncIterator[StandIn]:
+    """A page of another origin with the element, open; the server behind both follows the scripts."""
+    async with StandIn([]) as nobody, house(nobody) as cfchat:
+        html = (
+            "<!doctype html><html lang=en><title>Beside</title><link rel=icon href=data:,>"
+            f'<script type=module src="http://127.0.0.1:{cfchat.port}/cfchat.js"></script>'
+            f'<main><h1>Beside</h1><cf-chat endpoint="/api/chatbot" {attributes}></cf-chat></main>'
+        )
+        first = reply(html.encode(), framing="length", fields=[("content-type", "text/html")])
+        async with StandIn([first, *scripts], certificate=None) as server:
+            await page.open(f"http://localhost:{server.port}/")
+            await page.run(PAINT)
+            yield server
+            await page.leave()
+
+
+def sent(exchange: Exchange) -> Any:
+    """The content of the newest message that the element has sent."""
+    return json.loads(exchange.body)["messages"][-1]["content"]
+
+
+async def test_pictures_are_dropped_pasted_and_chosen(page: Page, tmp_path: Path) -> None:
+    """By the browser's own means; the one that is too large is scaled down, and each goes in the smaller form."""
+    for name, size in (("wide.png", 3200), ("small.png", 16)):
+        (tmp_path / name).write_bytes(png(size, size // 2))
+    told = "return $$('[aria-live] p').map((it) => it.textContent)"
+    async with beside(page, "images", reply(SEEN), reply(SEEN)) as server:
+        data = {"items": [], "files": [str(tmp_path / "wide.png")], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver"):
+            await page.command("Input.dispatchDragEvent", type=kind, x=200, y=200, data=data)
+        await page.until("return $('.dropping')")
+        await page.command("Input.dispatchDragEvent", type="drop", x=200, y=200, data=data)
+        await page.until(SHOWN, 1)
+        assert not await page.run("return $('.dropping')")
+
+        await page.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+        await page.run(
+            "return paint(40, 30, 'image/png', 'x').then((it) => navigator.clipboard.write("
+            "[new ClipboardItem({ 'image/png': it })]))"
+        )
+        await page.run("chat.focus()")
+        paste = {"modifiers": 2, "key": "v", "code": "KeyV", "windowsVirtualKeyCode": 86, "commands": ["paste"]}
+        await page.command("Input.dispatchKeyEvent", type="keyDown", **paste)
+        await page.until(SHOWN, 2)
+
+        found = await page.command("Runtime.evaluate", expression=CHOOSER)
+        files = {"files": [str(tmp_path / "small.png")], "objectId": found["result"]["objectId"]}
+        await page.command("DOM.setFileInputFiles", **files)
+        await page.until(SHOWN, 3)
+        names = ["wide.png", "image.png", "small.png"]
+        assert await page.run(told) == [f"{name} was added." for name in names]
+        await page.say("What is it?")
+        await page.said("A hill")
+        shown = await page.run("return $$('.user-bubble img').map((it) => [it.alt, it.src])")
+        text, *pictures = sent(server.requests[1])
+        assert text == {"type": "text", "text": "What is it?"}
+        urls = [picture["image_url"]["url"] for picture in pictures]
+        assert pictures == [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        assert shown == [[name, url] for name, url in zip(names, urls, strict=True)]
+        looked = [await page.run("return look(arguments[0])", url) for url in urls]
+        assert looked[0] == [1568, 784, "image/jpeg", "0 0 0 5"]
+        assert looked[1:] == [[40, 30, "image/png;", "5 0 0 5"], [16, 8, "image/png;", "0 0 0 5"]]
+        await page.say("Sure?")
+        await page.said("A hill", "A hill")
+        first, _, last = json.loads(server.requests[2].body)["messages"]
+        assert first["content"] == [text, *pictures] and last["content"] == "Sure?"
+
+
+CHOOSER = "document.querySelector('cf-chat').shadowRoot.querySelector('[type=file]')"
+
+
+async def test_a_photograph_goes_as_a_jpeg_and_nothing_of_its_file(page: Page) -> None:
+    noise = """
+    return paint(900, 700, "image/png", "x").then(async (it) => {
+      const canvas = Object.assign(document.createElement("canvas"), { width: 1700, height: 1300 });
+      const pen = canvas.getContext("2d"), all = pen.getImageData(0, 0, 1700, 1300);
+      for (let at = 0; at < all.data.length; at += 4) all.data.set([(at / 7) % 255, at % 241, at % 251, 99], at);
+      pen.putImageData(all, 0, 0);
+      const png = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+      give(new File([png, "GPS 52.5 13.4"], "noise.png", { type: "image/png" }));
+    });
+    """
+    async with beside(page, "images", reply(SEEN)) as server:
+        await page.run(noise)
+        await page.until(SHOWN, 1)
+        await page.keys(TAB)
+        await page.run("press('.send')")  # without a word
+        await page.said("A hill")
+        (picture,) = sent(server.requests[1])
+        looked = await page.run("return look(arguments[0])", picture["image_url"]["url"])
+        assert looked[:3] == [1568, 1199, "image/jpeg"]
+        assert b"GPS" not in base64.b64decode(picture["image_url"]["url"].partition(",")[2])
+
+
+async def test_each_picture_that_is_not_taken_has_words(page: Page) -> None:
+    moving = chunk(b"acTL", struct.pack(">II", 2, 0))
+    files = [
+        (b"hello", "notes.txt", "text/plain", "notes.txt is not a picture."),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a.svg", "image/svg+xml", "a.svg is not a picture."),
+        (b"\0\0\0\x18ftypheic", "a.HEIC", "", "cannot read a.HEIC, because it is a HEIC picture"),
+        (b"\0\0\0\x18ftypheic", "b", "image/heic", "cannot read b, because it is a HEIC picture"),
+        (b"GIF89a nothing", "bad.gif", "image/gif", "bad.gif cannot be read"),
+        (png(8, 8)[:30], "cut.png", "image/png", "cut.png cannot be read"),
+        (b"", "none.jpg", "image/jpeg", "none.jpg cannot be read"),
+        (png(12_000, 12_000), "bomb.png", "image/png", "bomb.png is too large."),
+        (gif(1), "one.gif", "image/gif", ""),
+        (gif(2), "two.gif", "image/gif", "two.gif moves. Only its first image is sent."),
+        (png(8, 8, moving), "moves.png", "image/png", "moves.png moves."),
+    ]
+    give = "give(new File([bytes(arguments[0])], arguments[1], { type: arguments[2] }))"
+    async with beside(page, "images") as server:
+        for content, name, kind, words_ in files:
+            assert await page.run(f"return {give}", base64.b64encode(content).decode(), name, kind) is True
+            await page.until("return $$('[aria-live] p').some((it) => it.textContent.includes(arguments[0]))", name)
+            hint = await page.run("return $('.hint').innerText")
+            assert words_ in hint and bool(words_) == bool(hint), (name, hint)
+            assert not await page.run("return $('.preview img:not([src])')")
+        assert await page.run("return $$('.preview img').map((it) => it.alt)") == ["one.gif", "two.gif", "moves.png"]
+        big = "give(new File([new Uint8Array(21 << 20)], 'big.jpg', { type: 'image/jpeg' }))"
+        await page.run(big)
+        await page.until("return $('.hint').innerText == 'big.jpg is too large.'")
+        await page.run("return paint(9, 9, 'image/png', 'a.png').then((it) => give(it, it, it))")
+        await page.until(
+            "return $('.hint').innerText == 'A chat takes 4 pictures at most. Begin a new one to send more.'"
+        )
+        await page.until(SHOWN, 4)
+        assert len(server.requests) == 1
+
+
+async def test_pictures_that_are_too_large_together(page: Page) -> None:
+    noise = """
+    const pen = Object.assign(document.createElement("canvas"), { width: 1568, height: 1568 }).getContext("2d");
+    const all = pen.createImageData(1568, 1568);
+    for (let at = 0; at < all.data.length; at += 65536) crypto.getRandomValues(all.data.subarray(at, at + 65536));
+    for (let at = 3; at < all.data.length; at += 4) all.data[at] = 255;
+    pen.putImageData(all, 0, 0);
+    const fill = (blob) => give(...Array(16).fill(new File([blob], "noise.png", { type: "image/png" })));
+    return new Promise((done) => pen.canvas.toBlob((blob) => (fill(blob), done()), "image/png"));
+    """
+    async with beside(page, "images=16"):
+        await page.run(noise)
+        await page.until("return !$('.preview img:not([src])') && $('.hint').innerText.includes('too large together')")
+        letters = "return $$('.preview img').reduce((sum, it) => sum + it.src.length, 0)"
+        assert 3e6 < await page.run(letters) <= 7e6
+
+
+async def test_a_server_that_takes_no_pictures(page: Page) -> None:
+    page.expected = "status of 400"
+    error = {"message": "Images are not taken here.", "code": "invalid_image"}
+    refused = reply(
+        json.dumps({"error": error}).encode(), 400, framing="length", fields=[("content-type", "application/json")]
+    )
+    async with beside(page, "images", refused, reply(SEEN)) as server:
+        await page.run("return paint(9, 9, 'image/png', 'a.png').then(give)")
+        await page.until(SHOWN, 1)
+        await page.say("What is it?")
+        await page.until("return $('.notice.error')")
+        assert await page.run("return $('.notice > span').innerText") == (
+            "Images are not taken here. Pictures cannot be sent here. Ask in words alone."
+        )
+        assert await page.run("return $('.attach').hidden")
+        await page.run("return paint(9, 9, 'image/png', 'b.png').then(give)")
+        assert "Pictures cannot be sent" in await page.until("return $('.hint').innerText")
+        assert not await page.run("return $('.preview')")
+        await page.run("press('.retry')")
+        await page.until("return replies().at(-1) == 'A hill'")
+        assert sent(server.requests[2]) == "What is it?"
+
+
+async def test_without_the_attribute_files_are_left_to_the_page(page: Page) -> None:
+    async with beside(page, ""):
+        assert await page.run("return $('.attach').hidden")
+        assert await page.run("return paint(9, 9, 'image/png', 'a.png').then(give)") is False
+        drag = "return $('.chat').dispatchEvent(new DragEvent('dragover', { dataTransfer: new DataTransfer(),"
+        assert await page.run(drag + " bubbles: true, cancelable: true }))") is True
+        await page.run("chat.setAttribute('images', '')")
+        assert not await page.run("return $('.attach').hidden")
+
+
+async def test_pictures_by_keyboard_and_for_a_screen_reader(page: Page) -> None:
+    async with beside(page, "images", reply(SEEN)):
+        await page.run(
+            "return Promise.all(['a', 'b', 'c'].map((name) => paint(9, 9, 'image/png', name)))"
+            ".then((files) => give(...files))"
+        )
+        await page.until(SHOWN, 3)
+        await page.run("chat.focus()")
+        await page.keys(SHIFT + TAB)
+        assert await page.run("return focused() == $('.attach') && $('.attach').innerText == 'Add pictures'")
+        for name in ("c", "b", "a"):
+            await page.keys(SHIFT + TAB)
+            assert await page.run("return focused().innerText") == f"Remove {name}"
+        for then in ("Remove b", "Remove c"):
+            await page.keys(ENTER)
+            assert await page.run("return focused().innerText") == then
+        await page.keys(SPACE)
+        assert await page.run("return focused() == $('.input') && $$('.preview').length") == 0
+        told = await page.run("return $$('[aria-live] p').map((it) => it.textContent)")
+        assert told[3:] == ["a was removed.", "b was removed.", "c was removed."]
+        assert await page.run("return $('.send').disabled")
+
+
+async def test_a_picture_that_is_not_kept(page: Page) -> None:
+    """Storage keeps its name. The model hears of it only where the message held nothing else."""
+    async with beside(page, "images storage=session", reply(SEEN), reply(SEEN)) as server:
+        await page.run("return paint(9, 9, 'image/png', 'a.png').then(give)")
+        await page.until(SHOWN, 1)
+        await page.run("press('.send')")
+        await page.said("A hill")
+        assert "data:" not in await page.run("return JSON.stringify({ ...sessionStorage })")
+        await page.run("const again = chat.cloneNode(); chat.replaceWith(again)")
+        assert await page.run("return $('.user-bubble').innerText") == "a.png (not kept)"
+        await page.say("Really?")
+        await page.said("A hill", "A hill")
+        assert json.loads(server.requests[2].body)["messages"][0] == {
+            "role": "user",
+            "content": "[A picture that is no longer here.]",
+        }
+
+
+async def test_text_that_comes_with_its_own_picture_is_pasted_as_text(page: Page) -> None:
+    """As spreadsheets copy it."""
+    paste = """
+    return paint(9, 9, "image/png", "a.png").then((file) => {
+      const clipboardData = new DataTransfer();
+      clipboardData.items.add(file);
+      for (const type of arguments[0]) clipboardData.items.add("x", type);
+      return $(".input").dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
+    });
+    """
+    async with beside(page, "images"):
+        assert await page.run(paste, ["text/plain", "text/html"]) is True
+        assert await page.run(paste, ["text/html"]) is False  # a picture of a page
+        assert await page.run(paste, ["text/plain"]) is False  # a file, and its name
+        await page.until(SHOWN, 2)
+
+
 # --- looks --------------------------------------------------------------------------------------
 
 
@@ -792,3 +1083,20 @@ async def test_axe_finds_no_fault(page: Page, axe: str, scheme: str) -> None:
                 half.break_off()
             await page.until("return $('.stop').hidden && $$('.user-message').length == arguments[0]", number + 2)
             assert await page.run(FAULTS, axe) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_no_fault_with_pictures(page: Page, axe: str, scheme: str) -> None:
+    """Added, refused, sent, and not kept."""
+    await asyncio.to_thread(page.driver.prefer, scheme)
+    async with beside(page, "images storage=session", reply(SEEN)):
+        await page.run("return paint(9, 9, 'image/png', 'a.png').then((it) => give(it, new File([], 'notes.txt'), it))")
+        await page.until(SHOWN, 2)
+        await page.until("return $('.hint').innerText")
+        assert await page.run(FAULTS, axe) == []
+        await page.say("Hello")
+        await page.said("A hill")
+        assert await page.run(FAULTS, axe) == []
+        await page.run("chat.replaceWith(chat.cloneNode())")
+        assert await page.run("return $('.user-bubble').innerText.includes('not kept')")
+        assert await page.run(FAULTS, axe) == []
