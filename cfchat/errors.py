@@ -190,6 +190,19 @@ class UnknownModel(BadOption):
     """A model that this server does not offer."""
 
 
+class UnsupportedState(BadChatRequest):
+    """A request that refers to what an earlier one left behind: this server keeps neither replies nor prompts."""
+
+    code = "unsupported_state"
+
+
+class ResponseNotFound(RequestError):
+    """A reply of an earlier request, which is not kept."""
+
+    status, code = 404, "response_not_found"
+    words = "This server keeps no replies."
+
+
 class ModelNotFound(RequestError):
     """A model that this server does not offer, as clients of OpenAI expect that error: status and code differ."""
 

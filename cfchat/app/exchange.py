@@ -82,7 +82,7 @@ class Exchange:
                     request.keep(0)
                     self._note_first_words(request, answer, usage, asked)
                     model = answer.model
-                    if form.whole:
+                    if form.collects:
                         answer.collect()
                     into.begin(Meta(request.id, int(time.time()), model), answer.left_out, answer)
                     into.end(await answer.pour(into.take))

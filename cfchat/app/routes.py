@@ -28,12 +28,14 @@ from cfchat.conversation.model import Conversation
 from cfchat.conversation.openai import parse_completion
 from cfchat.conversation.parse import Limits, parse_conversation
 from cfchat.conversation.prepare import MERGE
+from cfchat.conversation.responses import parse_response
 from cfchat.errors import (
     CfchatError,
     LengthRequired,
     MethodNotAllowed,
     ModelNotFound,
     NotFound,
+    ResponseNotFound,
     UnknownMethod,
     UnsupportedMediaType,
     UpstreamError,
@@ -43,8 +45,8 @@ from cfchat.guard.cors import is_preflight, preflight_fields
 from cfchat.guard.guard import Asker, Guard
 from cfchat.ops.logs import log_request, read_trace
 from cfchat.ops.metrics import Metrics
-from cfchat.replies import openai
-from cfchat.replies.form import Form, describe
+from cfchat.replies import openai, responses
+from cfchat.replies.form import Form, Meta, describe
 from cfchat.replies.negotiation import negotiate
 from cfchat.replies.ui_message import UIMessage
 from cfchat.server.files import share_of
@@ -123,6 +125,7 @@ class App:
             "/api/chatbot": {"POST": self._chatbot},
             "/api/chat": {"POST": self._ui_chat},
             "/v1/chat/completions": {"POST": self._completions},
+            "/v1/responses": {"POST": self._responses},
             "/v1/models": {"GET": self._models},
             PULSE: {"GET": Pulse(self._identify, self.guard)},
             **{path: {"GET": page} for path, page in pages.items()},
@@ -131,6 +134,7 @@ class App:
         self._named_routes: dict[tuple[str, str], Route] = {
             ("/api/chat/", "/stream"): {"GET": self._resume},
             (_MODELS, ""): {"GET": self._model},
+            ("/v1/responses/", ""): {"GET": self._earlier_response, "DELETE": self._earlier_response},
         }
 
     def handle(self, request: Request, reply: Reply) -> Awaitable[None]:
@@ -217,7 +221,8 @@ class App:
             if asked and (asked.endswith(known) or known.endswith(asked)):
                 return f"There is nothing at this path. {known} is meant, perhaps."
         if re.search(r"/v1(?:/|$)", asked):
-            return "There is nothing at this path. OpenAI's clients find POST /v1/chat/completions and GET /v1/models."
+            known = "POST /v1/responses, POST /v1/chat/completions and GET /v1/models"
+            return f"There is nothing at this path. OpenAI's clients find {known}."
         return ""
 
     # --- chat ----------------------------------------------------------------------------------------
@@ -242,6 +247,21 @@ class App:
         asked, thoughts = parse_completion(body, self._limits), self._settings.thoughts
         stream, usage = asked.stream, asked.include_usage
         return asked.conversation, openai.Chunks(usage, thoughts) if stream else openai.Completion(thoughts)
+
+    def _responses(self, request: Request, reply: Reply) -> Awaitable[None]:
+        return self._chat(request, reply, lambda body: self._parse_response(body, request.id))
+
+    def _parse_response(self, body: bytes, request_id: str) -> tuple[Conversation, Form]:
+        asked = parse_response(body, self._limits)
+        model = asked.conversation.options.model or self._settings.model
+        # A reply may fail before a model has answered, and an event says so: it names the model that was asked.
+        meta = Meta(request_id, int(time.time()), model)
+        form = responses.Events if asked.stream else responses.Response
+        return asked.conversation, form(meta, asked.repeated, time.time, self._settings.thoughts)
+
+    async def _earlier_response(self, request: Request, reply: Reply) -> None:
+        await self._identify(request)
+        raise ResponseNotFound
 
     async def _chat(
         self, request: Request, reply: Reply, parse: Callable[[bytes], tuple[Conversation, Form]]

@@ -8,10 +8,11 @@ ignored.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-from cfchat.conversation.model import Conversation
-from cfchat.conversation.parse import Limits, parse_json, parse_messages, parse_options
+from cfchat.conversation.model import Conversation, Options
+from cfchat.conversation.parse import MAX_TOKENS, Limits, parse_json, parse_messages, parse_options
 from cfchat.conversation.passed import Passed, check_passed
 from cfchat.errors import BadChatRequest, BadOption, ModelNotFound, UnknownModel
 from cfchat.wire.strict_json import decode_members
@@ -50,24 +51,33 @@ def parse_completion(body: bytes, limits: Limits = Limits()) -> Completion:
     if not isinstance(document, dict):
         raise BadChatRequest("Send an object with `messages`.", param="messages")
     messages = parse_messages(document.get("messages"), limits)
-    try:
-        options = parse_options(document, limits)
-    except UnknownModel as error:
-        raise ModelNotFound(error.message, param="model") from None
+    options = parse_named_options(document, limits)
     if document.get("n") not in (None, 1) or document.get("n") is True:
         raise BadOption("There is only one choice in a reply: `n` can only be 1.", param="n")
     stream_options = document.get("stream_options") or {}
     if not isinstance(stream_options, dict):
         raise BadOption("`stream_options` must be an object.", param="stream_options")
-    passed = _select_passed(document, texts, lambda name: limits.takes(options.model, name))
+    passed = select_passed(
+        document,
+        lambda name, value: check_passed(value, texts[name], name),
+        lambda name: limits.takes(options.model, name),
+    )
     return Completion(
         Conversation(messages, options, passed),
-        _read_flag(document, "stream"),
-        _read_flag(stream_options, "include_usage", "stream_options."),
+        read_flag(document, "stream"),
+        read_flag(stream_options, "include_usage", "stream_options."),
     )
 
 
-def _read_flag(document: Mapping[str, object], name: str, place: str = "") -> bool:
+def parse_named_options(document: Mapping[str, object], limits: Limits, max_tokens: str = MAX_TOKENS) -> Options:
+    """Read the options as `parse_options` does, but raise a ModelNotFound if the model is not offered."""
+    try:
+        return parse_options(document, limits, max_tokens)
+    except UnknownModel as error:
+        raise ModelNotFound(error.message, param="model") from None
+
+
+def read_flag(document: Mapping[str, object], name: str, place: str = "") -> bool:
     """Return whether a field is true; it may be missing."""
     value = document.get(name)
     if value is not None and not isinstance(value, bool):
@@ -78,24 +88,33 @@ def _read_flag(document: Mapping[str, object], name: str, place: str = "") -> bo
 # --- fields that only some models take -----------------------------------------------------------
 
 
-def _select_passed(
-    document: Mapping[str, object], texts: Mapping[str, str], takes: Callable[[str], bool]
+def select_passed(
+    document: Mapping[str, object],
+    encode: Callable[[str, object], str],
+    takes: Callable[[str], bool],
+    places: Mapping[str, str] = MappingProxyType({}),
 ) -> Mapping[str, object]:
-    """Return the fields to pass on; `texts` has the JSON of each, and `takes` says whether the model takes a field."""
+    """Return the fields to pass on, each as the JSON that `encode` returns for its name and value.
+
+    `takes` says whether the model takes a field. `places` are the client's names of fields that have others there.
+
+    Raises:
+        BadOption: a field is wrong, or the model does not take it.
+    """
     passed = {}
     for name, check in _CHECKS.items():
-        value = document.get(name)
+        value, place = document.get(name), places.get(name, name)
         if value is None or value in _NO_EFFECT.get(name, ()):
             continue
         if not document.get("tools") and name in _NO_EFFECT_WITHOUT_TOOLS:
             if value in _NO_EFFECT_WITHOUT_TOOLS[name]:
                 continue
-            raise BadOption(f"`{name}` has no meaning without `tools`.", param=name)
+            raise BadOption(f"`{place}` has no meaning without `tools`.", param=place)
         if problem := check(value):
-            raise BadOption(problem, param=name)
-        text = check_passed(value, texts[name], name)
+            raise BadOption(problem, param=place)
+        text = encode(name, value)
         if not takes(name):
-            raise BadOption(f"This model does not take `{name}`.", param=name)
+            raise BadOption(f"This model does not take `{place}`.", param=place)
         passed[name] = text
     return Passed(passed) if passed else {}
 

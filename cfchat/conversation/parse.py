@@ -39,6 +39,7 @@ _FILE_PARTS = re.compile(r"(?:input_)?(?:image|file|audio|video|document)(?:_url
 # What an assistant's message of OpenAI's API may hold and no text.
 _INSTEAD_OF_TEXT = ("tool_calls", "function_call", "refusal", "audio", "reasoning_content", "reasoning")
 _NUMBERS = tuple(option.name for option in fields(Options) if option.name not in ("model", "reasoning_effort"))
+MAX_TOKENS = "max_completion_tokens"  # what OpenAI calls `max_tokens` today
 _WHOLE = frozenset({"max_tokens", "top_k", "seed"})
 Ranges = Mapping[str, tuple[float, float]]
 _ANY: Ranges = dict.fromkeys(_NUMBERS, (-1e10, 1e10))
@@ -104,8 +105,10 @@ def parse_json(body: bytes, decode: Callable[[str], Any] = decode) -> Any:
         raise InvalidJSON("The body holds a number that JSON does not allow.") from None
 
 
-def parse_options(document: Mapping[str, object], limits: Limits) -> Options:
-    """Read the options of an object with messages.
+def parse_options(
+    document: Mapping[str, object], limits: Limits, max_tokens: str = MAX_TOKENS
+) -> Options:
+    """Read the options of an object with messages. `max_tokens` is its newer name, which wins.
 
     Raises:
         BadOption: an option is not a number, out of its range or over its cap, or the model is unknown (UnknownModel).
@@ -114,9 +117,8 @@ def parse_options(document: Mapping[str, object], limits: Limits) -> Options:
     ranges = limits.ranges(model)
     numbers: dict[str, float] = {}
     for name in _NUMBERS:
-        # OpenAI's newer name wins over its older one.
-        newer = name == "max_tokens" and document.get("max_completion_tokens") is not None
-        key = "max_completion_tokens" if newer else name
+        newer = name == "max_tokens" and document.get(max_tokens) is not None
+        key = max_tokens if newer else name
         value = document.get(key)
         if value is not None:
             numbers[name] = _check_number(name, key, value, ranges, limits.caps)
@@ -168,7 +170,7 @@ def _check_number(name: str, key: str, value: object, ranges: Ranges, caps: Mapp
     return value
 
 
-def _parse_message(item: object, place: str) -> Message:
+def parse_message(item: object, place: str) -> Message:
     """Read one message: a text, an assistant's calls of tools, or the result of a call, in OpenAI's shape."""
     if not isinstance(item, dict):
         raise BadChatRequest("A message is an object with `role` and `content`.", param=place)
@@ -218,9 +220,15 @@ def _parse_content(item: Mapping[str, object], role: str, place: str) -> str:
             return ""
         key = key or "content"
     value, place = item.get(key), f"{place}.{key}"
-    if isinstance(value, str) and key != "parts":
+    kind = {"parts": list, "text": str}.get(key, object)
+    return parse_text(value if isinstance(value, kind) else None, role, place)
+
+
+def parse_text(value: object, role: str, place: str) -> str:
+    """Return the text of a value that is a string or a list of parts."""
+    if isinstance(value, str):
         return without_surrogates(value)
-    if isinstance(value, list) and key != "text":
+    if isinstance(value, list):
         texts = [_read_part(part, f"{place}[{index}]", role) for index, part in enumerate(value)]
         return without_surrogates("".join(texts))
     raise BadChatRequest("The content must be a string or a list of text parts.", param=place)
@@ -255,7 +263,7 @@ def parse_messages(items: object, limits: Limits) -> tuple[Message, ...]:
         raise BadChatRequest("The list of messages is empty.", param="messages")
     if len(items) > limits.messages:
         raise BadChatRequest(f"There are more than {limits.messages} messages.", param="messages")
-    messages = [_parse_message(item, f"messages[{index}]") for index, item in enumerate(items)]
+    messages = [parse_message(item, f"messages[{index}]") for index, item in enumerate(items)]
     if sum(map(len, map(attrgetter("tool_calls"), messages))) > limits.messages:
         raise BadChatRequest(f"There are more than {limits.messages} calls of tools.", param="messages")
     return tuple(messages)

@@ -71,11 +71,12 @@ def in_turns(conversation: Conversation) -> Conversation:
         neighbours = list(group)
         if role == "assistant" and (not turns or turns[-1].role == "system"):
             turns.append(_OPENING)
-        turns += neighbours if role == "tool" else [_join(role, neighbours)]
+        turns += neighbours if role == "tool" else [join(role, neighbours)]
     return replace(conversation, messages=tuple(turns))
 
 
-def _join(role: str, messages: Sequence[Message]) -> Message:
+def join(role: str, messages: Sequence[Message]) -> Message:
+    """Return one message of this role: the texts with blank lines between, and all calls of tools."""
     text = "\n\n".join([message.content for message in messages if message.content])
     return Message(role, text, tuple(chain.from_iterable(message.tool_calls for message in messages)))
 

@@ -35,7 +35,7 @@ class Form:
 
     `whole` forms give no bytes before `finish`, so an error can still have its own status. `heartbeat` may be sent at
     any time while the model is silent; it is empty if the form has no such thing. With `thoughts` the reply shows the
-    model's reasoning, where the form has a place for it.
+    model's reasoning, where the form has a place for it. A form that `collects` keeps all of the reply until its end.
     """
 
     content_type = "application/json"
@@ -43,6 +43,7 @@ class Form:
     whole = False
     heartbeat = b""
     thoughts = False
+    collects = False
 
     def start(self, meta: Meta) -> bytes:
         """Return the bytes before the first text."""
@@ -78,7 +79,7 @@ class End:
 class WholeForm(Form):
     """A form that collects the reply and gives all its bytes in `finish`."""
 
-    whole = True
+    whole = collects = True
 
     def __init__(self, thoughts: bool = False) -> None:
         self.thoughts = thoughts

@@ -26,8 +26,8 @@ from cfchat.replies.form import (
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
-# OpenAI also has content_filter and function_call; this server never sends them.
-_REASONS = {"stop", "length", "tool_calls"}
+# OpenAI also has function_call; this server never sends it.
+_REASONS = {"stop", "length", "tool_calls", "content_filter"}
 
 
 class Chunks(Form):
@@ -64,10 +64,10 @@ class Chunks(Form):
 
     def finish(self) -> bytes:
         """Return the reason, the usage if the client asked for it, and [DONE]."""
-        usage = _complete_usage(self._end.usage)
         end = self._chunk("{}", encode_json(_map_reason(self._end)))
-        if self._include_usage and usage is not None:
-            end += encode_event(f'{self._head},"choices":[],"usage":{encode_json(usage)}}}')
+        if self._include_usage and self._end.usage is not None:
+            usage = encode_json(complete_usage(self._end.usage))
+            end += encode_event(f'{self._head},"choices":[],"usage":{usage}}}')
         return end + DONE
 
     def fail(self, error: CfchatError) -> bytes:
@@ -95,7 +95,7 @@ class Completion(WholeForm):
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _map_reason(self._end)}
         head = {"id": f"chatcmpl-{meta.id}", "object": "chat.completion", "created": meta.created, "model": meta.model}
         # OpenAI always sends a usage, and `llm` fails without it.
-        usage = _complete_usage(self._end.usage or {})
+        usage = complete_usage(self._end.usage or {})
         return encode_json({**head, "choices": [choice], "usage": usage}).encode() + b"\n"
 
 
@@ -119,10 +119,8 @@ def _map_reason(end: End) -> str:
     return end.reason if end.reason in _REASONS else "stop"
 
 
-def _complete_usage(counts: Mapping[str, object] | None) -> Mapping[str, object] | None:
-    """Return the usage with all three counts as whole numbers, as OpenAI's clients need them; None for None."""
-    if counts is None:
-        return None
+def complete_usage(counts: Mapping[str, object]) -> dict[str, object]:
+    """Return the usage with all three counts as whole numbers, as OpenAI's clients need them."""
     # The second names are those of OpenAI's responses.
     prompt = counts.get("prompt_tokens", counts.get("input_tokens"))
     completion = counts.get("completion_tokens", counts.get("output_tokens"))
@@ -159,6 +157,11 @@ def _join_calls(pieces: Iterable[ToolCall], reply_id: str) -> list[dict[str, obj
 
 
 def _describe_call(first: ToolCall, arguments: str, reply_id: str) -> dict[str, object]:
-    """Return a call by its first piece. Cloudflare's older models give a call no id, so it gets one of ours."""
+    """Return a call by its first piece."""
     function = {"name": first.name, "arguments": arguments}
-    return {"id": first.id or f"call_{reply_id}_{first.index}", "type": "function", "function": function}
+    return {"id": identify_call(first, reply_id), "type": "function", "function": function}
+
+
+def identify_call(first: ToolCall, reply_id: str) -> str:
+    """Return the id of a call. Cloudflare's older models give it none, so it gets one of ours."""
+    return first.id or f"call_{reply_id}_{first.index}"

@@ -15,7 +15,7 @@ from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, encode_json_ev
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
-_REASONS = {"stop": "stop", "length": "length", "tool_calls": "tool-calls"}
+_REASONS = {"stop": "stop", "length": "length", "tool_calls": "tool-calls", "content_filter": "content-filter"}
 _USAGE = {
     "prompt_tokens": "inputTokens",
     "input_tokens": "inputTokens",

@@ -16,6 +16,7 @@ from house import HELLO, House, house, quicker
 from places import STREAMS
 from recorded import STREAMS as RECORDED
 from recorded import load, stream_bytes
+from response_events import calls_of, read_response_events, text_of
 from standin import STREAM_TYPE, Exchange, StandIn, head_of, json_error, partial, reply, silence
 
 from cfchat.app.routes import Settings as AppSettings
@@ -35,10 +36,12 @@ EVENT_WIRES = [
     ("/api/chatbot", "Accept: text/event-stream\r\n", HELLO),
     ("/api/chat", "", {"messages": HELLO}),
     ("/v1/chat/completions", "", {"messages": HELLO, "stream": True}),
+    ("/v1/responses", "", {"input": "Hello", "stream": True}),
 ]
 WHOLE_WIRES = [
     ("/api/chatbot", "Accept: application/json\r\n", HELLO),
     ("/v1/chat/completions", "", {"messages": HELLO}),
+    ("/v1/responses", "", {"input": "Hello"}),
 ]
 Wire = tuple[str, str, object]
 
@@ -46,6 +49,25 @@ Wire = tuple[str, str, object]
 async def ask(cfchat: House, wire: Wire) -> Any:
     path, fields, body = wire
     return await cfchat.post(body, path, fields)
+
+
+def words_of(body: bytes) -> str:
+    """The words of a reply on an event wire or a whole one."""
+    if body.startswith(b"{"):
+        whole = json.loads(body)
+        if "output" in whole:
+            return text_of(whole)
+        return str(whole["choices"][0]["message"]["content"] if "choices" in whole else whole["response"])
+    return "".join(map(_words_of_event, re.findall(r"^data: (\{.*)", body.decode(), re.MULTILINE)))
+
+
+def _words_of_event(data: str) -> str:
+    event = json.loads(data)
+    if event.get("type") in ("text-delta", "response.output_text.delta"):
+        return str(event["delta"])
+    if choices := event.get("choices"):
+        return choices[0]["delta"].get("content") or ""
+    return event["response"] if isinstance(event.get("response"), str) else ""
 
 
 @pytest.mark.parametrize(
@@ -229,7 +251,7 @@ async def test_words_that_are_late_come_behind_heartbeats(wire: Wire) -> None:
         answer = parse(begin + await reader.read())
     assert answer.fields["content-type"] == "text/event-stream" and answer.whole
     assert "x-model" not in answer.fields  # the model was not known yet
-    assert "".join(re.findall(r'"(?:text|delta|content)":"(\w+)"', answer.body.decode())) == "Hello"
+    assert words_of(answer.body) == "Hello"
 
 
 @pytest.mark.parametrize("wire", EVENT_WIRES, ids=lambda wire: wire[0])
@@ -264,11 +286,16 @@ async def test_tries_that_all_run_out_of_time_behind_heartbeats_end_with_an_even
 
 def assert_nothing_but_error(answer: Any, message: bytes) -> None:
     assert (answer.status, answer.whole, answer.body.startswith(HEARTBEAT)) == (200, True, True)
-    events = answer.body.replace(HEARTBEAT, b"").removesuffix(b"data: [DONE]\n\n").split(b"\n\n")
+    body = answer.body.replace(HEARTBEAT, b"")
+    if b"response.created" in body:
+        failed = read_response_events(body)
+        assert (failed["output"], failed["model"]) == ([], GEMMA) and message.decode() in failed["error"]["message"]
+        return
+    events = body.removesuffix(b"data: [DONE]\n\n").split(b"\n\n")
     assert len(events) == 2 and b'"error' in events[0] and message in events[0]
 
 
-@pytest.mark.parametrize("wire", [("/api/chatbot", "", HELLO), *WHOLE_WIRES], ids=["text", "json", "completion"])
+@pytest.mark.parametrize("wire", [("/api/chatbot", "", HELLO), *WHOLE_WIRES], ids=str)
 async def test_a_wire_without_heartbeats_keeps_its_status(wire: Wire) -> None:
     means = {"limits": Limits(heartbeat=0.01), "change": quicker(first_delta=0.05)}
     async with StandIn([silence()], repeat=True) as standin, house(standin, **means) as cfchat:  # type: ignore
@@ -292,6 +319,7 @@ BROUGHT = {
     "/api/chatbot": r'"reasoning":"([^"]*)"',
     "/api/chat": r'"reasoning-delta","id":"r1","delta":"([^"]*)"',
     "/v1/chat/completions": r'"reasoning_content":"([^"]*)"',
+    "/v1/responses": r'"reasoning_text","text":"([^"]*)"\}\],"status":"completed"\},\{',  # in the last event alone
 }
 
 
@@ -302,8 +330,7 @@ async def test_thoughts_of_both_kinds_come_out_alike(wire: Wire, thoughts: bytes
         answer = await ask(cfchat, wire)
     body = answer.body.decode()
     assert "".join(re.findall(BROUGHT[wire[0]], body)) == "Hm."
-    assert "".join(re.findall(r'"(?:text|delta|content)":"(\w*)"', body.replace("reasoning-delta", ""))) == "Hello"
-    assert answer.whole
+    assert answer.whole and words_of(answer.body) == "Hello"
 
 
 @pytest.mark.parametrize("wire", EVENT_WIRES, ids=lambda wire: wire[0])
@@ -318,7 +345,7 @@ async def test_the_first_thought_begins_the_reply_and_ends_the_tries(wire: Wire)
 
     async with StandIn([breaks, breaks, reply(WORDS)]) as standin:
         async with house(standin, app=SENDING) as cfchat:
-            reader, writer = await begun(cfchat, wire, b"m.")
+            reader, writer = await begun(cfchat, wire, b'm."')
             told.set()
             rest = await reader.read()
             writer.close()
@@ -326,7 +353,7 @@ async def test_the_first_thought_begins_the_reply_and_ends_the_tries(wire: Wire)
         async with house(standin) as cfchat:
             tried_again = await ask(cfchat, wire)
     assert b"The reply was interrupted." in rest and rest.endswith(b"\r\n0\r\n\r\n")
-    assert b"interrupted" not in tried_again.body and b"m." not in tried_again.body
+    assert b"interrupted" not in tried_again.body and b'm."' not in tried_again.body
 
 
 @pytest.mark.parametrize("wire", EVENT_WIRES, ids=lambda wire: wire[0])
@@ -340,7 +367,7 @@ async def test_thoughts_without_an_answer_end_with_an_error(wire: Wire) -> None:
         exchange.close()
 
     async with StandIn([script]) as standin, house(standin, app=SENDING) as cfchat:
-        reader, writer = await begun(cfchat, wire, b"m.")
+        reader, writer = await begun(cfchat, wire, b'm."')
         done.set()
         rest = await reader.read()
         writer.close()
@@ -422,10 +449,7 @@ async def test_every_wire_says_the_same_of_what_models_send(name: str) -> None:
         assert {answer.status for answer in [*answers, whole]} == {502}
         return
     for answer in answers:
-        events = [json.loads(event[6:]) for event in answer.body.decode().split("\n\n") if event[:7] == "data: {"]
-        texts = [event.get("response") or str(event.get("delta", "")) for event in events]
-        texts += [choice["delta"].get("content", "") for event in events for choice in event.get("choices", ())]
-        assert "".join(texts) == expected["text"]
+        assert words_of(answer.body) == expected["text"]
     assert json.loads(whole.body)["choices"][0]["message"]["content"] == expected["text"]
 
 
@@ -468,6 +492,91 @@ async def test_what_an_sdk_makes_its_exceptions_of(
     async with StandIn([]) as standin, house(standin, app=OFFERED) as cfchat:
         answer = await complete(cfchat, **fields)
     assert (answer.status, answer.error["code"], answer.error["param"]) == (status, code, param)
+
+
+# --- OpenAI's Responses --------------------------------------------------------------------------
+
+
+async def respond(cfchat: House, **fields: object) -> Any:
+    return await cfchat.post({"input": "Hello", **fields}, "/v1/responses")
+
+
+async def test_a_response() -> None:
+    async with StandIn([reply(WORDS)], repeat=True) as standin, house(standin, app=OFFERED) as cfchat:
+        whole = json.loads((await respond(cfchat, model="gpt-4o-mini", max_output_tokens=50)).body)
+        stream = await respond(cfchat, stream=True, instructions="Be brief.", store=False, previous_response_id=None)
+    first, second = (json.loads(request.body) for request in standin.requests)
+    assert standin.requests[0].target.endswith(f"/ai/run/{LLAMA}") and whole["model"] == LLAMA
+    assert (first["max_tokens"], whole["max_output_tokens"]) == (50, 50)
+    assert (text_of(whole), whole["usage"]["total_tokens"]) == ("Hello", 7)
+    assert second["messages"][0]["content"] == "You are a friendly assistant\n\nBe brief."
+    response = read_response_events(stream.body)
+    assert (text_of(response), response["instructions"], response["model"]) == ("Hello", "Be brief.", GEMMA)
+    assert response["id"] == f"resp_{stream.fields['x-request-id']}"
+
+
+async def test_a_tool_is_called_and_answered_by_items() -> None:
+    tool = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}, "strict": True}
+    recorded = (STREAMS / "openai_tool_call.sse").read_bytes()
+    async with StandIn([reply(recorded), reply(WORDS)]) as standin, house(standin) as cfchat:
+        called = await respond(cfchat, tools=[tool], tool_choice="required", stream=True)
+        response = read_response_events(called.body)
+        ((call_id, name, arguments),) = calls_of(response)
+        result = {"type": "function_call_output", "call_id": call_id, "output": "rain"}
+        said = json.loads((await respond(cfchat, tools=[tool], input=[*HELLO, *response["output"], result])).body)
+    assert (name, arguments, response["tools"]) == ("get_weather", '{"city":"Paris"}', [tool])
+    first, second = (json.loads(request.body) for request in standin.requests)
+    function = {"name": "get_weather", "parameters": {"type": "object"}, "strict": True}
+    assert (first["tools"], first["tool_choice"]) == ([{"type": "function", "function": function}], "required")
+    call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    assert second["messages"][2:] == [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "rain", "tool_call_id": call_id},
+    ]
+    assert text_of(said) == "Hello"
+
+
+async def test_a_format_makes_the_model_write_json() -> None:
+    said = {"result": {"response": {"a": 1}, "usage": {"total_tokens": 3}}, "success": True}
+    script = reply(json.dumps(said).encode(), framing="length", fields=[("Content-Type", "application/json")])
+    form = {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True}
+    async with StandIn([script]) as standin, house(standin, app=OFFERED) as cfchat:
+        response = read_response_events((await respond(cfchat, text={"format": form}, stream=True)).body)
+    asked = json.loads(standin.requests[0].body)["response_format"]
+    assert asked == {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": True}}
+    assert json.loads(text_of(response)) == {"a": 1} and response["text"] == {"format": form}
+
+
+async def test_a_reply_that_is_cut_at_its_length_is_incomplete() -> None:
+    cut = HALF + b'data: {"response":"","finish_reason":"length"}\n\ndata: [DONE]\n\n'
+    async with StandIn([reply(cut)], repeat=True) as standin, house(standin) as cfchat:
+        whole = json.loads((await respond(cfchat)).body)
+        streamed = read_response_events((await respond(cfchat, stream=True)).body)
+    for response in (whole, streamed):
+        assert (response["status"], response["incomplete_details"]["reason"]) == ("incomplete", "max_output_tokens")
+
+
+async def test_what_the_content_filter_cuts_is_said_on_every_wire() -> None:
+    cut = b'data: {"choices":[{"delta":{"content":"Hel"},"finish_reason":"content_filter"}]}\n\ndata: [DONE]\n\n'
+    async with StandIn([reply(cut)], repeat=True) as standin, house(standin) as cfchat:
+        bodies = [(await ask(cfchat, wire)).body for wire in EVENT_WIRES + WHOLE_WIRES]
+    assert all(re.search(rb'"(?:finish_?reason|reason)":"content[_-]filter"', body, re.IGNORECASE) for body in bodies)
+
+
+async def test_no_response_is_kept() -> None:
+    async with StandIn([]) as standin, house(standin) as cfchat:
+        for method in ("GET", "DELETE"):
+            answer = await get(cfchat, "/v1/responses/resp_1", method=method)
+            assert (answer.status, answer.error["code"]) == (404, "response_not_found")
+        referred = await respond(cfchat, previous_response_id="resp_1")
+        preflight = await get(
+            cfchat,
+            "/v1/responses/resp_1",
+            "Origin: https://a.example\r\nAccess-Control-Request-Method: DELETE\r\n",
+            "OPTIONS",
+        )
+    assert (referred.status, referred.error["code"]) == (400, "unsupported_state")
+    assert "DELETE" in preflight.fields["access-control-allow-methods"]
 
 
 async def get(cfchat: House, path: str, fields: str = "", method: str = "GET") -> Any:

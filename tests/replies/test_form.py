@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reply_forms import META, USAGE, data_of
+from response_events import read_response_events, text_of
 
 from cfchat.conversation.model import Delta
+from cfchat.replies import responses
 from cfchat.replies.events import Events
 from cfchat.replies.form import HEARTBEAT, Form
 from cfchat.replies.openai import Chunks, Completion
@@ -21,7 +23,7 @@ from cfchat.replies.whole import Whole
 from cfchat.wire.sse import SSEParser
 
 
-@pytest.mark.parametrize("form", [Events(), UIMessage(), Chunks(False)])
+@pytest.mark.parametrize("form", [Events(), UIMessage(), Chunks(False), responses.Events(META, {}, float)])
 def test_a_heartbeat_is_no_event(form: Form) -> None:
     assert form.heartbeat == HEARTBEAT
     assert SSEParser().feed(HEARTBEAT) == []
@@ -61,6 +63,8 @@ FORMS: dict[str, tuple[Callable[[], Form], Callable[[bytes], str]]] = {
     "ui_message": (UIMessage, read_ui_message),
     "chunks": (lambda: Chunks(True), read_chunks),
     "completion": (Completion, lambda raw: json.loads(raw)["choices"][0]["message"]["content"] or ""),
+    "response_events": (lambda: responses.Events(META, {}, float), lambda raw: text_of(read_response_events(raw))),
+    "response": (lambda: responses.Response(META, {}, float), lambda raw: text_of(json.loads(raw))),
 }
 
 # Newlines of all kinds, what JSON escapes, what ends an event, what is several bytes.

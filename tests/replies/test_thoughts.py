@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable
 
 import pytest
-from reply_forms import USAGE, data_of, sent
+from reply_forms import META, USAGE, data_of, sent
 
 from cfchat.conversation.model import Delta
+from cfchat.replies import responses
 from cfchat.replies.events import Events
 from cfchat.replies.form import Form
 from cfchat.replies.negotiation import negotiate
@@ -26,6 +27,8 @@ FORMS: dict[str, Callable[[bool], Form]] = {
     "ui_message": UIMessage,
     "chunks": lambda thoughts: Chunks(True, thoughts),
     "completion": Completion,
+    "response_events": lambda thoughts: responses.Events(META, {}, float, thoughts),
+    "response": lambda thoughts: responses.Response(META, {}, float, thoughts),
     "text": lambda thoughts: negotiate("text/plain", thoughts),
     "bare": lambda thoughts: negotiate("*/*", thoughts),
 }

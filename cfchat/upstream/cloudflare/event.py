@@ -101,6 +101,7 @@ def read_whole(reply: dict[str, Any]) -> Content | None:
 
 _TEXT_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
 _REASONING_EVENTS = frozenset({"response.reasoning_text.delta", "response.reasoning_summary_text.delta"})
+_INCOMPLETE = {"max_output_tokens": "length", "content_filter": "content_filter"}
 _LAST_EVENTS = frozenset({"response.completed", "response.incomplete"})
 _FAILURES = frozenset({"response.failed", "error"})
 
@@ -140,8 +141,8 @@ def _read_response(response: dict[str, Any]) -> Content:
     status, details = response.get("status"), response.get("incomplete_details")
     finish = {"completed": "stop", "failed": "error"}.get(status) if type(status) is str else None
     if status == "incomplete":
-        cut = type(details) is dict and details.get("reason") == "max_output_tokens"
-        finish = "length" if cut else "other"
+        reason = details.get("reason") if type(details) is dict else None
+        finish = _INCOMPLETE.get(reason, "other") if type(reason) is str else "other"
     return Content(
         "".join(_output_texts(items, "message")),
         finish,

@@ -36,6 +36,7 @@ _FINISH_REASONS = {
     "length": "length",
     "model_length": "length",
     "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
     "other": "other",
     "unknown": "other",
 }

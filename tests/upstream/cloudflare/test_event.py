@@ -95,7 +95,7 @@ def test_events_of_the_responses_api_say_all_once(replies: list[object]) -> None
     [
         ("completed", None, "stop"),
         ("incomplete", {"reason": "max_output_tokens"}, "length"),
-        ("incomplete", {"reason": "content_filter"}, "other"),
+        ("incomplete", {"reason": "content_filter"}, "content_filter"),
         ("incomplete", None, "other"),
     ],
 )
