@@ -31,7 +31,7 @@ INSIDE = {
         *("bodies field_section framing messages start_lines", "reader writer"),
     ),
     "cfchat.upstream.cloudflare": (
-        *("models faults event thoughts tools usage template", "account request catalogue reply", "skim"),
+        *("models faults event sources thoughts tools usage template", "account request catalogue reply", "skim"),
     ),
 }
 # These do no input and no output, and have no clock and no chance of their own.

@@ -30,6 +30,7 @@ from cfchat.replies.form import Meta
 from cfchat.server.request import Request
 from cfchat.upstream.answer import Answer
 from cfchat.upstream.client import Upstream
+from cfchat.upstream.cloudflare.models import is_search
 
 log = logging.getLogger("cfchat.app")
 
@@ -48,6 +49,7 @@ class Exchange:
         self._metrics = metrics
         self._system = (system_prompt, client_system)
         self._default_model = default_model
+        self._search = default_model if is_search(default_model) else ""
         self._settling: set[asyncio.Task[None]] = set()  # the `after_reply` hooks that run
 
     async def run(self, request: Request, asker: Asker, conversation: Conversation, into: Into) -> None:
@@ -63,9 +65,11 @@ class Exchange:
         if self._hooks.before_call is not None:
             before_call = self._hooks.before_call
             conversation = await run_hook("before_call", request.id, before_call, conversation, request)
-        prompt = estimate(conversation)
+        prompt, model = estimate(conversation), conversation.options.model or self._default_model
         max_tokens = conversation.options.max_tokens or self._upstream.settings.max_tokens
-        usage, model = ReplyUsage(prompt, max_tokens), conversation.options.model or self._default_model
+        if model == self._search:  # the client's number is not sent to it, so the reply may be longer
+            max_tokens = max(max_tokens, self._upstream.settings.max_tokens)
+        usage = ReplyUsage(prompt, max_tokens)
         # A whole form shows nothing before its end, so its reasoning need not be the end of the tries.
         thoughts = form.thoughts and not form.whole
         asking = self._upstream.ask(
@@ -81,10 +85,13 @@ class Exchange:
                 async with asking as answer:
                     request.keep(0)
                     self._note_first_words(request, answer, usage, asked)
-                    model = answer.model
                     if form.collects:
                         answer.collect()
-                    into.begin(Meta(request.id, int(time.time()), model), answer.left_out, answer)
+                    meta = Meta(request.id, int(time.time()), answer.model)
+                    if model == self._search:
+                        meta = _tell_search(meta, answer, request)
+                    model = answer.model
+                    into.begin(meta, answer.left_out, answer)
                     into.end(await answer.pour(into.take))
                     usage.whole = True
             except UpstreamError as error:
@@ -149,6 +156,14 @@ class Exchange:
         """Wait for the hooks that run after replies."""
         if self._settling:
             await asyncio.wait(self._settling)
+
+
+def _tell_search(meta: Meta, answer: Answer, request: Request) -> Meta:
+    """Return the meta of an answer that a search was asked for. Another model answers if the search has failed."""
+    if is_search(answer.model):
+        return meta._replace(sources=answer.sources)
+    request.notes["search"] = "failed"
+    return meta._replace(search_failed=True)
 
 
 async def _after_reply(hook: Callable[[Finished], Awaitable[None]], finished: Finished) -> None:

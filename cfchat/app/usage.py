@@ -43,11 +43,13 @@ class ReplyUsage:
 
     def add(self, cost: Cost) -> None:
         """Add a try that is over."""
-        reported = self._complete(cost)
-        counted = Tokens(*map(min, reported, self._most))
+        reported, most = self._complete(cost), self._most
+        if cost.found:
+            most = most._replace(prompt=most.prompt + cost.found, total=most.total + cost.found)
+        counted = Tokens(*map(min, reported, most))
         self.impossible |= counted != reported
-        more = min(cost.unreported // BYTES_OF_TOKEN, self._most.completion - counted.completion)
-        total = min(counted.total + more, self._most.total)
+        more = min(cost.unreported // BYTES_OF_TOKEN, most.completion - counted.completion)
+        total = min(counted.total + more, most.total)
         tokens = Tokens(counted.prompt, counted.completion + more, total)
         estimated = (cost.total is None and cost.completion is None) or cost.unreported > 0
         self.tokens = Tokens(*map(add, self.tokens, tokens)) if self.tries else tokens
@@ -60,7 +62,8 @@ class ReplyUsage:
         """Return the reported numbers, and what follows from them or from the estimate for those that are missing."""
         prompt, completion, total = cost.prompt, cost.completion, cost.total
         if prompt is None:
-            prompt = self._prompt if total is None or completion is None else max(0, total - completion)
+            estimate = self._prompt + cost.found // BYTES_OF_TOKEN
+            prompt = estimate if total is None or completion is None else max(0, total - completion)
         if completion is None:
             completion = 0 if total is None else max(0, total - prompt)
         return Tokens(prompt, completion, prompt + completion if total is None else total)

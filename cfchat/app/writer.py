@@ -49,6 +49,10 @@ class Writer:
     def begin(self, meta: Meta, left_out: int, source: Pausable) -> None:
         """See Into. From here on the client sets the pace of `source`."""
         fields = [("X-Model", meta.model)]
+        if meta.sources:
+            fields += self.form.source_fields(meta.sources)
+        if meta.search_failed:
+            fields.append(("X-Search", "failed"))
         if left_out:
             fields.append(("X-Messages-Left-Out", str(left_out)))
         if self.form.whole:

@@ -89,10 +89,23 @@ class ToolCall:
     arguments: str = ""
 
 
+class Source(NamedTuple):
+    """A page that a search has found for a reply.
+
+    `title` is one line. `url` is an http or https URL that is escaped, or None if the page has only a name. `score`
+    says how well the page fits the question; 0 if that is not known.
+    """
+
+    title: str
+    url: str | None = None
+    score: float = 0.0
+
+
 class Delta(NamedTuple):
     """One step of a reply. The last delta of a whole reply has the finish reason.
 
-    Calls of tools come only if the conversation has tools.
+    Calls of tools come only if the conversation has tools, and sources only if a search was asked: with the first words
+    or, if they came late, with later ones.
     """
 
     text: str = ""
@@ -100,3 +113,4 @@ class Delta(NamedTuple):
     usage: Mapping[str, object] | None = None
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    sources: tuple[Source, ...] = ()

@@ -20,7 +20,7 @@ from cfchat.wire.fields import Fields
 from cfchat.wire.grammar import TOKEN, TOKEN_LIST
 
 PREFLIGHT_MAX_AGE = 86_400  # seconds for which a browser may remember the answer to a preflight
-EXPOSED = "X-Request-Id, X-Model, X-Messages-Left-Out, Retry-After, RateLimit, RateLimit-Policy"
+EXPOSED = "X-Request-Id, X-Model, X-Messages-Left-Out, X-Sources, X-Search, Retry-After, RateLimit, RateLimit-Policy"
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 

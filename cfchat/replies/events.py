@@ -10,7 +10,18 @@ from collections.abc import Sequence
 
 from cfchat.conversation.model import Delta
 from cfchat.errors import CfchatError
-from cfchat.replies.form import DONE, HEARTBEAT, End, Form, describe, encode_json_event, reasoning_of, text_of
+from cfchat.replies.form import (
+    DONE,
+    HEARTBEAT,
+    End,
+    Form,
+    describe,
+    describe_sources,
+    encode_json_event,
+    reasoning_of,
+    sources_of,
+    text_of,
+)
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
@@ -26,11 +37,13 @@ class Events(Form):
         self._end = End()
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
-        """Return one event for the text of the batch, behind one for its reasoning."""
+        """Return one event for the text of the batch, behind one for its sources and one for its reasoning."""
         self._end.note(deltas)
         events = b""
+        if sources := sources_of(deltas):
+            events = encode_json_event({"sources": describe_sources(sources), "text": ""}, "sources")
         if self.thoughts and (reasoning := reasoning_of(deltas)):
-            events = encode_json_event({"response": "", "text": "", "reasoning": reasoning})
+            events += encode_json_event({"response": "", "text": "", "reasoning": reasoning})
         text = text_of(deltas)
         if not text:
             return events

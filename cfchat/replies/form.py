@@ -7,10 +7,10 @@ runs for every token: forms write the fixed parts of their JSON themselves and e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from cfchat.conversation.model import Delta, ToolCall
+from cfchat.conversation.model import Delta, Source, ToolCall
 from cfchat.errors import CfchatError
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
@@ -23,11 +23,17 @@ HEARTBEAT = b": still there\n\n"  # a comment (WHATWG HTML §9.2.6): every parse
 
 
 class Meta(NamedTuple):
-    """What a reply says about itself: its id, its time (seconds since the epoch) and the model that answers."""
+    """What a reply says about itself: its id, its time (seconds since the epoch) and the model that answers.
+
+    `sources` are those that a search has found before the first words. `search_failed` says that a model answers in the
+    place of the search.
+    """
 
     id: str
     created: int
     model: str
+    sources: Sequence[Source] = ()
+    search_failed: bool = False
 
 
 class Form:
@@ -48,6 +54,10 @@ class Form:
     def start(self, meta: Meta) -> bytes:
         """Return the bytes before the first text."""
         return b""
+
+    def source_fields(self, sources: Sequence[Source]) -> list[tuple[str, str]]:
+        """Return the fields that tell the sources that are known before the first text, if the body has no place."""
+        return []
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
         """Return the bytes of a batch; empty if none of it is for the front end. Never split a character."""
@@ -86,6 +96,7 @@ class WholeForm(Form):
         self._texts: list[str] = []
         self._reasoning: list[str] = []
         self._pieces: list[ToolCall] = []
+        self._sources: list[Source] = []
         self._end = End()
 
     def start(self, meta: Meta) -> bytes:
@@ -99,6 +110,7 @@ class WholeForm(Form):
         if self.thoughts:
             self._reasoning.append(reasoning_of(deltas))
         self._pieces += [piece for delta in deltas for piece in delta.tool_calls]
+        self._sources += sources_of(deltas)
         self._end.note(deltas)
         return b""
 
@@ -111,6 +123,16 @@ def text_of(deltas: Sequence[Delta]) -> str:
 def reasoning_of(deltas: Sequence[Delta]) -> str:
     """Return the reasoning of a batch."""
     return "".join([delta.reasoning for delta in deltas])
+
+
+def sources_of(deltas: Sequence[Delta]) -> Sequence[Source]:
+    """Return the sources of a batch."""
+    return deltas[0].sources if len(deltas) == 1 else [source for delta in deltas for source in delta.sources]
+
+
+def describe_sources(sources: Iterable[Source]) -> list[dict[str, object]]:
+    """Return sources as the forms of this server's own show them, as values for JSON."""
+    return [source._asdict() for source in sources]
 
 
 def encode_json_event(data: object, name: str | None = None) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from cfchat.conversation.model import Delta, ToolCall
+from cfchat.conversation.model import Delta, Source, ToolCall
 from cfchat.errors import CfchatError
 from cfchat.replies.form import (
     DONE,
@@ -21,6 +21,7 @@ from cfchat.replies.form import (
     describe,
     encode_json_event,
     reasoning_of,
+    sources_of,
     text_of,
 )
 from cfchat.wire.sse import encode_event
@@ -41,6 +42,8 @@ class Chunks(Form):
         self._include_usage = include_usage
         self._end = End()
         self._calls = _StreamedCalls()
+        self._sources: list[Source] = []
+        self._length = 0  # of the text, in characters
 
     def start(self, meta: Meta) -> bytes:
         """Return the first chunk, which has the role."""
@@ -53,7 +56,9 @@ class Chunks(Form):
     def encode(self, deltas: Sequence[Delta]) -> bytes:
         """Return a chunk for the reasoning of the batch, one for its text, and one for each piece of a call."""
         self._end.note(deltas)
+        self._sources += sources_of(deltas)
         text = text_of(deltas)
+        self._length += len(text)
         chunks = self._chunk(f'{{"content":{encode_json(text)}}}') if text else b""
         if self.thoughts and (reasoning := reasoning_of(deltas)):
             chunks = self._chunk(encode_json({"reasoning_content": reasoning})) + chunks
@@ -63,8 +68,10 @@ class Chunks(Form):
         return chunks
 
     def finish(self) -> bytes:
-        """Return the reason, the usage if the client asked for it, and [DONE]."""
-        end = self._chunk("{}", encode_json(_map_reason(self._end)))
+        """Return the reason with the sources, the usage if the client asked for it, and [DONE]."""
+        annotations = annotate(self._sources, self._length)
+        delta = encode_json({"annotations": annotations}) if annotations else "{}"
+        end = self._chunk(delta, encode_json(_map_reason(self._end)))
         if self._include_usage and self._end.usage is not None:
             usage = encode_json(complete_usage(self._end.usage))
             end += encode_event(f'{self._head},"choices":[],"usage":{usage}}}')
@@ -92,6 +99,8 @@ class Completion(WholeForm):
             message["reasoning_content"] = reasoning
         if calls:
             message["tool_calls"] = calls
+        if annotations := annotate(self._sources, len(text)):
+            message["annotations"] = annotations
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _map_reason(self._end)}
         head = {"id": f"chatcmpl-{meta.id}", "object": "chat.completion", "created": meta.created, "model": meta.model}
         # OpenAI always sends a usage, and `llm` fails without it.
@@ -112,6 +121,17 @@ def encode_model(name: str) -> bytes:
 def _describe_model(name: str) -> dict[str, object]:
     """Return a model in OpenAI's shape. Cloudflare does not say when a model was created, so that is 0."""
     return {"id": name, "object": "model", "created": 0, "owned_by": "cloudflare"}
+
+
+def annotate(sources: Iterable[Source], length: int) -> list[dict[str, object]]:
+    """Return the sources that have a URL as OpenAI's API shows them; it has no place for others.
+
+    A citation belongs to a part of the text. AI Search names none, so each has an empty part at the end of the text,
+    which has this `length`.
+    """
+    place = {"start_index": length, "end_index": length}
+    links = [{"url": source.url, "title": source.title, **place} for source in sources if source.url is not None]
+    return [{"type": "url_citation", "url_citation": link} for link in links]
 
 
 def _map_reason(end: End) -> str:

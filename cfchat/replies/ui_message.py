@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cfchat.conversation.model import Delta
+from cfchat.conversation.model import Delta, Source
 from cfchat.errors import CfchatError
-from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, encode_json_event, reasoning_of, text_of
+from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, encode_json_event, reasoning_of, sources_of, text_of
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
@@ -38,6 +38,7 @@ class UIMessage(Form):
         self._part = ""  # the kind of the part that is open, and its id
         self._id = ""
         self._number = 0
+        self._sources = 0  # how many were told
         self._head = ""  # every piece of the part begins with this
 
     def start(self, meta: Meta) -> bytes:
@@ -47,12 +48,22 @@ class UIMessage(Form):
         return message + step + (b"" if self.thoughts else self._open("text"))
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
-        """Return one event for the text of the batch, behind one for its reasoning."""
+        """Return one event for the text of the batch, behind one for its reasoning and one for each source."""
         self._end.note(deltas)
         text = text_of(deltas)
         reasoning = reasoning_of(deltas) if self.thoughts else ""
-        events = self._say("reasoning", reasoning) if reasoning else b""
+        events = b"".join(map(self._cite, sources_of(deltas)))
+        if reasoning:
+            events += self._say("reasoning", reasoning)
         return events + self._say("text", text) if text else events
+
+    def _cite(self, source: Source) -> bytes:
+        """Tell a source. It is a part by itself, and may stand between the pieces of a text."""
+        self._sources += 1
+        part: dict[str, object] = {"sourceId": f"s{self._sources}", "title": source.title}
+        if source.url is None:
+            return encode_json_event({"type": "source-document", **part, "mediaType": "text/plain"})
+        return encode_json_event({"type": "source-url", **part, "url": source.url})
 
     def _say(self, part: str, words: str) -> bytes:
         opened = b"" if part == self._part else self._open(part)

@@ -5,7 +5,7 @@ Its bytes come at the end, so an error has its own HTTP status instead of an eve
 
 from __future__ import annotations
 
-from cfchat.replies.form import WholeForm
+from cfchat.replies.form import WholeForm, describe_sources
 from cfchat.wire.strict_json import encode as encode_json
 
 
@@ -19,4 +19,6 @@ class Whole(WholeForm):
         reply = {"response": text, "text": text, "usage": end.usage, "model": model, "finish_reason": end.reason}
         if reasoning := "".join(self._reasoning):
             reply["reasoning"] = reasoning
+        if self._sources:
+            reply["sources"] = describe_sources(self._sources)
         return encode_json(reply).encode() + b"\n"

@@ -21,7 +21,7 @@ from cfchat.upstream import client
 class Config:
     """All settings, checked, a part for each room. `load_config` makes one.
 
-    `upstream` is None for the demo, which has its own.
+    `upstream` is None for the demo, which has its own, and takes `source_base_url` from here.
 
     >>> import cfchat
     >>> cfchat.load_config(demo=True, port=0, max_messages=20).app.max_messages
@@ -41,3 +41,4 @@ class Config:
     admin: tuple[str, int] | None = None
     log_level: str = "info"
     log_format: str = logs.TEXT
+    source_base_url: str = ""

@@ -24,18 +24,19 @@ from cfchat.secret import Secret
 from cfchat.server.files import share_of
 from cfchat.server.request import Limits
 from cfchat.settings.config import Config
-from cfchat.settings.sources import Flags, find_settings, read_named_file, spell_flag
+from cfchat.settings.sources import Flags, Source, find_settings, read_named_file, spell_flag
 from cfchat.settings.table import SETTINGS, Setting
 from cfchat.settings.values import OPTIONS
 from cfchat.upstream import client
 from cfchat.upstream.answer import Deadlines
 from cfchat.upstream.cloudflare.account import Gateway, is_account_id, is_token
-from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS, MODEL_FIELDS
+from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS, MODEL_FIELDS, SEARCH
 from cfchat.upstream.origin import Origin
 from cfchat.upstream.proxy import Proxy, parse_proxy, proxy_for
 from cfchat.wire.messages import ReadLimits
 
 GATEWAY_HOST = "gateway.ai.cloudflare.com"
+DEMO_SEARCH = SEARCH + "demo"
 
 
 def load_config(
@@ -101,7 +102,8 @@ def load(
         ConfigError: a line for each setting that is missing or wrong.
     """
     faults = list(faults)
-    values = {found.setting.name: found.value for found in find_settings(flags, environ, faults, spell)}
+    found = find_settings(flags, environ, faults, spell)
+    values = {it.setting.name: it.value for it in found}
     if demo:
         account, token, gateway_token, proxy = "", "", "", None
     else:
@@ -110,10 +112,12 @@ def load(
         proxy = _proxy(values["base_url"], environ, faults)
         faults += _check_ca(environ)
         faults += _check_gateway(values)
+    faults += _check_search(values, demo)
     if values["tls_key"] and not values["tls_cert"]:
         faults.append("--tls-cert must name the certificate of --tls-key")
     if faults:
         raise ConfigError("\n".join(faults))
+    values["given"] = {it.setting.name for it in found if it.source is not Source.DEFAULT}
     values["proxy"] = proxy
     values["gateway_token"] = Secret(gateway_token) if gateway_token else None
     return _build(values, None if demo else (account, Secret(token)))
@@ -167,6 +171,16 @@ def _check_gateway(values: Mapping[str, Any]) -> list[str]:
     return faults
 
 
+def _check_search(values: Mapping[str, Any], demo: bool) -> list[str]:
+    """Return what is wrong with where the instance of AI Search is to be found."""
+    search, origin = values["ai_search"], values["base_url"]
+    if search and demo and search != DEMO_SEARCH:
+        return [f"--ai-search must be {DEMO_SEARCH.removeprefix(SEARCH)} with --demo: there is no other instance"]
+    if search and not demo and isinstance(origin, Origin) and origin.host == GATEWAY_HOST:
+        return [f"--ai-search cannot be asked at {GATEWAY_HOST}: leave --base-url out"]
+    return []
+
+
 def _check_ca(environ: Mapping[str, str]) -> list[str]:
     # OpenSSL ignores a file that is missing, and then trusts no authority.
     path = environ.get("SSL_CERT_FILE")
@@ -175,9 +189,11 @@ def _check_ca(environ: Mapping[str, str]) -> list[str]:
 
 def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) -> Config:
     v = SimpleNamespace(**values)
-    models = _chain(v.model, v.fallback_models)
+    models = _chain(v.ai_search or v.model, v.fallback_models)
     aliases = v.alias or {}
-    offered = models if v.models is None else v.models
+    offered = (v.model, *models) if v.models is None else v.models
+    if v.ai_search:
+        offered = (v.ai_search, *offered)
     caps = {"max_tokens": max(app.Settings().caps["max_tokens"], v.max_tokens), **(v.caps or {})}
     upstream = None
     if credentials:
@@ -188,20 +204,22 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             max_tokens=v.max_tokens,
             deadlines=Deadlines(v.connect_timeout, v.first_token_timeout, v.idle_timeout, v.reply_timeout),
             defaults=Options(**{name: values[name] for name in OPTIONS if name != "max_tokens"}),
-            fields=_merged(v.model_options or {}),
+            fields=_merged(v.model_options or {}, _search_fields(values)),
             gateway=Gateway(v.gateway, v.gateway_token, v.gateway_cache) if v.gateway else None,
             proxy=v.proxy,
             tls_verify=v.tls_verify,
             warm=v.warm,
             trim=v.trim,
             window=v.context_window,
+            source_base_url=v.source_base_url or "",
         )
     return Config(
         where=Where(v.host, v.port, v.uds, v.uds_mode, v.tls_cert, v.tls_key),
         workers=v.workers,
         upstream=upstream,
         app=app.Settings(
-            system_prompt=v.system_prompt,
+            # The default would replace the system prompt that the instance of AI Search has.
+            system_prompt="" if v.ai_search and "system_prompt" not in v.given else v.system_prompt,
             max_body=v.max_body,
             max_messages=v.max_messages,
             max_streams=v.max_streams,
@@ -211,7 +229,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             max_waiting=v.max_waiting << 20,
             client_system=v.client_system,
             thoughts=v.thoughts == SEND,
-            model=v.model,
+            model=models[0],
             models=tuple(dict.fromkeys((*offered, *aliases.values()))),
             aliases=aliases,
             caps=caps,
@@ -237,6 +255,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
         admin=v.admin,
         log_level=v.log_level,
         log_format=v.log_format,
+        source_base_url=v.source_base_url or "",
     )
 
 
@@ -247,6 +266,16 @@ def _chain(model: str, fallbacks: tuple[str, ...] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys((model, *fallbacks)))
 
 
-def _merged(own: Mapping[str, Mapping[str, object]]) -> dict[str, Mapping[str, object]]:
-    """Return the body fields of each model: the built-in ones, and the operator's over them."""
-    return {model: {**MODEL_FIELDS.get(model, {}), **own.get(model, {})} for model in (*MODEL_FIELDS, *own)}
+def _search_fields(values: Mapping[str, Any]) -> dict[str, Mapping[str, object]]:
+    """Return the body fields of the search: only what the operator sets, because the instance has its own settings."""
+    if not values["ai_search"]:
+        return {}
+    return {values["ai_search"]: {name: values[name] for name in ("model", *OPTIONS) if name in values["given"]}}
+
+
+def _merged(
+    own: Mapping[str, Mapping[str, object]], search: Mapping[str, Mapping[str, object]]
+) -> dict[str, Mapping[str, object]]:
+    """Return the body fields of each model: those of cfchat and of the flags, and over them those of the file."""
+    flags = {**MODEL_FIELDS, **search}
+    return {model: {**flags.get(model, {}), **own.get(model, {})} for model in (*flags, *own)}

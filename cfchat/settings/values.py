@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv6Address, ip_network
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from cfchat.files import read_file
 from cfchat.guard.addresses import Network
@@ -21,7 +21,14 @@ from cfchat.guard.cors import DEFAULT_PORTS
 from cfchat.guard.keys import Keys, parse_keys
 from cfchat.guard.limits import Rate
 from cfchat.upstream import pool
-from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS, is_model_name, ranges
+from cfchat.upstream.cloudflare.models import (
+    DEFAULT_MODEL,
+    FALLBACK_MODELS,
+    SEARCH,
+    is_model_name,
+    is_search,
+    ranges,
+)
 from cfchat.upstream.origin import Origin
 
 BASE_URL = "https://api.cloudflare.com/client/v4"
@@ -85,21 +92,39 @@ def to_model(text: str) -> str:
 
 def to_origin(text: str) -> Origin:
     """Return the origin and path of an API. Plain http is for loopback alone."""
+    url = _split_url(text, BASE_URL)
+    host, tls = url.hostname or "", url.scheme == "https"
+    if not tls and host not in LOOPBACK:
+        raise ValueError("must be https: over plain http the token could be read on the way")
+    return Origin(host, url.port or (443 if tls else 80), tls, url.path.rstrip("/"))
+
+
+def _split_url(text: str, example: str) -> SplitResult:
+    """Return the parts of a URL that has a host, and perhaps a port and a path, but nothing else."""
     try:
         url = urlsplit(text)
-        port = url.port
+        _ = url.port  # it raises, too
     except ValueError:
         raise ValueError("must be a URL") from None
     if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
-        raise ValueError("must be a URL such as " + BASE_URL)
+        raise ValueError("must be a URL such as " + example)
     if url.username or url.password:
         raise ValueError("must not hold a user or password")
     if not re.fullmatch(r"[!-~]*", text):
         raise ValueError("must be plain ASCII without blanks")
-    if url.scheme == "http" and url.hostname not in LOOPBACK:
-        raise ValueError("must be https: over plain http the token could be read on the way")
-    tls = url.scheme == "https"
-    return Origin(url.hostname, port or (443 if tls else 80), tls, url.path.rstrip("/"))
+    return url
+
+
+def to_source_base_url(text: str) -> str:
+    """Return the URL of a folder, with a slash at its end."""
+    return _split_url(text, "https://example.com/docs").geturl().rstrip("/") + "/"
+
+
+def to_search(text: str) -> str:
+    """Return the name of an AI Search instance as it stands among those of models."""
+    if not is_search(SEARCH + text):
+        raise ValueError("must be NAME or NAMESPACE/NAME of lower-case letters, digits, - and _")
+    return SEARCH + text
 
 
 def to_models(text: str) -> tuple[str, ...]:
@@ -202,7 +227,7 @@ def to_model_fields(path: str) -> dict[str, Any]:
 def faults_in_tables(tables: Mapping[str, object]) -> Iterator[tuple[tuple[str, ...], str]]:
     """Give the key and the reason of all that is wrong with the tables of the models."""
     for model, fields in tables.items():
-        if not is_model_name(model) or not isinstance(fields, dict):
+        if not (is_model_name(model) or is_search(model)) or not isinstance(fields, dict):
             yield (model,), f'takes a table for each model, such as ["{DEFAULT_MODEL}"]; {model} is none'
             continue
         for name, value in fields.items():

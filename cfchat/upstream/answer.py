@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import NamedTuple
 
-from cfchat.conversation.model import Delta
+from cfchat.conversation.model import Delta, Source
 from cfchat.errors import EventTooLarge, UpstreamError, UpstreamProtocolError, UpstreamTimeout
 from cfchat.net.mailbox import Mailbox
 from cfchat.upstream.cloudflare.faults import read_error
 from cfchat.upstream.cloudflare.models import thinks_first
 from cfchat.upstream.cloudflare.reply import ReplyReader
 from cfchat.upstream.cloudflare.skim import EventReader, Learned
+from cfchat.upstream.cloudflare.sources import Sources
 from cfchat.upstream.cloudflare.usage import Cost, read_neurons
 from cfchat.upstream.connection import AFTER_DONE, FIRST_TOKEN, NEXT_TOKEN, WHOLE_REPLY, Connection
 from cfchat.wire.fields import Fields
@@ -48,12 +49,14 @@ class Answer:
     """One reply, on a connection of its own until it is over.
 
     `model` answers, and `tries` requests were sent until it did. `left_out` messages were left out of them, because
-    they did not fit the model's window. With `thoughts` the first words may be reasoning.
+    they did not fit the model's window. With `thoughts` the first words may be reasoning. `sources` reads what AI
+    Search has found.
     """
 
     def __init__(
         self, lent: Connection, model: str, max_tokens: int, deadlines: Deadlines, tag: str,
         tools: bool = False, json_mode: bool = False, learned: Learned | None = None, thoughts: bool = False,
+        sources: Sources | None = None,
     ) -> None:  # fmt: skip
         self.model = model
         self.tries = 1
@@ -62,7 +65,7 @@ class Answer:
         self._deadlines = deadlines
         self._tag = tag
         self._thoughts = thoughts
-        self._reply = ReplyReader(max_tokens, thinks_first(model), tools, json_mode)
+        self._reply = ReplyReader(max_tokens, thinks_first(model), tools, json_mode, sources=sources)
         self._events = EventReader(self._reply, learned)
         self._first: list[Delta] = []
         # A reply goes through these states:
@@ -119,6 +122,11 @@ class Answer:
     def collect(self) -> None:
         """Bound what is still to come by what was asked for, because the caller keeps all of it."""
         self._reply.collected = True
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """The pages that AI Search has found so far. They usually come before the first words."""
+        return self._reply.sources
 
     @property
     def cost(self) -> Cost | None:

@@ -20,7 +20,9 @@ from cfchat.conversation.model import NO_OPTIONS, Conversation, Options
 from cfchat.conversation.prepare import in_turns, trim, with_defaults
 from cfchat.errors import (
     DAY,
+    ContentBlocked,
     NoFreeFile,
+    UpstreamConnectError,
     UpstreamError,
     UpstreamModelGone,
     UpstreamOverloaded,
@@ -34,9 +36,10 @@ from cfchat.upstream.answer import Answer, Deadlines, whole_body
 from cfchat.upstream.cloudflare import faults
 from cfchat.upstream.cloudflare.account import Api, Gateway
 from cfchat.upstream.cloudflare.catalogue import Model, read_models
-from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, MODEL_FIELDS, needs_turns, takes, window_of
-from cfchat.upstream.cloudflare.request import Question, encode_messages, encode_question, encode_request
+from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, MODEL_FIELDS, is_search, needs_turns, takes, window_of
+from cfchat.upstream.cloudflare.request import Question, encode_messages, encode_question, encode_request, encode_search
 from cfchat.upstream.cloudflare.skim import Learned
+from cfchat.upstream.cloudflare.sources import Sources
 from cfchat.upstream.cloudflare.usage import Cost
 from cfchat.upstream.connect import connect
 from cfchat.upstream.connection import LIST_OF_MODELS, Connection, UpstreamStale
@@ -45,6 +48,8 @@ from cfchat.upstream.proxy import Proxy
 
 log = logging.getLogger("cfchat.upstream")
 
+# All other errors of a search leave the question to a model, if the operator names one: it may answer without sources.
+_NOT_OF_SEARCH = (UpstreamConnectError, NoFreeFile, ContentBlocked)
 # Unreachable: three connection attempts failed in a row, the last within 60 s.
 FAILURES, OF_LATE = 3, 60.0
 
@@ -56,6 +61,9 @@ class Settings(NamedTuple):
     one reply where `defaults` and the conversation name no other number. `tls_verify` is how strictly certificates are
     looked at (see `make_ssl_context`). With `trim` the oldest turns are left out where a conversation does not fit the
     model's window, or `window` (tokens) where it is given.
+
+    The first of `models` may be an instance of AI Search. `source_base_url` makes links of the keys of its pages, if
+    they are paths; it is empty or ends with a slash.
     """
 
     origin: Origin
@@ -75,6 +83,7 @@ class Settings(NamedTuple):
     warm: int = 1
     trim: bool = False
     window: int | None = None
+    source_base_url: str = ""
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -98,6 +107,7 @@ class Upstream:
     ) -> None:
         self.settings = self._settings = settings
         self._defaults = settings.defaults != NO_OPTIONS
+        self._search = next(filter(is_search, settings.models), "")
         self._fits = settings.trim or any(map(needs_turns, settings.models))
         self._clock = clock
         self._chance = chance
@@ -213,6 +223,8 @@ class Upstream:
                 answer = await self._try(asking, model, hurry)
             except UpstreamError as error:
                 error.tries, error.model = attempt, model
+                if model == self._search and not isinstance(error, _NOT_OF_SEARCH):
+                    error.elsewhere = True
                 others = self._others(asking, asked, error)
                 following = retry.next_try(
                     policy, error, attempt, self._clock() - began, self._chance, model, others
@@ -282,13 +294,18 @@ class Upstream:
     async def _try(self, asking: Asking, model: str, hurry: bool) -> Answer:
         self._circuits.asked(model, asking.client, self._clock())
         settings, question = self._settings, asking.question
-        max_tokens = question.options.max_tokens or settings.max_tokens
+        searching = model == self._search
+        # The client's number is not sent to a search (encode_search), so it says nothing of the reply.
+        max_tokens = (not searching and question.options.max_tokens) or settings.max_tokens
         messages, left_out = asking.fitted.get(model, (None, 0))
         extra = settings.fields.get(model, {})
 
         def encode() -> bytes:
             """Return the request. It is made for each sending, because nothing but the question may be kept."""
-            body = encode_request(question, model, max_tokens, messages=messages, extra=extra, reject_if_busy=hurry)
+            if searching:
+                body = encode_search(question, extra, messages=messages)
+            else:
+                body = encode_request(question, model, max_tokens, messages=messages, extra=extra, reject_if_busy=hurry)
             return self._api.run(model, body, asking.affinity, asking.tag)
 
         tools = "tools" in question.passed
@@ -296,9 +313,11 @@ class Upstream:
         learned = self._learned[model]
         lent, pooled = await self._pool.borrow()
         while True:
+            sources = Sources(settings.source_base_url) if searching else None
             answer = Answer(
-                lent, model, max_tokens, settings.deadlines, asking.tag, tools, json_mode, learned, asking.thoughts
-            )
+                lent, model, max_tokens, settings.deadlines, asking.tag,
+                tools, json_mode, learned, asking.thoughts, sources,
+            )  # fmt: skip
             answer.left_out = left_out
             try:
                 answer.send(encode())
@@ -346,14 +365,15 @@ class Upstream:
             await asyncio.sleep(self._settings.pool.idle_timeout / 4)
 
     async def _watch_models(self) -> None:
-        while not self._api.on_gateway:
+        names = [name for name in self._settings.models if name != self._search]
+        while names and not self._api.on_gateway:
             try:
                 listed = {model.name: model for model in await self.catalogue()}
             except UpstreamError as error:
                 log.warning("the account's list of models could not be read: %s; `cfchat check` says more", str(error))
             else:
                 self._circuits.listed(listed)
-                for name in self._settings.models:
+                for name in names:
                     self._warn_of_model(name, listed.get(name))
             await asyncio.sleep(DAY)
 

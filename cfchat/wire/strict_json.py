@@ -40,6 +40,9 @@ decode_literals: Callable[[str], Any] = json.JSONDecoder(
 # Raises: ValueError for NaN and infinities.
 encode: Callable[[object], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
+# The same in ASCII alone, as fields of HTTP need it.
+encode_ascii: Callable[[object], str] = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
 _OPEN = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*")
 _COLON = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
 _NEXT = re.compile(r"[ \t\n\r]*(?:,[ \t\n\r]*(?=\")|\}[ \t\n\r]*\Z)")

@@ -41,6 +41,9 @@ def test_a_request_that_was_neither_answered_nor_refused_costs_its_question() ->
         (Cost(5, 2, 9, unreported=31), Tokens(5, 12, 19), True),
         (Cost(unreported=9999), Tokens(PROMPT, LONGEST, PROMPT + LONGEST), True),
         (Cost(5, 900, 905, unreported=9999), Tokens(5, LONGEST, 1005), True),
+        # What AI Search has found is read, too: of 3000 bytes, which may be 3000 tokens.
+        (Cost(unreported=300, found=3000), Tokens(PROMPT + 1000, 100, PROMPT + 1100), True),
+        (Cost(3090, 2, 3092, found=3000), Tokens(3090, 2, 3092), False),
     ],
 )
 def test_what_is_not_reported_follows_or_is_estimated(cost: Cost, tokens: Tokens, estimated: bool) -> None:
@@ -80,8 +83,11 @@ def test_neurons_are_added_up_and_none_are_none() -> None:
 NUMBERS = st.none() | st.integers(0, 10**15)
 
 
-@given(st.lists(st.builds(Cost, NUMBERS, NUMBERS, NUMBERS, st.none(), st.integers(0, 10**6)), min_size=1, max_size=4))
+COUNTS = st.integers(0, 10**6)
+
+
+@given(st.lists(st.builds(Cost, NUMBERS, NUMBERS, NUMBERS, st.none(), COUNTS, COUNTS), min_size=1, max_size=4))
 def test_no_numbers_cost_more_than_what_is_possible(costs: list[Cost]) -> None:
-    tokens, tries = of(*costs).tokens, len(costs)
-    assert 0 <= tokens.prompt <= 3 * PROMPT * tries and 0 <= tokens.completion <= LONGEST * tries
-    assert 0 <= tokens.total <= (3 * PROMPT + LONGEST) * tries
+    tokens, tries, found = of(*costs).tokens, len(costs), sum(cost.found for cost in costs)
+    assert 0 <= tokens.prompt <= 3 * PROMPT * tries + found and 0 <= tokens.completion <= LONGEST * tries
+    assert 0 <= tokens.total <= (3 * PROMPT + LONGEST) * tries + found

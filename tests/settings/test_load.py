@@ -325,3 +325,76 @@ def test_aliases_are_offered_with_their_models() -> None:
 def test_an_alias_that_is_wrong(alias: str) -> None:
     (line,) = faults({"alias": alias}, ENVIRON)
     assert line.startswith("--alias must be")
+
+
+# --- AI Search -----------------------------------------------------------------------------------
+
+DOCS = "ai-search/docs"
+
+
+@pytest.mark.parametrize(
+    ("flags", "asked", "offered"),
+    [
+        ({}, (DOCS,), (DOCS, DEFAULT_MODEL)),
+        ({"model": OTHER}, (DOCS,), (DOCS, OTHER)),
+        ({"fallback_models": "none"}, (DOCS,), (DOCS, DEFAULT_MODEL)),
+        ({"fallback_models": OTHER}, (DOCS, OTHER), (DOCS, DEFAULT_MODEL, OTHER)),
+        ({"models": OTHER}, (DOCS,), (DOCS, OTHER)),
+        ({"ai_search": "team/docs_1"}, ("ai-search/team/docs_1",), ("ai-search/team/docs_1", DEFAULT_MODEL)),
+    ],
+)
+def test_a_search_is_asked_first(flags: dict[str, str | None], asked: tuple[str], offered: tuple[str]) -> None:
+    config = load(flags, {**ENVIRON, "CFCHAT_AI_SEARCH": "docs"})
+    assert config.upstream is not None and config.upstream.models == asked
+    assert (config.app.model, config.app.models) == (asked[0], offered)
+
+
+def test_a_search_gets_what_the_operator_sets_and_no_default(tmp_path: Path) -> None:
+    flags: dict[str, str | None] = {"ai_search": "docs"}
+    config = load(flags, ENVIRON)
+    assert config.upstream is not None
+    assert (config.upstream.fields[DOCS], config.app.system_prompt) == ({}, "")
+    (tmp_path / "models.toml").write_text('["ai-search/docs"]\ntemperature = 1\nai_search_options = { cache = {} }\n')
+    flags |= {"model": OTHER, "max_tokens": "99", "temperature": "0.1", "system_prompt": "Be brief."}
+    config = load({**flags, "model_options": str(tmp_path / "models.toml")}, ENVIRON)
+    assert config.upstream is not None and config.app.system_prompt == "Be brief."
+    assert config.upstream.fields[DOCS] == {
+        "model": OTHER, "max_tokens": 99, "temperature": 1, "ai_search_options": {"cache": {}}
+    }
+
+
+@pytest.mark.parametrize("name", ["", "/docs", "docs/", "a/b/c", "Docs", "a b", "../docs", "döcs", "d" * 65, "docs\n"])
+def test_a_name_that_no_instance_has(name: str) -> None:
+    (fault,) = faults({"ai_search": name}, ENVIRON)
+    assert "NAMESPACE/NAME" in fault
+
+
+def test_where_a_search_cannot_be_asked() -> None:
+    url = "https://gateway.ai.cloudflare.com/v1"
+    (fault,) = faults({"ai_search": "docs", "gateway": "g1", "base_url": url}, ENVIRON)
+    assert "--ai-search" in fault and "--base-url" in fault
+    assert load({"ai_search": "docs", "gateway": "g1"}, ENVIRON).upstream
+    with pytest.raises(ConfigError, match="--ai-search must be demo"):
+        load({"ai_search": "docs"}, {}, demo=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("https://example.com", "https://example.com/"),
+        ("http://example.com:8080/docs/", "http://example.com:8080/docs/"),
+        ("https://example.com/a%20b", "https://example.com/a%20b/"),
+    ],
+)
+def test_the_base_of_sources_is_a_folder(text: str, url: str) -> None:
+    config = load({"source_base_url": text}, ENVIRON)
+    assert config.upstream is not None and config.upstream.source_base_url == config.source_base_url == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["example.com", "/docs", "ftp://example.com", "javascript:x", "https://u:p@example.com", "https://example.com/?a=b"]
+    + ["https://example.com/#a", "https:///a", "https://a b/", "https://ü.example", "https://example.com:x/", ""],
+)
+def test_a_base_of_sources_that_is_wrong(text: str) -> None:
+    assert len(faults({"source_base_url": text}, ENVIRON)) == 1

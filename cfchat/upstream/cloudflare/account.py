@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from cfchat.conversation.model import Conversation
 from cfchat.secret import Secret
+from cfchat.upstream.cloudflare.models import SEARCH, is_search
 from cfchat.upstream.origin import Origin
 from cfchat.wire.writer import encode_fields, encode_request_head
 
@@ -70,22 +71,26 @@ class Api:
         return self._gateway is not None and self._origin.base_path.endswith("/v1")
 
     def run(self, model: str, body: bytes, affinity: str, request_id: str) -> bytes:
-        """Return the POST that asks the model for a streamed reply.
+        """Return the POST that asks the model, or an instance of AI Search, for a streamed reply.
 
-        `body` is what encode_request returned, `affinity` what the method of that name returned.
+        `body` is what encode_request or encode_search returned, `affinity` what the method of that name returned.
         """
         head = self._heads.get(model)
         if head is None:
             head = self._heads[model] = self._prepare(model)
         gateway = self._gateway
-        more = b"" if gateway is None else encode_fields(gateway.fields(not self.on_gateway, request_id))
+        more = b""
+        if gateway is not None and not is_search(model):  # AI Search has a gateway in its own settings
+            more = encode_fields(gateway.fields(not self.on_gateway, request_id))
         own = b"Content-Length: %d\r\nX-Session-Affinity: %b\r\n\r\n" % (len(body), affinity.encode("ascii"))
         return head + more + own + body
 
     def _prepare(self, model: str) -> bytes:
         """Return what all requests to one model begin with. Few models are offered, so each is kept."""
         base, gateway = self._origin.base_path, self._gateway
-        if gateway is not None and self.on_gateway:
+        if is_search(model):
+            target = search_path(base, self._account, model)
+        elif gateway is not None and self.on_gateway:
             target = f"{base}/{self._account}/{gateway.id}/workers-ai/{model}"
         else:
             target = run_path(base, self._account, model)
@@ -128,6 +133,13 @@ def is_token(text: str) -> bool:
 def run_path(base_path: str, account: str, model: str) -> str:
     """Return the path that runs a model. Its name is not escaped, as in Cloudflare's own examples."""
     return f"{base_path.rstrip('/')}/accounts/{account}/ai/run/{model}"
+
+
+def search_path(base_path: str, account: str, model: str) -> str:
+    """Return the path that asks an instance of AI Search, which has the name `ai-search/[NAMESPACE/]NAME`."""
+    namespace, _, name = model.removeprefix(SEARCH).rpartition("/")
+    within = f"namespaces/{namespace}/" if namespace else ""
+    return f"{base_path.rstrip('/')}/accounts/{account}/ai-search/{within}instances/{name}/chat/completions"
 
 
 def models_path(base_path: str, account: str) -> str:

@@ -63,10 +63,10 @@ _NOT_TAKEN: Mapping[str, frozenset[str]] = {_GLM: frozenset({"top_k", "repetitio
 # The fields of OpenAI's API that the classic schema has, too.
 _CLASSIC_PASSED = frozenset({"tools", "response_format"})
 # Models whose template has the opening tag, so that their text begins behind it.
-_THINKS_FIRST = re.compile(r".*/(deepseek-r[0-9]|qwq).*|.*-thinking.*")
+_THINKS_FIRST = re.compile(r"@.*/(deepseek-r[0-9]|qwq).*|@.*-thinking.*")
 # Models whose templates take only user and assistant in turns, the user first, and fail with "Conversation roles must
 # alternate" (vllm-project/vllm#6862, google/adk-python#1373).
-_ALTERNATE = re.compile(r".*/(gemma-([23]|7b|sea-lion)|mistral-|mixtral-|llama-2-).*")
+_ALTERNATE = re.compile(r"@.*/(gemma-([23]|7b|sea-lion)|mistral-|mixtral-|llama-2-).*")
 
 
 @lru_cache(maxsize=64)
@@ -84,6 +84,8 @@ def ranges(model: str | None) -> Mapping[str, tuple[float, float]]:
 
 def takes(model: str | None, name: str) -> bool:
     """Return whether a model takes this body field, one that is passed on unchanged. None: whether any model does."""
+    if model is not None and is_search(model):
+        return False
     return model is None or name in _CLASSIC_PASSED or not CLASSIC_NAMES.fullmatch(model)
 
 
@@ -129,6 +131,17 @@ def effort_fields(model: str, effort: str) -> dict[str, object]:
     if _DEGREES.fullmatch(model) and effort != "none":
         return {"reasoning_effort": "low" if effort == "minimal" else effort}
     return {}
+
+
+# An instance of AI Search is asked in place of a model, so it has a name among them: `ai-search/NAME`, or
+# `ai-search/NAMESPACE/NAME`. None of the patterns above fits it: AI Search itself knows the model that it asks.
+SEARCH = "ai-search/"
+_SEARCH_NAME = re.compile(SEARCH + r"(?:[a-z0-9_-]{1,64}/)?[a-z0-9_-]{1,64}")
+
+
+def is_search(name: str) -> bool:
+    """Return whether a name is that of an instance of AI Search, and may be put into a path without escaping."""
+    return _SEARCH_NAME.fullmatch(name) is not None
 
 
 _MODEL_NAME = re.compile(r"@(cf|hf)/[A-Za-z0-9._-]{1,100}/[A-Za-z0-9._-]{1,100}")

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cfchat.conversation.model import Delta, ToolCall
+from cfchat.conversation.model import Delta, Source, ToolCall
 from cfchat.errors import UpstreamEmpty, UpstreamEndless, UpstreamError, UpstreamInterrupted, UpstreamProtocolError
 from cfchat.upstream.cloudflare.event import (
     TEXT_NAMES,
@@ -25,6 +25,7 @@ from cfchat.upstream.cloudflare.event import (
     read_whole,
 )
 from cfchat.upstream.cloudflare.faults import ERROR_KEYS, error_in_event, error_in_reply, finish_error
+from cfchat.upstream.cloudflare.sources import Sources
 from cfchat.upstream.cloudflare.thoughts import Thoughts
 from cfchat.upstream.cloudflare.tools import ToolCalls
 from cfchat.upstream.cloudflare.usage import Cost, Usage
@@ -50,6 +51,7 @@ class ReplyReader:
     """The state of one streamed reply: events in, deltas out. Calls of tools come out only if it has `tools`.
 
     `thinks_first` is for models that may begin their text with reasoning. In `json_mode` the text may be a JSON object.
+    `sources` reads what AI Search has found, if that is asked; it comes out with the words that follow.
     `done` is true once nothing more is to be read: after [DONE], or after an error that `close` raises. `answered` is
     true once there was text or a call. `passed_over` counts events that were neither content nor an error. Set
     `collected` if all of the reply is kept until its end. What is kept, as everything is before the first words, may
@@ -57,8 +59,9 @@ class ReplyReader:
     """
 
     def __init__(
-        self, max_tokens: int, thinks_first: bool = False, tools: bool = False, json_mode: bool = False
-    ) -> None:
+        self, max_tokens: int, thinks_first: bool = False, tools: bool = False, json_mode: bool = False,
+        *, sources: Sources | None = None,
+    ) -> None:  # fmt: skip
         self.done = False
         self.answered = False
         self.passed_over = 0
@@ -78,6 +81,8 @@ class ReplyReader:
         self._tools = tools
         self._calls = ToolCalls()
         self._call_bytes = 0
+        self._sources = sources
+        self._found: tuple[Source, ...] = ()  # pages that no delta has told yet
         self._whole = False
         self._error: UpstreamError | None = None
 
@@ -95,7 +100,14 @@ class ReplyReader:
     def cost(self) -> Cost | None:
         """What the reply has cost so far; None if it is nothing but an error."""
         cost = self._usage.cost(self._written, self._whole)
+        if self._sources is not None:
+            cost = cost._replace(found=self._sources.size)
         return None if self._error is not None and cost == Cost() else cost
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """The pages that were found so far."""
+        return () if self._sources is None else self._sources.found
 
     @property
     def _written(self) -> int:
@@ -167,7 +179,10 @@ class ReplyReader:
             UpstreamError: it reports an error under its 200.
         """
         self._read_content = read_whole
-        deltas = self.read([Event(body.decode("utf-8", "replace").removeprefix("\ufeff"))])
+        text = body.decode("utf-8", "replace").removeprefix("\ufeff")
+        if self._sources is not None:
+            self._found = self._sources.read(text)
+        deltas = self.read([Event(text)])
         if self.passed_over:
             error = UpstreamProtocolError(detail=f"a reply of {len(body)} bytes in no known shape")
             error.origin_text = body[:1000].decode("utf-8", "replace")
@@ -218,6 +233,9 @@ class ReplyReader:
         data = event.data
         if event.event == "error":
             self._fail(error_in_event(data))
+            return None
+        if event.event == "chunks" and self._sources is not None:
+            self._found += self._sources.read(data)
             return None
         if data[:1] != "{":
             data = data.strip()
@@ -273,7 +291,8 @@ class ReplyReader:
             self._fail_endless()
         if not (answer or reasoning or calls):
             return None
-        delta = Delta(answer, reasoning=reasoning, tool_calls=calls)
+        found, self._found = self._found, ()
+        delta = Delta(answer, None, None, reasoning, calls, found)
         return delta if self.answered and not self.collected else self._fit(delta)
 
     def _fit(self, delta: Delta) -> Delta | None:
@@ -366,7 +385,7 @@ class ReplyReader:
             text, reasoning = in_text[0] + held[0], reasoning + in_text[1] + held[1]
         self.answered |= bool(text)
         self._whole = True
-        return Delta(text, self.finish_reason, self._usage.counts, reasoning)
+        return Delta(text, self.finish_reason, self._usage.counts, reasoning, sources=self._found)
 
     def _fail(self, error: UpstreamError) -> None:
         self._error = error

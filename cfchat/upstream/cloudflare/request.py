@@ -91,6 +91,16 @@ def encode_request(
     return b"%b%b}" % (encode_json(fields)[:-1].encode(), body)
 
 
+def encode_search(question: Question, extra: Mapping[str, object], *, messages: bytes | None = None) -> bytes:
+    """Return the body that asks an instance of AI Search: the messages, and the fields that the operator sets.
+
+    The instance has settings of its own, so no option of a client is sent. Cloudflare documents none but `model` and
+    `ai_search_options` (developers.cloudflare.com/api, AI Search, Chat Completions).
+    """
+    fields = encode_json({**extra, "stream": True})[:-1].encode()
+    return b'%b,"messages":%b}' % (fields, question.messages if messages is None else messages)
+
+
 def _options(options: Options, model: str) -> dict[str, object]:
     """Return the client's options that this model takes, each within the model's range."""
     return {

@@ -23,7 +23,8 @@ _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,20})?([eE]-?[0-9]{1,2})?")
 class Cost(NamedTuple):
     """What one try has cost: tokens and neurons as Cloudflare reports them, None where it does not.
 
-    `unreported` counts the bytes that the model wrote and that no usage counts.
+    `unreported` counts the bytes that the model wrote and that no usage counts, `found` those that AI Search put before
+    the question.
     """
 
     prompt: int | None = None
@@ -31,6 +32,7 @@ class Cost(NamedTuple):
     total: int | None = None
     neurons: float | None = None
     unreported: int = 0
+    found: int = 0
 
 
 class Usage:
