@@ -69,7 +69,7 @@ class Chunks(Form):
 
     def finish(self) -> bytes:
         """Return the reason with the sources, the usage if the client asked for it, and [DONE]."""
-        annotations = annotate(self._sources, self._length)
+        annotations = _annotate(self._sources, self._length)
         delta = encode_json({"annotations": annotations}) if annotations else "{}"
         end = self._chunk(delta, encode_json(_map_reason(self._end)))
         if self._include_usage and self._end.usage is not None:
@@ -99,7 +99,7 @@ class Completion(WholeForm):
             message["reasoning_content"] = reasoning
         if calls:
             message["tool_calls"] = calls
-        if annotations := annotate(self._sources, len(text)):
+        if annotations := _annotate(self._sources, len(text)):
             message["annotations"] = annotations
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _map_reason(self._end)}
         head = {"id": f"chatcmpl-{meta.id}", "object": "chat.completion", "created": meta.created, "model": meta.model}
@@ -123,15 +123,18 @@ def _describe_model(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "cloudflare"}
 
 
-def annotate(sources: Iterable[Source], length: int) -> list[dict[str, object]]:
-    """Return the sources that have a URL as OpenAI's API shows them; it has no place for others.
+def cite(sources: Iterable[Source], length: int) -> list[dict[str, object]]:
+    """Return the sources that have a URL, because OpenAI's API has no place for others.
 
     A citation belongs to a part of the text. AI Search names none, so each has an empty part at the end of the text,
     which has this `length`.
     """
     place = {"start_index": length, "end_index": length}
-    links = [{"url": source.url, "title": source.title, **place} for source in sources if source.url is not None]
-    return [{"type": "url_citation", "url_citation": link} for link in links]
+    return [{"url": source.url, "title": source.title, **place} for source in sources if source.url is not None]
+
+
+def _annotate(sources: Iterable[Source], length: int) -> list[dict[str, object]]:
+    return [{"type": "url_citation", "url_citation": citation} for citation in cite(sources, length)]
 
 
 def _map_reason(end: End) -> str:

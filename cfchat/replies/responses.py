@@ -13,11 +13,11 @@ from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
 
-from cfchat.conversation.model import Delta, ToolCall
+from cfchat.conversation.model import Delta, Source, ToolCall
 from cfchat.conversation.parse import without_surrogates
 from cfchat.errors import CfchatError
-from cfchat.replies.form import HEARTBEAT, End, Form, Meta, describe
-from cfchat.replies.openai import complete_usage, identify_call
+from cfchat.replies.form import HEARTBEAT, End, Form, Meta, describe, sources_of
+from cfchat.replies.openai import cite, complete_usage, identify_call
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
@@ -82,6 +82,7 @@ class _Item:
     def __init__(self, kind: _Kind, item_id: str, index: int, call: Mapping[str, object]) -> None:
         self.kind = kind
         self.words: list[str] = []
+        self.annotations: list[dict[str, object]] = []
         self.status = "in_progress"
         self._fields = {"id": item_id, **kind.fields, **call}
         self._index = {"output_index": index}
@@ -93,8 +94,12 @@ class _Item:
     def describe(self) -> dict[str, object]:
         """Return the item with its words so far."""
         text = "".join(self.words)
-        content = {"arguments": text} if self.kind.part is None else {"content": [{**self.kind.part, "text": text}]}
+        content = {"arguments": text} if self.kind.part is None else {"content": [self._describe_part(text)]}
         return {**self._fields, **content, "status": self.status}
+
+    def _describe_part(self, text: str) -> dict[str, object]:
+        annotations = {"annotations": self.annotations} if self.annotations else {}
+        return {**(self.kind.part or {}), "text": text, **annotations}
 
     def begin(self) -> Iterator[Event]:
         """Yield the events before the first words."""
@@ -109,9 +114,12 @@ class _Item:
         self.status = status
         text, part = "".join(self.words), self.kind.part
         whole = {"arguments": text, "name": self._fields["name"]} if part is None else {"text": text}
+        for number, annotation in enumerate(self.annotations):
+            told = {"annotation_index": number, "annotation": annotation}
+            yield f"{self.kind.event}.annotation.added", {**self._place, **told}
         yield f"{self.kind.event}.done", {**self._place, **whole, **self.kind.more}
         if part is not None:
-            yield "response.content_part.done", {**self._place, "part": {**part, "text": text}}
+            yield "response.content_part.done", {**self._place, "part": self._describe_part(text)}
         yield "response.output_item.done", {**self._index, "item": self.describe()}
 
 
@@ -134,6 +142,7 @@ class _Response(Form):
         self._end = End()
         self._items: list[_Item] = []
         self._calls: dict[int, _Item] = {}
+        self._sources: list[Source] = []  # those that no message has yet
 
     def start(self, meta: Meta) -> bytes:
         """Keep what the reply says about itself; return nothing."""
@@ -143,6 +152,7 @@ class _Response(Form):
     def _grow(self, deltas: Sequence[Delta]) -> Iterator[tuple[_Item, str]]:
         """Yield the items to which a batch adds words, and these words, neighbours together; make new items."""
         self._end.note(deltas)
+        self._sources += sources_of(deltas)
         for key, group in groupby(self._read(deltas), itemgetter(0)):
             pieces = list(group)
             yield self._find(key, pieces[0][2]), "".join([words for _, words, _ in pieces])
@@ -171,9 +181,17 @@ class _Response(Form):
         return self._add(key, f"_{len(self._items)}" if again else "", {})
 
     def _add(self, kind: _Kind, number: str, call: Mapping[str, object]) -> _Item:
+        self._annotate_last()
         item = _Item(kind, f"{kind.prefix}_{self._meta.id}{number}", len(self._items), call)
         self._items.append(item)
         return item
+
+    def _annotate_last(self) -> None:
+        """Give the sources to the last item, which is done, if it is a message that has none yet."""
+        if self._items and self._items[-1].kind is _MESSAGE and not self._items[-1].annotations:
+            citations = cite(self._sources, len("".join(self._items[-1].words)))
+            self._items[-1].annotations = [{"type": "url_citation", **citation} for citation in citations]
+            self._sources.clear()
 
     @property
     def _cut(self) -> str | None:
@@ -222,6 +240,7 @@ class Response(_Response):
 
     def finish(self) -> bytes:
         """Return the response."""
+        self._annotate_last()
         for item in self._items:
             item.status = self._status_of(item)
         return self._describe_end().encode() + b"\n"
@@ -248,6 +267,7 @@ class Events(_Response):
     def finish(self) -> bytes:
         """End each item that is open, and the response."""
         events = self._begin()
+        self._annotate_last()
         for item in self._items:
             if item.status == "in_progress":
                 events += self._tell_all(item.end(self._status_of(item)))

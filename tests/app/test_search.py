@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from client import Reply
 from house import ACCOUNT, HELLO, house
+from response_events import read_response_events
 from standin import Model, StandIn, json_error, partial, reply, words
 
 from cfchat.app.hooks import Hooks
@@ -168,6 +169,14 @@ async def test_streamed_completions_have_annotations_in_the_last_chunk() -> None
     assert not [delta for delta in deltas[:-1] if "annotations" in delta]
 
 
+async def test_responses_have_annotations() -> None:
+    streamed = await asked(path="/v1/responses", body={"input": "Hello", "model": DOCS, "stream": True})
+    whole = await asked(path="/v1/responses", body={"input": "Hello", "model": DOCS})
+    for response in (read_response_events(streamed.body), json.loads(whole.body)):
+        (message,) = response["output"]
+        assert message["content"][0]["annotations"] == [{"type": "url_citation", **CITATION}]
+
+
 @pytest.mark.parametrize("accept", ["*/*", "text/plain"])
 async def test_bare_text_has_a_field(accept: str) -> None:
     answer = await asked(f"Accept: {accept}\r\nOrigin: https://a.example\r\n")
@@ -194,6 +203,7 @@ WIRES = [
     ("/api/chat", "", {"messages": HELLO}),
     ("/v1/chat/completions", "", {"messages": HELLO}),
     ("/v1/chat/completions", "", {"messages": HELLO, "stream": True}),
+    ("/v1/responses", "", {"input": "Hello"}),
 ]
 
 
@@ -203,7 +213,7 @@ async def test_nothing_found_looks_like_any_other_reply(path: str, fields: str, 
     async with StandIn([reply(found + SAID + DONE)]) as standin, house(standin, app=CHAT, change=search()) as cfchat:
         answer = await cfchat.post(body, path, fields)
     assert answer.whole and not {"x-sources", "x-search"} & answer.fields.keys()
-    assert b"source" not in answer.body and b"annotations" not in answer.body
+    assert b"source" not in answer.body and b"url_citation" not in answer.body
 
 
 @pytest.mark.parametrize(("path", "fields", "body"), WIRES[1:])

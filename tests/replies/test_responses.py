@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reply_forms import BROKEN, META, USAGE, sent
 from response_events import calls_of, check_response, read_response_events, text_of
 
-from cfchat.conversation.model import Delta, ToolCall
+from cfchat.conversation.model import Delta, Source, ToolCall
 from cfchat.errors import CfchatError, RateLimited
 from cfchat.replies.form import Meta
 from cfchat.replies.openai import Completion
@@ -223,3 +223,42 @@ def test_a_piece_has_no_more_than_one_event_for_the_words_of_a_batch(
     form.start(META)
     for batch in texts:
         assert names_of(form.encode(batch)).count("output_text.delta") == any(delta.text for delta in batch)
+
+
+LINK, OTHER, NAME = Source("A", "https://example.com/a"), Source("B", "https://example.com/b"), Source("c.md")
+
+
+@pytest.mark.parametrize(
+    ("batches", "cited"),
+    [
+        ([[Delta("Hel", sources=(LINK, NAME))], [Delta("lo", sources=(OTHER,)), END]], [[(LINK, 5), (OTHER, 5)]]),
+        ([[Delta("Hello")], [END._replace(sources=(LINK,))]], [[(LINK, 5)]]),
+        ([[Delta("Hi", sources=(NAME,)), END]], [[]]),
+        # Thoughts come out first, and have no place for them.
+        ([[Delta(reasoning="hm", sources=(LINK,))], [Delta("Hi")], [END]], [[(LINK, 2)]]),
+        (
+            [[Delta("Hi", sources=(LINK,))], [Delta(reasoning="hm")], [Delta("Ho", sources=(OTHER,)), END]],
+            [[(LINK, 2)], [(OTHER, 2)]],
+        ),
+    ],
+)
+def test_sources_are_annotations_of_the_message(
+    batches: list[list[Delta]], cited: list[list[tuple[Source, int]]]
+) -> None:
+    response = read_response_events(sent(events(thoughts=True), batches))
+    assert response == json.loads(sent(whole(thoughts=True), batches))
+    messages = [item for item in response["output"] if item["type"] == "message"]
+    assert [message["content"][0]["annotations"] for message in messages] == [
+        [
+            {"type": "url_citation", "url": source.url, "title": source.title, "start_index": at, "end_index": at}
+            for source, at in pairs
+        ]
+        for pairs in cited
+    ]
+
+
+def test_a_response_that_breaks_off_has_no_annotation_that_was_not_told() -> None:
+    form = events()
+    raw = form.start(META) + form.encode([Delta("Hel", sources=(LINK,))]) + form.fail(BROKEN)
+    response = read_response_events(raw)
+    assert response["output"][0]["content"][0]["annotations"] == []

@@ -23,6 +23,7 @@ PARTS: dict[str, dict[str, object]] = {
     "message": {"type": "output_text", "annotations": [], "logprobs": []},
     "reasoning": {"type": "reasoning_text"},
 }
+ANNOTATION = {"type", "url", "title", "start_index", "end_index"}
 TEXTS = {
     "message": "response.output_text",
     "reasoning": "response.reasoning_text",
@@ -94,6 +95,10 @@ def _follow(steps: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
             item["content"].append(fields["part"])
         elif name == "response.content_part.done":
             assert fields == {"part": item["content"][0]}
+        elif name == "response.output_text.annotation.added":
+            annotations = item["content"][0]["annotations"]
+            assert fields.pop("annotation_index") == len(annotations) and fields.keys() == {"annotation"}
+            item["content"][0]["annotations"] = [*annotations, fields["annotation"]]
         else:
             assert fields.pop("logprobs", None) == ([] if kind == "message" else None)
             if name == f"{TEXTS[kind]}.delta":
@@ -119,9 +124,12 @@ def check_response(response: dict[str, Any]) -> None:
     assert len(ids) == len(set(ids))
     for item in response["output"]:
         assert item.keys() == ITEMS[item["type"]]
-        assert [part | {"text": ""} for part in item.get("content", [])] == (
-            [{**PARTS[item["type"]], "text": ""}] if "content" in item else []
-        )
+        for part in item.get("content", []):
+            assert part.keys() == {*PARTS[item["type"]], "text"} and part["type"] == PARTS[item["type"]]["type"]
+            for annotation in part.get("annotations", []):
+                assert annotation.keys() == ANNOTATION and annotation["type"] == "url_citation"
+                assert 0 <= annotation["start_index"] <= annotation["end_index"] <= len(part["text"])
+        assert len(item.get("content", [{}])) == 1
 
 
 def text_of(response: dict[str, Any], kind: str = "message") -> str:
