@@ -8,17 +8,14 @@ exception: the token may still run them. Each step uses the code that serves cli
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
-from enum import StrEnum
-from typing import NamedTuple
 
 from cfchat import api
 from cfchat.cli.advice import CHOOSE, NOT_LISTED, explain, is_foreign
-from cfchat.cli.terminal import FAILED, OK, show
+from cfchat.cli.results import Result, Status, ms_since, print_results, skipped
 from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.errors import (
     UpstreamAuthError,
@@ -44,42 +41,17 @@ QUESTION = Conversation((Message("user", "Say OK"),), Options(max_tokens=MAX_TOK
 NO_PERMISSION = (401, 403)  # statuses: perhaps only the permission to list models is missing
 
 
-class Status(StrEnum):
-    """How a step went."""
-
-    OK = "ok"
-    WARN = "warn"  # works, but needs attention
-    FAIL = "fail"
-    SKIP = "skip"
-
-
-class Result(NamedTuple):
-    """One step of the check: what it found, what to do `next`, how long it took, and for which model if for one."""
-
-    name: str
-    status: Status
-    detail: str
-    next: str = ""
-    ms: float = 0.0
-    model: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether the step works."""
-        return self.status in (Status.OK, Status.WARN)
-
-
 async def check(settings: Settings, context: ssl.SSLContext | None) -> AsyncGenerator[Result, None]:
     """Try each step once, in order, and give its result. Steps behind a failed one are skipped."""
     yield Result("settings", Status.OK, _describe(settings))
     broken = ""
     for name, step in _steps(settings, context):
-        result = _skipped(name, broken) if broken else await _try_step(name, step, settings)
+        result = skipped(name, broken) if broken else await _try_step(name, step, settings)
         yield result
         if result.status is Status.FAIL:
             broken = name
     if broken:
-        yield _skipped("token", broken)
+        yield skipped("token", broken)
     else:
         token, listed, final = await _try_token(settings, context)
         if not final:
@@ -90,11 +62,7 @@ async def check(settings: Settings, context: ssl.SSLContext | None) -> AsyncGene
         yield token
         broken = "token"
     for model in settings.models:
-        yield _skipped("model", broken, model)
-
-
-def _skipped(name: str, broken: str, model: str = "") -> Result:
-    return Result(name, Status.SKIP, f"not tried: the step `{broken}` must work first", model=model)
+        yield skipped("model", broken, model)
 
 
 def _describe(settings: Settings) -> str:
@@ -122,7 +90,7 @@ async def _try_step(name: str, step: Step, settings: Settings) -> Result:
         detail = await step()
     except UpstreamError as error:
         return _failed(name, error, settings, began)
-    return Result(name, Status.OK, detail, ms=_ms(began))
+    return Result(name, Status.OK, detail, ms=ms_since(began))
 
 
 def _failed(name: str, error: UpstreamError, settings: Settings, began: float, model: str = "") -> Result:
@@ -130,11 +98,7 @@ def _failed(name: str, error: UpstreamError, settings: Settings, began: float, m
     what, next_step = explain(error, settings)
     if error.origin_text:
         what = f"{what}; the reply says {quote(redact(error.origin_text, settings.secrets))}"
-    return Result(name, Status.FAIL, what, next_step, _ms(began), model)
-
-
-def _ms(began: float) -> float:
-    return round((time.perf_counter() - began) * 1000, 1)
+    return Result(name, Status.FAIL, what, next_step, ms_since(began), model)
 
 
 async def _resolve(origin: Origin, seconds: float) -> str:
@@ -186,7 +150,7 @@ async def _try_token(
     finally:
         await upstream.aclose()
     detail = f"token and account are good; {len(models)} text models"
-    return Result("token", Status.OK, detail, ms=_ms(began)), {model.name: model for model in models}, False
+    return Result("token", Status.OK, detail, ms=ms_since(began)), {model.name: model for model in models}, False
 
 
 def _is_final(error: UpstreamError) -> bool:
@@ -224,7 +188,7 @@ async def _try_model(
     began = time.perf_counter()
     try:
         async with upstream.ask(QUESTION, tag="check") as answer:
-            ms = _ms(began)
+            ms = ms_since(began)
             async with aclosing(answer.batches()) as batches:
                 async for _ in batches:
                     pass
@@ -232,7 +196,7 @@ async def _try_model(
     except UpstreamError as error:
         if not (isinstance(error, UpstreamEmpty) and error.cut):
             return _failed("model", error, settings, began, name)
-        ms, detail = _ms(began), f"answers, but without words: {MAX_TOKENS} tokens are too few for it"
+        ms, detail = ms_since(began), f"answers, but without words: {MAX_TOKENS} tokens are too few for it"
     finally:
         await upstream.aclose()
     if listed is not None and name not in listed:
@@ -246,26 +210,4 @@ async def _try_model(
 async def run_check(config: Config, as_json: bool) -> int:
     """Try each step and print its result. Return the exit code."""
     assert config.upstream is not None
-    results = []
-    async with aclosing(check(config.upstream, api.make_context(config.upstream))) as steps:
-        async for result in steps:
-            results.append(result)
-            if not as_json:
-                _print_result(result)
-    if as_json:
-        print_json(results)
-    return FAILED if any(result.status == "fail" for result in results) else OK
-
-
-def _print_result(result: Result) -> None:
-    status = "FAIL" if result.status == "fail" else result.status.value
-    about = f"{result.model}: " if result.model else ""
-    show(f"{status:<4}  {result.name:<8} {result.ms:>7.0f} ms  {about}{result.detail}")
-    if result.next:
-        show(f"      next: {result.next}")
-
-
-def print_json(results: Sequence[Result]) -> None:
-    """Print all results as one JSON object."""
-    ok = not any(result.status == "fail" for result in results)
-    print(json.dumps({"ok": ok, "checks": [{**result._asdict(), "ok": result.ok} for result in results]}, indent=2))
+    return await print_results(check(config.upstream, api.make_context(config.upstream)), as_json)

@@ -209,7 +209,7 @@ def _fail(error: ConfigError, flags: Mapping[str, Any]) -> int:
     if not flags["demo"] and any(line.startswith("CLOUDFLARE_") for line in lines):
         print(TWO_WAYS_ON, file=sys.stderr)
     if flags["command"] == "check" and flags["json"]:
-        from cfchat.cli.check import Result, Status, print_json
+        from cfchat.cli.results import Result, Status, print_json
 
         print_json([Result("settings", Status.FAIL, "; ".join(lines), "set them as the text says")])
     return WRONG_USE

@@ -87,6 +87,11 @@ class Stream(asyncio.BufferedProtocol):
         """`TLSv1.3` for one; None for plain TCP."""
         return self._layers[-1].tls.version() if self._layers else None
 
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The innermost TLS, which knows certificate and protocol; None for plain TCP."""
+        return self._layers[-1].tls if self._layers else None
+
     # --- reading ------------------------------------------------------------------------------
 
     async def read(self) -> bytes:
