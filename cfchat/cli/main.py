@@ -123,6 +123,12 @@ def _add_own_flags(command: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--domain", metavar="NAME", default="chat.example.com", help=text)
     elif command != "serve":
         parser.add_argument("--json", action="store_true", help="print JSON")
+    if command == "check":
+        text = "check what stands between a browser and this cfchat instead; CFCHAT_CHECK_KEY is sent as its key"
+        parser.add_argument("--url", metavar="URL", help=text)
+        text = "with --url: the origin of the page that would use it (default: the URL's own)"
+        parser.add_argument("--origin", metavar="ORIGIN", help=text)
+        parser.add_argument("--slow", action="store_true", help="with --url: also a stream that is silent for 65 s")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -163,6 +169,12 @@ def _run(flags: Mapping[str, Any], hangup: Hangup) -> int:
     command, demo = flags["command"] or "serve", flags["demo"]
     if command != "serve":
         hangup.release()
+    if command == "check" and flags["url"] is not None:
+        from cfchat.cli.check_url.steps import read_asked, run_check_url
+
+        return asyncio.run(run_check_url(read_asked(flags, os.environ), flags["json"], os.environ))
+    if command == "check" and (flags["origin"] or flags["slow"]):
+        raise ConfigError("--origin and --slow say how to check a URL: add --url")
     if demo and command in ("check", "models", "deploy"):
         raise ConfigError(NO_DEMO)
     if command == "deploy":

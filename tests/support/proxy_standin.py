@@ -17,17 +17,25 @@ class ProxyStandIn:
     """A proxy for `async with`: it opens a tunnel to any host that a CONNECT names, or sends `refusal` instead.
 
     An empty `refusal` closes the connection. `opened` are the bytes sent before a tunnel begins, `silent` sends
-    nothing at all. `seen` holds the head of each CONNECT, `asked` is set at the first one.
+    nothing at all. With `leads_to` each tunnel ends at this port of this machine. `seen` holds the head of each
+    CONNECT, `asked` is set at the first one.
     """
 
     def __init__(
-        self, refusal: bytes | None = None, *, opened: bytes = OPENED, tls: bool = False, silent: bool = False
+        self,
+        refusal: bytes | None = None,
+        *,
+        opened: bytes = OPENED,
+        tls: bool = False,
+        silent: bool = False,
+        leads_to: int = 0,
     ) -> None:
         self.seen: list[str] = []
         self.asked = asyncio.Event()
         self._refusal = refusal
         self._opened = opened
         self._silent = silent
+        self._leads_to = leads_to
         self._context = None
         if tls:
             self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -77,11 +85,11 @@ class ProxyStandIn:
         method, authority, _ = head.split(" ", 2)
         assert method == "CONNECT"
         there = urlsplit(f"//{authority}")
-        far_reader, far_writer = await asyncio.open_connection(there.hostname, there.port)
+        place = ("127.0.0.1", self._leads_to) if self._leads_to else (there.hostname, there.port)
+        far_reader, far_writer = await asyncio.open_connection(*place)
         writer.write(self._opened)
         pumps = [
-            asyncio.get_running_loop().create_task(pump(*ends))
-            for ends in ((reader, far_writer), (far_reader, writer))
+            asyncio.get_running_loop().create_task(pump(*ends)) for ends in ((reader, far_writer), (far_reader, writer))
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)

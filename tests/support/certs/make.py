@@ -80,6 +80,7 @@ def make(folder: Path) -> None:
         (HERE / f"{name}.pem").write_text(both)
     self_signed(folder)
     company(folder)
+    chain(folder)
 
 
 def self_signed(folder: Path) -> None:
@@ -103,6 +104,27 @@ def company(folder: Path) -> None:
             "-out", "own.pem", "-days", "36500", "-extfile", "config", "-extensions", "leaf")  # fmt: skip
     (HERE / "company_ca.pem").write_text((folder / "own_ca.pem").read_text())
     (HERE / "company.pem").write_text((folder / "own.pem").read_text() + (folder / "own.key").read_text())
+
+
+def chain(folder: Path) -> None:
+    """A leaf of an authority between it and a root, without that authority's certificate: an incomplete chain."""
+    names = f"subjectAltName = {LEAVES['localhost'][0]}\n"
+    for name, signer, section in (
+        ("root", "", "authority"),
+        ("between", "root", "authority"),
+        ("end", "between", "leaf"),
+    ):
+        (folder / "config").write_text(CONFIG + (names if section == "leaf" else ""))
+        request(folder, name, name)
+        by = (
+            ("-CA", f"{signer}.pem", "-CAkey", f"{signer}.key", "-CAcreateserial")
+            if signer
+            else ("-signkey", "root.key")
+        )
+        openssl(folder, "x509", "-req", "-in", f"{name}.csr", *by, "-out", f"{name}.pem", "-days", "36500",
+                "-extfile", "config", "-extensions", section)  # fmt: skip
+    (HERE / "chain_ca.pem").write_text((folder / "root.pem").read_text())
+    (HERE / "chain_incomplete.pem").write_text((folder / "end.pem").read_text() + (folder / "end.key").read_text())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,259 @@
+"""`check --url` against a cfchat, the proxies that spoil its replies, and servers that are something else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from between import Between, adds, cuts, holds
+from command import Done, free_port, run
+from places import CERTS
+from proxy_standin import ProxyStandIn
+from standin import Script, StandIn, raw, reply
+
+import cfchat
+from cfchat.cli.check_url.steps import Asked, check_url, read_asked
+from cfchat.cli.results import Result, Status
+from cfchat.errors import ConfigError
+
+KEY = "0123456789abcdef-of-a-test"
+NAMES = ["name", "tcp", "tls", "pulse", "http", "buffering", "cut", "client", "body", "cors"]
+STREAM = [("Content-Type", "text/event-stream")]
+
+
+@pytest.fixture(autouse=True)
+def _trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTS / "ca.pem"))
+
+
+@asynccontextmanager
+async def demo(**settings: Any) -> AsyncIterator[cfchat.Serving]:
+    async with cfchat.serve(cfchat.load_config(demo=True, port=0, environ={}, **settings)) as serving:
+        yield serving
+
+
+def asked(url: str, key: str = "", origin: str | None = None) -> Asked:
+    return read_asked({"url": url, "origin": origin, "slow": False}, {"CFCHAT_CHECK_KEY": key})
+
+
+async def check(url: str, key: str = "", origin: str | None = None, **environ: str) -> dict[str, Result]:
+    """The results by name; nothing in them is a secret or a control character."""
+    results = {result.name: result async for result in check_url(asked(url, key, origin), environ)}
+    words = "".join(result.detail + result.next for result in results.values())
+    assert KEY not in words and words.isprintable()
+    assert all(result.next for result in results.values() if result.status in (Status.WARN, Status.FAIL))
+    return results
+
+
+def statuses(results: Mapping[str, Result]) -> dict[str, str]:
+    return {name: result.status.value for name, result in results.items() if result.status is not Status.OK}
+
+
+async def test_a_cfchat_by_https_with_a_key(tmp_path: Any) -> None:
+    (tmp_path / "keys").write_text(f"tester {KEY}\n")
+    pem = str(CERTS / "localhost.pem")
+    async with demo(tls_cert=pem, tls_key=pem, api_keys_file=str(tmp_path / "keys")) as serving:
+        url = f"https://localhost:{serving.port}/"
+        results = await check(url, KEY)
+        refused = await check(url)
+        wrong = await check(url, "another-key")
+    assert list(results) == NAMES and statuses(results) == {}
+    assert "127.0.0.1" in results["name"].detail
+    assert re.match(r"TLSv1\.3, a certificate for \d{5} more days", results["tls"].detail)
+    assert results["client"].detail == "cfchat takes this client for 127.0.0.1"
+    assert "400, invalid_messages" in results["body"].detail
+    assert results["cut"].ms >= 1000 > results["buffering"].ms
+    assert statuses(refused) == {"pulse": "fail", **dict.fromkeys(NAMES[4:], "skip")}
+    assert "401 of a cfchat: invalid_api_key" in refused["pulse"].detail
+    assert "CFCHAT_CHECK_KEY" in refused["pulse"].next and "is no key" in wrong["pulse"].next
+
+
+async def test_what_proxies_do_to_a_cfchat() -> None:
+    pem, origin = str(CERTS / "wrong_host.pem"), "https://a.example"
+    twice = adds(b"Access-Control-Allow-Origin: https://a.example\r\nServer: nginx\r\n")
+    async with (
+        demo(allow_origin=origin) as serving,
+        demo(tls_cert=pem, tls_key=pem) as far,
+        Between(serving.port, holds) as holding,
+        Between(serving.port, cuts) as cutting,
+        Between(serving.port, twice) as adding,
+        ProxyStandIn(leads_to=far.port) as proxy,
+    ):
+        held, cut, allowed, refused, public = await asyncio.gather(
+            check(holding.url),
+            check(cutting.url),
+            check(adding.url, origin=origin),
+            check(f"http://localhost:{serving.port}", origin="https://b.example"),
+            # The proxy of HTTPS_PROXY leads a name of the Internet to this machine.
+            check("https://elsewhere.invalid", HTTPS_PROXY=proxy.url),
+        )
+    assert statuses(held) == {"buffering": "fail"}
+    assert held["buffering"].detail.startswith("the events come together, the first after 1")
+    assert statuses(cut)["cut"] == "fail" and cut["cut"].detail.startswith("cut after ")
+    assert "1 of 5 events" in cut["cut"].detail and cut["buffering"].status is Status.SKIP
+    assert statuses(allowed) == {"cors": "fail"}
+    assert "has 2 Access-Control-Allow-Origin" in allowed["cors"].detail and "add_header" in allowed["cors"].next
+    assert statuses(refused) == {"cors": "fail"} and "--allow-origin https://b.example" in refused["cors"].next
+    assert "origin_not_allowed" in refused["cors"].detail
+    assert list(public)[:2] == ["proxy", "tcp"] and statuses(public) == {"client": "warn"}
+    assert "127.0.0.1, a proxy's address" in public["client"].detail
+    assert "--trusted-proxies 127.0.0.1" in public["client"].next
+    assert proxy.seen[0].startswith("CONNECT elsewhere.invalid:443 ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words", "step"),
+    [
+        (
+            reply(
+                b"<html>\n<h1>It \x1bworks!</h1>" + b"x" * 99, 404, fields=[("Server", "nginx/1.2"), ("Via", "1.1 a")]
+            ),
+            ['404, not of cfchat: Server "nginx/1.2", Via "1.1 a", text "<html> <h1>It', "xxx"],
+            "prefix",
+        ),
+        (reply(b"<html>Log in</html>", fields=[("Content-Type", "text/html")]), ['200 as "text/html"'], "prefix"),
+        (reply(b'data: {"price":1}\n\n', fields=STREAM), ["an event stream, but not of cfchat"], "prefix"),
+        (reply(b"busy", 502, framing="length"), ["502", 'text "busy"'], "no connection to cfchat"),
+        (reply(b"", 401, framing="length"), ["401", "no text"], "login"),
+        (reply(b"", 403, fields=[("cf-mitigated", "challenge"), ("cf-ray", "1")]), ["403"], "Cloudflare"),
+        (
+            reply(b'{"error":{"code":"not_found","request_id":"1"}}', 404),
+            ["404 of a cfchat: not_found"],
+            "too old for /api/pulse",
+        ),
+        (raw(b"SSH-2.0-OpenSSH_9.7\r\n", then="close"), ["no reply"], "check the port"),
+        (raw(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 40_000, then="close"), ["no reply", "too large"], "check the port"),
+        (
+            raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n\r\ndata:", then="abort"),
+            [],
+            "",
+        ),
+        (reply(KEY.encode(), 404), ['text "***"'], "prefix"),
+    ],
+    ids=["404", "login", "stream", "502", "401", "challenge", "old", "ssh", "endless", "cut", "key"],
+)
+async def test_what_answers_in_the_place_of_a_pulse(answer: Script, words: Sequence[str], step: str) -> None:
+    async with StandIn([answer], repeat=True, certificate=None) as standin:
+        results = await check(f"http://localhost:{standin.port}/chat", KEY)
+    assert standin.requests[0].target == "/chat/api/pulse"
+    assert standin.requests[0].fields["accept-encoding"] == "gzip, br"
+    failed = results["pulse"] if results["pulse"].status is Status.FAIL else results["cut"]
+    assert failed.status is Status.FAIL and step in failed.next, failed
+    assert not [word for word in words if word not in failed.detail], failed
+    assert len(failed.detail) < 400
+
+
+@pytest.mark.parametrize(
+    ("certificate", "trusted", "words", "step"),
+    [
+        ("expired", "ca", "it has expired", "renew"),
+        ("self_signed", "ca", "it is self-signed", "Let's Encrypt"),
+        ("wrong_host", "ca", "for another host, not for localhost", "server_name"),
+        ("chain_incomplete", "chain_ca", "the chain is incomplete", "fullchain.pem"),
+    ],
+)
+async def test_certificates_that_browsers_refuse(
+    certificate: str, trusted: str, words: str, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTS / f"{trusted}.pem"))
+    async with StandIn([reply(b"")], repeat=True, certificate=certificate) as standin:
+        results = await check(f"https://localhost:{standin.port}", KEY)
+    assert statuses(results) == {"tls": "fail", **dict.fromkeys(NAMES[3:], "skip")}
+    assert words in results["tls"].detail and step in results["tls"].next
+    assert not [asked for asked in standin.requests if KEY in asked.head.decode("latin-1")]
+
+
+async def test_plain_http_where_https_is_wanted() -> None:
+    async with demo() as serving:
+        results = await check(f"https://localhost:{serving.port}")
+    assert statuses(results)["tls"] == "fail" and results["tls"].detail.startswith("no TLS: ")
+    assert "plain http" in results["tls"].next
+
+
+async def test_where_nothing_listens_and_where_nobody_lives() -> None:
+    results = await check(f"http://[::1]:{free_port()}")
+    assert statuses(results)["tcp"] == "fail" and "Connection refused" in results["tcp"].detail
+    results = await check("https://no-such-host.invalid/x")
+    assert statuses(results) == {"name": "fail", **dict.fromkeys(NAMES[1:], "skip")}
+    assert "getent hosts no-such-host.invalid" in results["name"].next
+
+
+async def test_a_redirect_is_followed_and_told_and_gets_no_key() -> None:
+    pulse = reply(b"".join(b'data: {"n":%d,"client":"1.1.1.1"}\n\n' % n for n in range(1, 6)), fields=STREAM)
+    html = reply(b"<html>413</html>", 413, fields=[("Server", "nginx")])
+    async with StandIn([pulse, html, reply(b"", 405), pulse], certificate=None) as far:
+        there = f"http://127.0.0.1:{far.port}/deep/api/pulse?more=1"
+        near = reply(b"", 307, fields=[("Location", there)])
+        async with StandIn([near], certificate=None) as standin:
+            results = await check(f"http://localhost:{standin.port}", KEY)
+    assert results["pulse"].status is Status.WARN and "POST does not outlive" in results["pulse"].next
+    assert f"redirected by 307 to http://127.0.0.1:{far.port}/deep/api/pulse: 200" in results["pulse"].detail
+    assert standin.requests[0].fields["authorization"] == f"Bearer {KEY}"
+    assert not [request for request in far.requests if "authorization" in request.fields]
+    assert [(request.method, request.target) for request in far.requests] == [
+        ("GET", "/deep/api/pulse?more=1"),
+        ("POST", "/deep/api/chatbot"),
+        ("OPTIONS", "/deep/api/chatbot"),
+        ("GET", "/deep/api/pulse"),
+    ]
+    assert len(far.requests[1].body) == 256 * 1024
+    assert "413, not of cfchat" in results["body"].detail and "client_max_body_size" in results["body"].next
+    assert results["cors"].status is Status.FAIL and "preflight 405" in results["cors"].detail
+
+
+@pytest.mark.parametrize("location", ["/api/pulse", "http://[", "ftp://x/", "", "http://a@b/"])
+async def test_a_redirect_that_leads_nowhere(location: str) -> None:
+    async with StandIn([reply(b"", 302, fields=[("Location", location)])], repeat=True, certificate=None) as standin:
+        results = await check(f"http://localhost:{standin.port}", KEY)
+    assert statuses(results)["pulse"] == "fail" and len(standin.requests) <= 6
+
+
+async def test_a_proxy_that_lets_nobody_out() -> None:
+    async with ProxyStandIn(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n") as proxy:
+        results = await check("https://elsewhere.invalid", HTTPS_PROXY=proxy.url)
+    assert statuses(results)["tcp"] == "fail" and "NO_PROXY=elsewhere.invalid" in results["tcp"].next
+
+
+def test_the_command_prints_json_of_one_schema_without_an_account() -> None:
+    done = run("check", "--json", "--url", f"http://127.0.0.1:{free_port()}")
+    assert (done.returncode, done.stderr) == (1, "")
+    report = json.loads(done.stdout)
+    assert report["ok"] is False and [each["name"] for each in report["checks"]] == NAMES
+    kinds: dict[str, Any] = {
+        "name": str,
+        "status": str,
+        "detail": str,
+        "next": str,
+        "ms": (int, float),
+        "model": str,
+        "ok": bool,
+    }
+    for each in report["checks"]:
+        assert set(each) == set(kinds) and all(isinstance(each[name], kind) for name, kind in kinds.items())
+        assert each["ok"] is (each["status"] in ("ok", "warn"))
+    done = run("check", "--url", f"http://127.0.0.1:{free_port()}")
+    assert done.returncode == 1 and Done(1, done.stdout, "").line("tcp").startswith("FAIL  tcp ")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--url", f"https://me:{KEY}@x.example"), ("--url", f"{KEY}.example"), ("--origin", "https://a.example")],
+)
+def test_a_url_that_cannot_be_is_not_repeated(flags: tuple[str, ...]) -> None:
+    done = run("check", *flags)
+    assert done.returncode == 2 and done.stderr.startswith("cfchat: --") and KEY not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ"),
+    [({"origin": "https://a.example/path"}, {}), ({"origin": "*"}, {}), ({}, {"CFCHAT_CHECK_KEY": "a b"})],
+)
+def test_flags_that_cannot_be(flags: dict[str, str], environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError):
+        read_asked({"url": "https://a.example", "origin": None, "slow": False, **flags}, environ)

@@ -1,0 +1,99 @@
+"""A proxy on loopback that spoils what comes through it; written without cfchat's own wire code."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from standin import server_context
+
+# Gets what the server sends, and writes what the client gets.
+Treat = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Between:
+    """A proxy for `async with` before a server on `behind`. `seen` holds the head of each request."""
+
+    def __init__(self, behind: int, treat: Treat, certificate: str | None = None) -> None:
+        self.seen: list[str] = []
+        self._behind = behind
+        self._treat = treat
+        self._tls = server_context(certificate) if certificate else None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._tls else 'http'}://localhost:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._behind)
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.seen.append(head.decode("latin-1"))
+            far_writer.write(head)
+            up = asyncio.get_running_loop().create_task(_pump(reader, far_writer))
+            try:
+                await self._treat(far_reader, writer)
+            finally:
+                up.cancel()
+                await asyncio.wait([up])
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            far_writer.close()
+            writer.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+
+
+async def passes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Leave all as it is."""
+    await _pump(reader, writer)
+
+
+async def holds(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Hold a reply back until it is whole."""
+    writer.write(await reader.read())
+
+
+async def cuts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Cut a stream behind its first event."""
+    writer.write(await reader.readuntil(b"\n\n"))
+    await writer.drain()
+    writer.transport.abort()
+
+
+def adds(lines: bytes) -> Treat:
+    """Add field lines to each head."""
+
+    async def treat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(head[:-2] + lines + b"\r\n")
+        await _pump(reader, writer)
+
+    return treat
