@@ -1,7 +1,7 @@
-"""Serve the chat page and the <cf-chat> module.
+"""Serve the chat page and the <cf-chat> module, and the operator's page.
 
 They are static files of the package, each read once, when it is first requested: a server of the API alone reads none.
-Browsers keep them and ask again each time by entity tag, because no name has a version in it. The page gets a strict
+Browsers keep them and ask again each time by entity tag, because no name has a version in it. The pages get a strict
 Content-Security-Policy; the module may be embedded in any page.
 """
 
@@ -14,19 +14,27 @@ from functools import cache
 from cfchat.server.reply import Handler, Reply
 from cfchat.server.request import Request
 
-# The page loads only its own files, has nothing inline, sends no form, and stands in no frame.
+# A page loads only its own files, has nothing inline, sends no form, and stands in no frame.
 CLOSED = (
     "Content-Security-Policy",
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 )
 OPEN = ("Cross-Origin-Resource-Policy", "cross-origin")
-HTML = "text/html; charset=utf-8"
+HTML, SCRIPT, STYLES = (f"text/{kind}; charset=utf-8" for kind in ("html", "javascript", "css"))
+PICTURE = "image/svg+xml"
 FILES = {
     "/": ("index.html", HTML),
-    "/cfchat.js": ("cfchat.js", "text/javascript; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/favicon.svg": ("favicon.svg", "image/svg+xml"),
+    "/cfchat.js": ("cfchat.js", SCRIPT),
+    "/page.css": ("page.css", STYLES),
+    "/favicon.svg": ("favicon.svg", PICTURE),
+}
+ADMIN_FILES = {
+    "/": ("admin.html", HTML),
+    "/admin.js": ("admin.js", SCRIPT),
+    "/readings.js": ("readings.js", SCRIPT),
+    "/admin.css": ("admin.css", STYLES),
+    "/favicon.svg": ("favicon.svg", PICTURE),
 }
 NOTE = "Answers come from <code>$model</code> and can be wrong."
 DEMO_NOTE = (
@@ -41,7 +49,12 @@ def pages(model: str, demo: bool) -> Mapping[str, Handler]:
     return {path: _handler(name, content_type, note, model) for path, (name, content_type) in FILES.items()}
 
 
-def _handler(name: str, content_type: str, note: str, model: str) -> Handler:
+def admin_pages() -> Mapping[str, Handler]:
+    """Return the handlers of the operator's page by path."""
+    return {path: _handler(name, content_type) for path, (name, content_type) in ADMIN_FILES.items()}
+
+
+def _handler(name: str, content_type: str, note: str = "", model: str = "") -> Handler:
     async def handle(request: Request, reply: Reply) -> None:
         body, tag = _read(name, note, model)
         fields = [

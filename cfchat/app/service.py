@@ -16,7 +16,7 @@ from functools import partial
 
 from cfchat.app.health import METRICS, is_from_here, probes, table
 from cfchat.app.hooks import Hooks
-from cfchat.app.page import pages
+from cfchat.app.page import admin_pages, pages
 from cfchat.app.routes import App, Settings
 from cfchat.errors import CfchatError
 from cfchat.guard.guard import Guard
@@ -151,15 +151,15 @@ class Service:
 async def start_admin(
     address: tuple[str, int], fault: Callable[[], str], count: Callable[[], Awaitable[Samples]]
 ) -> Server:
-    """Start a server of /healthz, /readyz and /metrics for anyone who reaches this address.
+    """Start a server of the operator's page, /metrics, /healthz and /readyz for anyone who reaches this address.
 
     Raises:
         ConfigError: it cannot be listened on.
     """
-    handlers = probes(fault, count)
+    handlers = {**admin_pages(), **probes(fault, count)}
     admin = Server(table(handlers), refuse_in_text, note=partial(log_request, level=logging.DEBUG))
     await admin.start_on(listen_tcp(*address))
-    log.info("admin: http://%s:%d/metrics, /healthz, /readyz", *admin.address)
+    log.info("admin: http://%s:%d/, /metrics, /healthz, /readyz", *admin.address)
     return admin
 
 

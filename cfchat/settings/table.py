@@ -151,7 +151,9 @@ SETTINGS = (
     ),
     Setting("keep-alive", "S", _SERVER.keep_alive, to_keep_alive, "seconds that a client's idle connection stays open"),
     Setting("no-page", "", False, to_switch, "no chat page at /, and no /cfchat.js"),
-    Setting("admin", "HOST:PORT", None, to_address, "second address for /healthz, /readyz, /metrics", unset="none"),
+    Setting(
+        "admin", "HOST:PORT", None, to_address, "second address: the operator's page, /metrics, probes", unset="none"
+    ),
     Setting("log-format", "FORM", logs.TEXT, to_choice(*_FORMS), "form of log lines: text, or json, one object a line"),
     Setting("log-level", "LEVEL", "info", to_choice(*_LEVELS), f"least serious lines to log: {', '.join(_LEVELS)}"),
 )  # fmt: skip

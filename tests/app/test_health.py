@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 
 import pytest
@@ -152,10 +153,29 @@ async def test_the_admin_address() -> None:
         assert (await get(serving.port, "/healthz")).status == 200
         shown = await get(port, "/metrics", "Host: metrics.example\r\nVia: 1.1 scraper\r\n")
         assert (await get(port, "/readyz")).body == b"ready\n"
-        assert (await get(port, "/")).status == 404
+        assert (await get(port, "/nothing")).status == 404
         assert (await post(port, path="/healthz")).status == 405
     assert (shown.status, shown.fields["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
     assert "access-control-allow-origin" not in shown.fields
+
+
+async def test_the_admin_address_has_a_page_that_loads_only_its_own_files() -> None:
+    async with served(WORDS, admin="127.0.0.1:0") as serving:
+        assert serving.service.admin is not None
+        port = serving.service.admin.address[1]
+        page, chat = await get(port, "/"), await get(serving.port, "/")
+        assert page.fields["content-security-policy"] == chat.fields["content-security-policy"]
+        html = page.body.decode()
+        files = re.findall(r'(?:src|href)="([^"]+)"', html)
+        assert {"admin.js", "admin.css", "metrics"} <= set(files)
+        for file in files:
+            assert (await get(port, f"/{file}")).status == 200
+        script = (await get(port, "/admin.js")).body.decode()
+        assert all([(await get(port, f"/{name}")).status == 200 for name in re.findall(r'from "\./(.+)"', script)])
+        known = await get(port, "/", f"Host: x\r\nIf-None-Match: {page.fields['etag']}\r\n")
+        assert (known.status, known.body) == (304, b"")
+        assert (await get(serving.port, "/admin.js")).status == 404
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", html)
 
 
 async def test_an_admin_address_in_use_is_a_config_error() -> None:

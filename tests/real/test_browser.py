@@ -6,9 +6,7 @@ import asyncio
 import base64
 import json
 import os
-import shutil
 import struct
-import subprocess
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe import FAULTS, install_axe
 from house import house
 from standin import Exchange, Model, StandIn, event, head_of, json_error, raw, reply, wire_of, words
 from webdriver import ENTER, ESCAPE, SHIFT, SPACE, TAB, Browser, browser, is_missing
@@ -1039,23 +1038,10 @@ async def test_right_to_left(page: Page) -> None:
 
 # --- axe ----------------------------------------------------------------------------------------
 
-AXE = "axe-core@4.14.1"
-FAULTS = """
-if (!window.axe) (0, eval)(arguments[0]);
-const told = (node) => node.html + node.failureSummary;
-return axe.run().then(({ violations }) => violations.map((it) => [it.id, it.nodes.map(told)]));
-"""
-
 
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The source of axe-core, from npm, in a folder that is thrown away."""
-    npm, folder = shutil.which("npm"), tmp_path_factory.mktemp("axe")
-    command = [npm or "npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), AXE]
-    if not (npm and any(subprocess.run(command, timeout=120, check=False).returncode == 0 for _ in range(3))):
-        assert "CI" not in os.environ, f"{AXE} cannot be installed"
-        pytest.skip(f"{AXE} cannot be installed: npm or the network is missing")
-    return (folder / "node_modules/axe-core/axe.min.js").read_text("utf-8")
+    return install_axe(tmp_path_factory.mktemp("axe"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
