@@ -25,6 +25,7 @@ from cfchat.conversation.model import Conversation
 from cfchat.conversation.prepare import estimate, with_system
 from cfchat.errors import CfchatError, UpstreamError
 from cfchat.guard.guard import Asker, Guard
+from cfchat.ops.logs import read_trace
 from cfchat.ops.metrics import Metrics
 from cfchat.replies.form import Meta
 from cfchat.server.request import Request
@@ -72,9 +73,13 @@ class Exchange:
         usage = ReplyUsage(prompt, max_tokens)
         # A whole form shows nothing before its end, so its reasoning need not be the end of the tries.
         thoughts = form.thoughts and not form.whole
+        trace = ""
+        if self._upstream.settings.gateway is not None:
+            trace = str(read_trace(request.fields.get("traceparent")).get("trace", ""))
         asking = self._upstream.ask(
-            conversation, client=asker.name, tag=request.id, spent=usage.add, thoughts=thoughts
-        )
+            conversation, client=asker.name, tag=request.id, spent=usage.add, thoughts=thoughts,
+            label=asker.label, trace=trace,
+        )  # fmt: skip
         del conversation
         request.keep(asking.size)
         await self._admission.enter(asker.name)

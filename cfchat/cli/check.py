@@ -32,6 +32,7 @@ from cfchat.settings.config import Config
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.cloudflare.account import Api
 from cfchat.upstream.cloudflare.catalogue import Model
+from cfchat.upstream.cloudflare.models import is_route
 from cfchat.upstream.connect import connect
 from cfchat.upstream.origin import Origin
 from cfchat.upstream.proxy import Proxy
@@ -193,16 +194,18 @@ async def _try_model(
                 async for _ in batches:
                     pass
         detail = "answers; the time is that of its first words"
+        if answer.model != name:
+            detail = f"{answer.model} {detail}"
     except UpstreamError as error:
         if not (isinstance(error, UpstreamEmpty) and error.cut):
             return _failed("model", error, settings, began, name)
         ms, detail = ms_since(began), f"answers, but without words: {MAX_TOKENS} tokens are too few for it"
     finally:
         await upstream.aclose()
-    if listed is not None and name not in listed:
+    if listed is not None and name not in listed and not is_route(name):
         detail = f"{detail}; but it is not in the account's list of models"
         return Result("model", Status.WARN, detail, NOT_LISTED, ms, name)
-    if listed is not None and (removal := listed[name].removal(time.time())):
+    if listed is not None and name in listed and (removal := listed[name].removal(time.time())):
         return Result("model", Status.WARN, f"{detail}; but it {removal}", CHOOSE, ms, name)
     return Result("model", Status.OK, detail, ms=ms, model=name)
 

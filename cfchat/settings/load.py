@@ -24,13 +24,13 @@ from cfchat.secret import Secret
 from cfchat.server.files import share_of
 from cfchat.server.request import Limits
 from cfchat.settings.config import Config
-from cfchat.settings.sources import Flags, Source, find_settings, read_named_file, spell_flag
+from cfchat.settings.sources import Flags, Found, Source, find_settings, read_named_file, spell_flag
 from cfchat.settings.table import SETTINGS, Setting
-from cfchat.settings.values import OPTIONS
+from cfchat.settings.values import OPTIONS, to_aliases, to_model, to_models
 from cfchat.upstream import client
 from cfchat.upstream.answer import Deadlines
 from cfchat.upstream.cloudflare.account import Gateway, is_account_id, is_token
-from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS, MODEL_FIELDS, SEARCH
+from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS, MODEL_FIELDS, SEARCH, is_route
 from cfchat.upstream.origin import Origin
 from cfchat.upstream.proxy import Proxy, parse_proxy, proxy_for
 from cfchat.wire.messages import ReadLimits
@@ -112,6 +112,7 @@ def load(
         proxy = _proxy(values["base_url"], environ, faults)
         faults += _check_ca(environ)
         faults += _check_gateway(values)
+        faults += _check_routes(found)
     faults += _check_search(values, demo)
     if values["tls_key"] and not values["tls_cert"]:
         faults.append("--tls-cert must name the certificate of --tls-key")
@@ -179,6 +180,20 @@ def _check_search(values: Mapping[str, Any], demo: bool) -> list[str]:
     if search and not demo and isinstance(origin, Origin) and origin.host == GATEWAY_HOST:
         return [f"--ai-search cannot be asked at {GATEWAY_HOST}: leave --base-url out"]
     return []
+
+
+def _check_routes(settings: Sequence[Found]) -> list[str]:
+    """Return a fault for each route of AI Gateway that is named although no gateway is."""
+    if any(found.setting.name == "gateway" and found.text for found in settings):
+        return []
+    named = [
+        (found, name.rpartition("=")[2].strip())
+        for found in settings
+        if found.setting.parse in (to_model, to_models, to_aliases)
+        for name in (found.text or "").split(",")
+    ]
+    what = "is a route of an AI Gateway, which --gateway must name"
+    return [f"{found.called} {name} {what}" for found, name in named if is_route(name)]
 
 
 def _check_ca(environ: Mapping[str, str]) -> list[str]:

@@ -36,6 +36,11 @@ class Found(NamedTuple):
     text: str | None
     value: object = None
 
+    @property
+    def called(self) -> str:
+        """What a fault calls the setting: its flag, its variable, or its key in the file."""
+        return f"{self.place}: {self.setting.flag}" if self.source is Source.FILE else self.place
+
 
 def spell_flag(setting: Setting) -> str:
     """Return the name of a setting on the command line."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import NamedTuple
@@ -32,6 +33,7 @@ END_AFTER_DONE = 1.0
 BYTES_AFTER_DONE = 64 * 1024
 # An error reply or a reply that is plain JSON is read whole, up to this many bytes.
 WHOLE_BODY = 1 << 20
+_CHOSEN = re.compile(r"[A-Za-z0-9@._:/-]{1,200}")  # the name of any provider's model
 
 Take = Callable[[list[Delta]], None]
 
@@ -136,6 +138,14 @@ class Answer:
             neurons = self._fields.get("cf-ai-neurons")
             return cost if neurons is None else cost._replace(neurons=read_neurons(neurons))
         return cost
+
+    def note_route(self) -> None:
+        """Take the name of the model that AI Gateway chose for `model`, if it tells one."""
+        for name in ("cf-aig-routed-model", "cf-aig-model"):  # of the Auto Router; of a dynamic route
+            chosen = "" if self._fields is None else self._fields.get(name, "")
+            if _CHOSEN.fullmatch(chosen):
+                self.model = chosen
+                return
 
     async def _read_head(self) -> bool:
         """Read the head, and all of a reply that is not streamed; return whether that was all."""

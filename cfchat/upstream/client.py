@@ -36,7 +36,15 @@ from cfchat.upstream.answer import Answer, Deadlines, whole_body
 from cfchat.upstream.cloudflare import faults
 from cfchat.upstream.cloudflare.account import Api, Gateway
 from cfchat.upstream.cloudflare.catalogue import Model, read_models
-from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, MODEL_FIELDS, is_search, needs_turns, takes, window_of
+from cfchat.upstream.cloudflare.models import (
+    DEFAULT_MODEL,
+    MODEL_FIELDS,
+    is_route,
+    is_search,
+    needs_turns,
+    takes,
+    window_of,
+)
 from cfchat.upstream.cloudflare.request import Question, encode_messages, encode_question, encode_request, encode_search
 from cfchat.upstream.cloudflare.skim import Learned
 from cfchat.upstream.cloudflare.sources import Sources
@@ -164,13 +172,16 @@ class Upstream:
         tag: str = "-",
         spent: Callable[[Cost], None] = lambda cost: None,
         thoughts: bool = False,
+        label: str = "",
+        trace: str = "",
     ) -> Asking:
         """Return what asks the model for as long as it is entered: `async with upstream.ask(...) as answer`.
 
         The conversation is encoded now, and only its bytes are kept. Entering waits until the model has said its first
         words; leaving ends the reply. `client` is the name that the client is counted by, `tag` begins the log lines,
         and `spent` is called with the cost of each try that Cloudflare did not refuse, when the try is over. With
-        `thoughts` the first words may be reasoning.
+        `thoughts` the first words may be reasoning. AI Gateway is told the `label` of the client's key and the id of
+        its `trace`.
 
         Raises:
             UpstreamError: on entering, its `tries` set: no words came in all tries.
@@ -180,7 +191,8 @@ class Upstream:
         question = encode_question(conversation)
         named = conversation.options.model
         fitted = self._fit(conversation) if self._fits or (named and needs_turns(named)) else {}
-        return Asking(self, question, fitted, self._api.affinity(conversation, client), client, tag, spent, thoughts)
+        affinity = self._api.affinity(conversation, client)
+        return Asking(self, question, fitted, affinity, client, tag, spent, thoughts, label, trace)
 
     def end(self, answer: Answer, spent: Callable[[Cost], None]) -> None:
         """Tell the cost. Close the answer's connection, or keep it if the answer was read to its end."""
@@ -299,14 +311,17 @@ class Upstream:
         max_tokens = (not searching and question.options.max_tokens) or settings.max_tokens
         messages, left_out = asking.fitted.get(model, (None, 0))
         extra = settings.fields.get(model, {})
+        route = settings.gateway is not None and is_route(model)
 
         def encode() -> bytes:
             """Return the request. It is made for each sending, because nothing but the question may be kept."""
             if searching:
                 body = encode_search(question, extra, messages=messages)
             else:
-                body = encode_request(question, model, max_tokens, messages=messages, extra=extra, reject_if_busy=hurry)
-            return self._api.run(model, body, asking.affinity, asking.tag)
+                body = encode_request(
+                    question, model, max_tokens, messages=messages, extra=extra, reject_if_busy=hurry, route=route
+                )
+            return self._api.run(model, body, asking.affinity, asking.tag, asking.label, asking.trace)
 
         tools = "tools" in question.passed
         json_mode = "response_format" in question.passed or "response_format" in extra
@@ -322,6 +337,8 @@ class Upstream:
             try:
                 answer.send(encode())
                 await answer.begin()
+                if route:
+                    answer.note_route()
                 return answer
             except BaseException as error:
                 self.end(answer, asking.spent)
@@ -365,7 +382,7 @@ class Upstream:
             await asyncio.sleep(self._settings.pool.idle_timeout / 4)
 
     async def _watch_models(self) -> None:
-        names = [name for name in self._settings.models if name != self._search]
+        names = [name for name in self._settings.models if name != self._search and not is_route(name)]
         while names and not self._api.on_gateway:
             try:
                 listed = {model.name: model for model in await self.catalogue()}
@@ -387,11 +404,14 @@ class Upstream:
 class Asking:
     """A question under way; see `Upstream.ask`. Once the first words have come, nothing is kept of it."""
 
-    __slots__ = ("_answer", "_upstream", "affinity", "client", "fitted", "question", "spent", "tag", "thoughts")
+    __slots__ = (
+        *("_answer", "_upstream", "affinity", "client", "fitted", "label", "question", "spent", "tag", "thoughts"),
+        "trace",
+    )
 
     def __init__(
         self, upstream: Upstream, question: Question, fitted: Mapping[str, tuple[bytes, int]], affinity: str,
-        client: str, tag: str, spent: Callable[[Cost], None], thoughts: bool,
+        client: str, tag: str, spent: Callable[[Cost], None], thoughts: bool, label: str, trace: str,
     ) -> None:  # fmt: skip
         self.question = question
         self.fitted = fitted
@@ -400,6 +420,8 @@ class Asking:
         self.tag = tag
         self.spent = spent
         self.thoughts = thoughts
+        self.label = label
+        self.trace = trace
         self._upstream = upstream
 
     @property

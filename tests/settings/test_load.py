@@ -248,6 +248,28 @@ def test_the_gateways_own_url(url: str, gateway: str | None, flags: list[str]) -
     assert said == flags
 
 
+def test_a_route_needs_a_gateway(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('fallback-models = ["@cf/a/b", "dynamic/y"]\nmodels = "none"\n')
+    flags: dict[str, str | list[str] | None] = {"config": str(config), "model": "cloudflare/auto"}
+    flags |= {"alias": ["a=@cf/a/b,b=dynamic/z"]}
+    what = "is a route of an AI Gateway, which --gateway must name"
+    with pytest.raises(ConfigError) as caught:
+        load(flags, ENVIRON)
+    assert caught.value.message.split("\n") == [
+        f"--model cloudflare/auto {what}",
+        f"{config}: fallback-models dynamic/y {what}",
+        f"--alias dynamic/z {what}",
+    ]
+    loaded = load({**flags, "gateway": "my-gw"}, ENVIRON)
+    assert loaded.upstream is not None
+    assert loaded.upstream.models == ("cloudflare/auto", "@cf/a/b", "dynamic/y")
+    assert loaded.app.models == ("@cf/a/b", "dynamic/z")
+    (line,) = faults({"model": "dynamic/x", "gateway": "my gateway"}, ENVIRON)
+    assert line.startswith("--gateway must be")
+    assert load({"model": "dynamic/x"}, {}, demo=True).upstream is None
+
+
 def test_the_proxy_is_for_the_way_out_and_its_password_stays_secret() -> None:
     environ = {**ENVIRON, "HTTPS_PROXY": "http://me:s3cret@proxy.example:3128"}
     config = load({}, environ)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from ipaddress import ip_network
 from itertools import pairwise
 
@@ -19,10 +19,8 @@ from standin import Exchange, Script, StandIn, hang_up, json_error, partial, rep
 from cfchat.app.routes import Settings as AppSettings
 from cfchat.conversation.model import Options
 from cfchat.guard.addresses import Proxies
-from cfchat.secret import Secret
 from cfchat.upstream import circuits
 from cfchat.upstream.client import Settings
-from cfchat.upstream.cloudflare.account import Gateway
 from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS
 
 THINKER = "@cf/deepseek-ai/deepseek-r1-distill-qwen-32b"
@@ -332,66 +330,6 @@ async def test_with_trim_the_oldest_turns_are_left_out_and_the_reply_says_so() -
         assert "x-messages-left-out" not in (await cfchat.post()).fields
     kept = sent(standin.requests[0])["messages"]
     assert kept == [{"role": "system", "content": "You are a friendly assistant"}, *LONG[-3:]]
-
-
-# --- AI Gateway ----------------------------------------------------------------------------------
-
-
-def by_gateway(gateway: Gateway, base_path: str | None = None) -> Change:
-    def change(settings: Settings) -> Settings:
-        origin = settings.origin if base_path is None else settings.origin._replace(base_path=base_path)
-        return settings._replace(gateway=gateway, origin=origin)
-
-    return change
-
-
-def metadata(fields: Mapping[str, str]) -> object:
-    return json.loads(fields["cf-aig-metadata"])
-
-
-async def test_a_gateway_by_its_field() -> None:
-    change = by_gateway(Gateway("my-gw", Secret("gw-token")))
-    async with StandIn([WORDS]) as standin, house(standin, change=change) as cfchat:
-        answer = await cfchat.post()
-    (seen,) = standin.requests
-    assert seen.target == f"/client/v4/accounts/{ACCOUNT}/ai/run/{FIRST}"
-    assert seen.fields["cf-aig-gateway-id"] == "my-gw"
-    assert seen.fields["cf-aig-authorization"] == "Bearer gw-token"
-    assert metadata(seen.fields) == {"request_id": answer.fields["x-request-id"]}
-    assert (seen.fields["cf-aig-skip-cache"], seen.fields["cf-aig-max-attempts"]) == ("true", "1")
-    assert "cf-aig-cache-ttl" not in seen.fields
-    assert "gw-token" not in "\n".join(cfchat.log)
-
-
-async def test_a_gateway_by_its_own_url_and_with_its_cache() -> None:
-    change = by_gateway(Gateway("my-gw", cache=60), "/v1")
-    async with StandIn([WORDS]) as standin, house(standin, change=change) as cfchat:
-        assert (await cfchat.post()).body == b"Hello"
-    (seen,) = standin.requests
-    assert seen.target == f"/v1/{ACCOUNT}/my-gw/workers-ai/{FIRST}"
-    assert seen.fields["cf-aig-cache-ttl"] == "60"
-    for name in ("cf-aig-gateway-id", "cf-aig-authorization", "cf-aig-skip-cache"):
-        assert name not in seen.fields
-
-
-async def test_no_gateway_no_fields_of_it() -> None:
-    async with StandIn([WORDS]) as standin, house(standin) as cfchat:
-        await cfchat.post()
-    assert not [name for name in standin.requests[0].fields if name.startswith("cf-aig")]
-
-
-@pytest.mark.parametrize(
-    ("script", "status", "code"),
-    [
-        (json_error(400, 2001, "Please configure AI Gateway"), 502, "upstream_auth"),
-        (json_error(424, 2016, "Prompt blocked due to security configurations"), 400, "content_blocked"),
-        (json_error(424, 2017, "Response blocked due to security configurations"), 502, "upstream_refused"),
-    ],
-)
-async def test_what_a_gateway_refuses_is_not_asked_again(script: Script, status: int, code: str) -> None:
-    async with StandIn([script]) as standin, house(standin, change=chain()) as cfchat:
-        answer = await cfchat.post()
-    assert (answer.status, answer.error["code"], len(standin.requests)) == (status, code, 1)
 
 
 # --- deadlines -----------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 The fields that all requests share, the token among them, are encoded once. AI Gateway can be reached in two ways: by
 header, at the same address as the API, or at a base URL of its own, which has other paths. Its retries and its cache
-are switched off unless the operator asks for the cache.
+are switched off unless the operator asks for the cache. A route of the gateway is asked as OpenAI's API would be.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from cfchat.conversation.model import Conversation
+from cfchat.errors import UpstreamRefused
 from cfchat.secret import Secret
-from cfchat.upstream.cloudflare.models import SEARCH, is_search
+from cfchat.upstream.cloudflare.models import SEARCH, is_route, is_search
 from cfchat.upstream.origin import Origin
 from cfchat.wire.writer import encode_fields, encode_request_head
 
@@ -26,23 +27,36 @@ class Gateway(NamedTuple):
     token: Secret | None = None
     cache: int = 0
 
-    def fields(self, by_header: bool, request_id: str) -> list[tuple[str, str]]:
+    def fields(self, by_header: bool, request_id: str, label: str, trace: str) -> list[tuple[str, str]]:
         """Return the request fields that configure the gateway; its name is one of them only if `by_header`.
 
-        Source: developers.cloudflare.com/ai-gateway/glossary.
+        `label` names the client's key for the gateway's spend limits. `trace` is the id of the client's trace, in which
+        the request is our span. Source: developers.cloudflare.com/ai-gateway/glossary.
         """
         fields = [("cf-aig-gateway-id", self.id)] if by_header else []
         if self.token is not None:
             fields.append(("cf-aig-authorization", f"Bearer {self.token.reveal()}"))
+        # At most five entries, none of them nested: with more, AI Gateway drops them all.
+        metadata = {"request_id": request_id}
+        if label:
+            metadata["key"] = _short(label)
+        if trace:
+            fields += [("cf-aig-otel-trace-id", trace), ("cf-aig-otel-parent-span-id", request_id)]
         fields += [
-            # At most five entries, none of them nested: with more, AI Gateway drops them all.
-            ("cf-aig-metadata", json.dumps({"request_id": request_id})),
+            ("cf-aig-metadata", json.dumps(metadata)),
             # We retry ourselves; retries of the gateway would multiply ours.
             ("cf-aig-max-attempts", "1"),
         ]
         # A cache gives all clients the same reply, so it is used only if the operator asks for it.
         fields.append(("cf-aig-cache-ttl", str(self.cache)) if self.cache else ("cf-aig-skip-cache", "true"))
         return fields
+
+
+def _short(label: str) -> str:
+    """Return a label of at most 96 characters. One that is longer ends with its hash, so that no two become alike."""
+    if not label[96:]:
+        return label
+    return f"{label[:63]}-{blake2b(label.encode(errors='surrogatepass'), digest_size=16).hexdigest()}"
 
 
 class Api:
@@ -61,7 +75,12 @@ class Api:
         )
         asking = (("Content-Type", "application/json"), ("Accept", "text/event-stream"))
         self._fields = encode_fields(shared)  # of every request
-        self._run_fields = encode_fields((*shared, *asking))  # of each request that asks a model
+        self._run_fields = self._route_fields = encode_fields((*shared, *asking))  # of each request that asks a model
+        if self.on_gateway:
+            # There `Authorization` is for the provider, which may be another company: the token must not get there.
+            host, authorization, *more = (*shared, *asking)
+            own = () if gateway is None or gateway.token else (("cf-aig-authorization", authorization[1]),)
+            self._route_fields = encode_fields((host, *own, *more))
         self._heads: dict[str, bytes] = {}  # by model
         self._key = blake2b(token.reveal().encode()).digest()  # keeps others from computing an affinity
 
@@ -70,10 +89,13 @@ class Api:
         """Whether the base URL is AI Gateway's own (`https://gateway.ai.cloudflare.com/v1`)."""
         return self._gateway is not None and self._origin.base_path.endswith("/v1")
 
-    def run(self, model: str, body: bytes, affinity: str, request_id: str) -> bytes:
+    def run(
+        self, model: str, body: bytes, affinity: str, request_id: str, label: str = "", trace: str = ""
+    ) -> bytes:
         """Return the POST that asks the model, or an instance of AI Search, for a streamed reply.
 
-        `body` is what encode_request or encode_search returned, `affinity` what the method of that name returned.
+        `body` is what encode_request or encode_search returned, `affinity` what the method of that name returned. A
+        gateway is told the `label` of the client's key and the id of its `trace`, if there are any.
         """
         head = self._heads.get(model)
         if head is None:
@@ -81,20 +103,31 @@ class Api:
         gateway = self._gateway
         more = b""
         if gateway is not None and not is_search(model):  # AI Search has a gateway in its own settings
-            more = encode_fields(gateway.fields(not self.on_gateway, request_id))
+            fields = gateway.fields(not self.on_gateway, request_id, label, trace)
+            if is_route(model):  # its turns then go to one model, and find its warm cache
+                fields.append(("cf-aig-session-id", affinity))
+            more = encode_fields(fields)
         own = b"Content-Length: %d\r\nX-Session-Affinity: %b\r\n\r\n" % (len(body), affinity.encode("ascii"))
         return head + more + own + body
 
     def _prepare(self, model: str) -> bytes:
-        """Return what all requests to one model begin with. Few models are offered, so each is kept."""
-        base, gateway = self._origin.base_path, self._gateway
+        """Return what all requests to one model begin with. Few models are offered, so each is kept.
+
+        Raises:
+            UpstreamRefused: the model is a route, and there is no gateway.
+        """
+        base, gateway, route = self._origin.base_path, self._gateway, is_route(model)
+        if route and gateway is None:  # a hook may name one
+            raise UpstreamRefused(detail=f"only a gateway knows the route {model}: --gateway names yours")
         if is_search(model):
             target = search_path(base, self._account, model)
         elif gateway is not None and self.on_gateway:
-            target = f"{base}/{self._account}/{gateway.id}/workers-ai/{model}"
+            below = "compat/chat/completions" if route else f"workers-ai/{model}"
+            target = f"{base}/{self._account}/{gateway.id}/{below}"
         else:
-            target = run_path(base, self._account, model)
-        return encode_request_head("POST", target, (), self._run_fields)[:-2]  # without its empty line
+            target = route_path(base, self._account) if route else run_path(base, self._account, model)
+        fields = self._route_fields if route else self._run_fields
+        return encode_request_head("POST", target, (), fields)[:-2]  # without its empty line
 
     def catalogue(self) -> bytes:
         """Return the GET of the account's list of models. It costs nothing."""
@@ -140,6 +173,11 @@ def search_path(base_path: str, account: str, model: str) -> str:
     namespace, _, name = model.removeprefix(SEARCH).rpartition("/")
     within = f"namespaces/{namespace}/" if namespace else ""
     return f"{base_path.rstrip('/')}/accounts/{account}/ai-search/{within}instances/{name}/chat/completions"
+
+
+def route_path(base_path: str, account: str) -> str:
+    """Return the path that asks a route of the gateway that `cf-aig-gateway-id` names. The body names the route."""
+    return f"{base_path.rstrip('/')}/accounts/{account}/ai/v1/chat/completions"
 
 
 def models_path(base_path: str, account: str) -> str:

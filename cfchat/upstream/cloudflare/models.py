@@ -60,6 +60,7 @@ _WIDEST: _Ranges = {**_NEWER, "temperature": (0, 5)}
 CLASSIC_NAMES = re.compile(r"@cf/(meta|mistralai|mistral|deepseek-ai)/.*|@cf/qwen/(qwq|qwen1|qwen2).*|@hf/.*")
 # GLM runs into a timeout with these (cloudflare/langchain-cloudflare#30).
 _NOT_TAKEN: Mapping[str, frozenset[str]] = {_GLM: frozenset({"top_k", "repetition_penalty"})}
+_NOT_OF_OPENAI = frozenset({"top_k", "repetition_penalty"})  # a route may lead to a model of another provider
 # The fields of OpenAI's API that the classic schema has, too.
 _CLASSIC_PASSED = frozenset({"tools", "response_format"})
 # Models whose template has the opening tag, so that their text begins behind it.
@@ -78,7 +79,7 @@ def ranges(model: str | None) -> Mapping[str, tuple[float, float]]:
     if model is None:
         return _WIDEST
     known = _CLASSIC if CLASSIC_NAMES.fullmatch(model) else _NEWER
-    without = _NOT_TAKEN.get(model, frozenset())
+    without = _NOT_OF_OPENAI if is_route(model) else _NOT_TAKEN.get(model, frozenset())
     return {name: known[name] for name in known if name not in without} if without else known
 
 
@@ -145,8 +146,15 @@ def is_search(name: str) -> bool:
 
 
 _MODEL_NAME = re.compile(r"@(cf|hf)/[A-Za-z0-9._-]{1,100}/[A-Za-z0-9._-]{1,100}")
+# A dynamic route of the gateway, and Cloudflare's Auto Router (developers.cloudflare.com/ai-gateway/features).
+_ROUTE = re.compile(r"dynamic/[A-Za-z0-9._-]{1,100}|cloudflare/auto")
 
 
 def is_model_name(name: str) -> bool:
-    """Return whether a name is a model's, and may be put into a path without escaping."""
-    return _MODEL_NAME.fullmatch(name) is not None and ".." not in name
+    """Return whether a name is a model's, which may be put into a path without escaping, or a route's."""
+    return (_MODEL_NAME.fullmatch(name) is not None and ".." not in name) or is_route(name)
+
+
+def is_route(name: str) -> bool:
+    """Return whether AI Gateway chooses the model behind this name, for each request."""
+    return _ROUTE.fullmatch(name) is not None

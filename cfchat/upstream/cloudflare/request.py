@@ -63,11 +63,13 @@ def encode_request(
     messages: bytes | None = None,
     extra: Mapping[str, object] | None = None,
     reject_if_busy: bool = False,
+    route: bool = False,
 ) -> bytes:
     """Return the body as JSON in UTF-8. `max_tokens` bounds the reply; `messages` may stand for the question's own.
 
     `extra` are further fields for this model; None stands for those of MODEL_FIELDS. `reject_if_busy` asks Cloudflare
-    to refuse at once instead of queueing (developers.cloudflare.com/workers-ai/features/reject-if-busy).
+    to refuse at once instead of queueing (developers.cloudflare.com/workers-ai/features/reject-if-busy). The body for a
+    `route` names it, and has only what OpenAI's API has, because the model behind it may be any provider's.
     """
     fields = {**(MODEL_FIELDS.get(model, {}) if extra is None else extra)}
     if question.options is not NO_OPTIONS:
@@ -78,9 +80,16 @@ def encode_request(
     large["messages"] = question.messages if messages is None else messages
     # JSON mode cannot be streamed (developers.cloudflare.com/workers-ai/features/json-mode).
     fields["stream"] = "response_format" not in fields and "response_format" not in large
-    # Always sent, because classic models stop at 256 tokens without it.
-    fields["max_tokens"] = max_tokens
-    if reject_if_busy:
+    if route:
+        fields["model"] = model
+        # The newer name: OpenAI's models refuse the older one.
+        fields["max_completion_tokens"] = max_tokens
+        if fields["stream"]:
+            fields["stream_options"] = {"include_usage": True}
+    else:
+        # Always sent, because classic models stop at 256 tokens without it.
+        fields["max_tokens"] = max_tokens
+    if reject_if_busy and not route:
         own = fields.get("options")
         fields["options"] = {**(own if isinstance(own, dict) else {}), "rejectIfBusy": True}
     body = b""

@@ -32,6 +32,13 @@ GEMMA, GLM, LLAMA = DEFAULT_MODEL, *FALLBACK_MODELS
         ("@cf/a/b?c", False),
         ("@cf/a/ü", False),
         ("@xx/a/b", False),
+        ("dynamic/support-chat", True),
+        ("dynamic/a/b", False),
+        ("dynamic/", False),
+        ("dynamic/a b", False),
+        ("cloudflare/auto", True),
+        ("cloudflare/auto\n", False),
+        ("cloudflare/other", False),
         ("", False),
     ],
 )
