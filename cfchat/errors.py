@@ -242,6 +242,34 @@ class BudgetSpent(RateLimited):
     code = "daily_tokens_spent"
 
 
+class TooManyReaders(RateLimited):
+    """A kept reply that as many clients read as may."""
+
+    code = "too_many_readers"
+
+
+class BadIdempotencyKey(RequestError):
+    """An `Idempotency-Key` that is too short, too long or has other characters than visible ASCII."""
+
+    code = "invalid_idempotency_key"
+
+
+class IdempotencyKeyReused(RequestError):
+    """An `Idempotency-Key` that another question has had (draft-ietf-httpapi-idempotency-key-header-07 §2.7)."""
+
+    status, code = 422, "idempotency_key_reused"
+
+
+class Stopped(RequestError):
+    """A reply that its user has stopped. OpenAI's SDKs would try again after a 409."""
+
+    status, code = 409, "stopped"
+    words = "This reply was stopped."
+
+    def __init__(self) -> None:
+        super().__init__(fields=[("x-should-retry", "false")])
+
+
 class Overloaded(CfchatError):
     """Too many connections or streams at once, or a server that is shutting down."""
 

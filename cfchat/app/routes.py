@@ -21,12 +21,14 @@ from cfchat.app.admission import Admission
 from cfchat.app.exchange import Exchange
 from cfchat.app.health import PROBES
 from cfchat.app.hooks import Hooks, label_of, run_hook
+from cfchat.app.kept.replies import Keeping
+from cfchat.app.kept.resume import STREAM, Resume
 from cfchat.app.pulse import PULSE, Pulse
 from cfchat.app.waiting import Kept, Waiting
 from cfchat.app.writer import Writer
 from cfchat.conversation.model import Conversation
 from cfchat.conversation.openai import parse_completion
-from cfchat.conversation.parse import Limits, parse_conversation
+from cfchat.conversation.parse import Limits, parse_json, read_chat_id, read_conversation
 from cfchat.conversation.prepare import MERGE
 from cfchat.conversation.responses import parse_response
 from cfchat.errors import (
@@ -77,7 +79,7 @@ class Settings(NamedTuple):
     is asked. Beyond `max_streams` replies, `max_queue` conversations wait for a turn, at most `queue_timeout` seconds.
     `max_streams_each` is the share of one key or address, by default a quarter; its share of the queue is as large.
     `max_waiting` bounds the bytes of all requests that wait, for whatever reason. With `thoughts` replies show the
-    model's reasoning, where their form has a place for it.
+    model's reasoning, where their form has a place for it. `keeping` says which replies outlive their connection.
     """
 
     system_prompt: str = "You are a friendly assistant"
@@ -94,6 +96,7 @@ class Settings(NamedTuple):
     models: tuple[str, ...] = (DEFAULT_MODEL,)
     aliases: Mapping[str, str] = MappingProxyType({})
     caps: Mapping[str, float] = MappingProxyType({"max_tokens": 4096})
+    keeping: Keeping = Keeping()
 
 
 class App:
@@ -120,6 +123,11 @@ class App:
             upstream, self._admission, self.guard, hooks, self.metrics,
             settings.system_prompt, settings.client_system, settings.model,
         )  # fmt: skip
+        self._resume: Resume | None = None
+        if settings.keeping.seconds:
+            self._resume = Resume(
+                settings.keeping, self._exchange, self.guard, self.metrics, self._identify, settings.thoughts
+            )
         self._names = tuple(dict.fromkeys((*settings.models, *settings.aliases)))
         self._routes: dict[str, Route] = {
             "/api/chatbot": {"POST": self._chatbot},
@@ -132,9 +140,10 @@ class App:
         }
         # Routes of a path that holds a name, by what stands before the name and behind it.
         self._named_routes: dict[tuple[str, str], Route] = {
-            ("/api/chat/", "/stream"): {"GET": self._resume},
+            STREAM: {"GET": self._nothing_kept},
             (_MODELS, ""): {"GET": self._model},
             ("/v1/responses/", ""): {"GET": self._earlier_response, "DELETE": self._earlier_response},
+            **({} if self._resume is None else self._resume.routes),
         }
 
     def handle(self, request: Request, reply: Reply) -> Awaitable[None]:
@@ -171,6 +180,11 @@ class App:
         path = record.path
         self.metrics.requests.add(1, path if path in self._routes else self._name_of(path), str(record.status))
         log_request(record, logging.DEBUG if path in _QUIET and record.status < 400 else logging.INFO)
+
+    @property
+    def kept(self) -> tuple[int, int, int]:
+        """Return how many kept replies run, how many are over, and what they take of the memory, in bytes."""
+        return (0, 0, 0) if self._resume is None else self._resume.replies.counts
 
     @property
     def streams(self) -> tuple[int, int]:
@@ -229,14 +243,18 @@ class App:
 
     def _chatbot(self, request: Request, reply: Reply) -> Awaitable[None]:
         form = negotiate(request.fields.get("accept"), self._settings.thoughts)
-        return self._chat(request, reply, lambda body: (parse_conversation(body, self._limits), form))
+        return self._chat(request, reply, lambda body: (read_conversation(parse_json(body), self._limits), form))
 
     def _ui_chat(self, request: Request, reply: Reply) -> Awaitable[None]:
         """The AI SDK sends its two transports the same request: only the path tells them apart."""
-        form = UIMessage(self._settings.thoughts)
-        return self._chat(request, reply, lambda body: (parse_conversation(body, self._limits), form))
+        return self._chat(request, reply, self._parse_chat)
 
-    async def _resume(self, request: Request, reply: Reply) -> None:
+    def _parse_chat(self, body: bytes) -> tuple[Conversation, Form]:
+        document = parse_json(body)
+        form = UIMessage(self._settings.thoughts, read_chat_id(document))
+        return read_conversation(document, self._limits), form
+
+    async def _nothing_kept(self, request: Request, reply: Reply) -> None:
         """No reply outlives its request, so there is never one to resume."""
         reply.send(204)
 
@@ -271,14 +289,19 @@ class App:
         request.on_body = kept.resize
         try:
             label = await self._identify(request)
-            asker = self.guard.admit(label, request.client, time.monotonic(), time.time())
+            back = self._resume is not None and self._resume.may_join(request)
+            asker = self.guard.admit(label, request.client, time.monotonic(), None if back else time.time())
             if label:
                 kept.rename(asker.name)
             _check_body_fields(request)
             # Neither the body nor the conversation gets a name here: it would keep them until the reply has ended.
-            await self._answer(request, reply, asker, *parse(_no_form(request, await request.read_body())))
+            if self._resume is None:
+                await self._answer(request, reply, asker, *parse(_no_form(request, await request.read_body())))
+            else:
+                body = request.read_body
+                await (await self._resume.answer(request, reply, asker, parse, _no_form(request, await body())))
         finally:
-            if kept.size:
+            if kept.size and not request.goes_on:
                 request.keep(0)
 
     def _answer(
@@ -294,8 +317,15 @@ class App:
             request.notes["key"] = label_of(label)
         return label
 
+    async def drain(self, seconds: float) -> None:
+        """Let replies that nobody reads just now come to their end, but for so many seconds at most."""
+        if self._resume is not None:
+            await self._resume.replies.drain(seconds)
+
     async def aclose(self) -> None:
-        """Wait for what is done after replies."""
+        """End what outlives its requests: kept replies, and the hooks behind replies."""
+        if self._resume is not None:
+            await self._resume.replies.aclose()
         await self._exchange.aclose()
 
     # --- models --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ brings its own.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -88,6 +89,10 @@ class Service:
         for state, number in zip(("running", "waiting"), self.app.streams, strict=True):
             metrics.streams.set(number, state)
         metrics.waiting.set(self.app.waiting.size)
+        running, finished, size = self.app.kept
+        metrics.kept.set(running, "running")
+        metrics.kept.set(finished, "finished")
+        metrics.kept_bytes.set(size)
         metrics.clients.set(0 if self.server is None else self.server.connections)
         metrics.pool.set(pool.lent_out, "lent")
         metrics.pool.set(pool.idle, "idle")
@@ -138,7 +143,7 @@ class Service:
             await self.start()
             await server.start_on(sockets, tls)
             yield server
-            await server.drain()
+            await asyncio.gather(server.drain(), self.app.drain(self.limits.drain))
         except BaseException:
             await server.abort()
             raise

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from cfchat.conversation.model import Delta
+from cfchat.errors import Stopped
 from cfchat.replies.form import Form, Meta
 from cfchat.server.reply import FieldLines, Pausable, Reply
 
@@ -67,6 +68,11 @@ class Writer:
         self._reply.write(self._start + self.form.encode(batch))
         self._start = b""
 
+    def take_each(self, entries: Sequence[Delta]) -> None:
+        """Take entries of a journal, each by itself: so every reader gets the same events, whenever it reads."""
+        self._reply.write(self._start + b"".join([self.form.encode([entry]) for entry in entries]))
+        self._start = b""
+
     def end(self, last: Sequence[Delta] = ()) -> None:
         """See Into."""
         form = self.form
@@ -75,3 +81,15 @@ class Writer:
             self._reply.send(200, self._fields, piece)
         else:
             self._reply.end(piece)
+
+    def stop(self, error: Stopped) -> None:
+        """End a reply that was stopped, as the form has it.
+
+        Raises:
+            Stopped: the form cannot say it.
+        """
+        words = self.form.fail(error)
+        if not words:
+            raise error
+        self._reply.record.fault = "stopped"
+        self._reply.end(self._start + words)

@@ -69,10 +69,20 @@ def parse_conversation(body: bytes, limits: Limits = Limits()) -> Conversation:
         InvalidJSON: the body is not JSON in UTF-8.
         BadChatRequest: it is not a conversation (BadOption for an option); `param` names the place.
     """
-    document: object = parse_json(body)
+    return read_conversation(parse_json(body), limits)
+
+
+def read_conversation(document: object, limits: Limits = Limits()) -> Conversation:
+    """Read what `parse_conversation` has decoded."""
     messages = parse_messages(document.get("messages") if isinstance(document, dict) else document, limits)
     options = parse_options(document, limits) if isinstance(document, dict) else NO_OPTIONS
     return Conversation(messages, options)
+
+
+def read_chat_id(document: object) -> str:
+    """Return the id of the chat that a conversation belongs to, as the AI SDK sends it; empty if there is none."""
+    chat = document.get("id") if isinstance(document, dict) else None
+    return chat if isinstance(chat, str) else ""
 
 
 def without_surrogates(text: str) -> str:

@@ -20,7 +20,11 @@ from cfchat.wire.fields import Fields
 from cfchat.wire.grammar import TOKEN, TOKEN_LIST
 
 PREFLIGHT_MAX_AGE = 86_400  # seconds for which a browser may remember the answer to a preflight
-EXPOSED = "X-Request-Id, X-Model, X-Messages-Left-Out, X-Sources, X-Search, Retry-After, RateLimit, RateLimit-Policy"
+# Fields of a reply that pages may read.
+EXPOSED = (
+    "X-Request-Id, X-Model, X-Messages-Left-Out, X-Sources, X-Search, Retry-After, RateLimit, RateLimit-Policy, "
+    "Idempotency-Replayed"
+)
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 

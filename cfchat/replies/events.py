@@ -58,3 +58,21 @@ class Events(Form):
     def fail(self, error: CfchatError) -> bytes:
         """Return an error event."""
         return encode_json_event({"error": describe(error), "text": ""}, "error")
+
+
+class NumberedEvents(Events):
+    """The same with an `id` for each event (WHATWG HTML §9.2.6), by which a client can go on where it has lost its way.
+
+    The id is the reply's name and the number of the entry of its journal, so each entry is to be encoded by itself.
+    """
+
+    def __init__(self, thoughts: bool, name: str, number: int = 0) -> None:
+        super().__init__(thoughts)
+        self._name = name
+        self._number = number
+
+    def encode(self, deltas: Sequence[Delta]) -> bytes:
+        """Return the event of an entry; empty if the entry shows nothing."""
+        self._number += 1
+        event = super().encode(deltas)
+        return b"id: %b.%d\n%b" % (self._name.encode(), self._number, event) if event else b""

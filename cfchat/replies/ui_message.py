@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cfchat.conversation.model import Delta, Source
-from cfchat.errors import CfchatError
+from cfchat.errors import CfchatError, Stopped
 from cfchat.replies.form import DONE, HEARTBEAT, End, Form, Meta, encode_json_event, reasoning_of, sources_of, text_of
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
@@ -26,14 +26,15 @@ _USAGE = {
 
 
 class UIMessage(Form):
-    """The form of the AI SDK's route."""
+    """The form of the AI SDK's route. `name` is the id of the chat, as the client has it."""
 
     content_type = "text/event-stream"
     fields = (("X-Vercel-AI-UI-Message-Stream", "v1"),)
     heartbeat = HEARTBEAT
 
-    def __init__(self, thoughts: bool = False) -> None:
+    def __init__(self, thoughts: bool = False, name: str = "") -> None:
         self.thoughts = thoughts
+        self.name = name
         self._end = End()
         self._part = ""  # the kind of the part that is open, and its id
         self._id = ""
@@ -89,7 +90,9 @@ class UIMessage(Form):
         return self._close() + encode_json_event({"type": "finish-step"}) + encode_json_event(finish) + DONE
 
     def fail(self, error: CfchatError) -> bytes:
-        """Return an error event and a clean end."""
+        """Return an error event, or that the user has stopped the reply, and a clean end."""
+        if isinstance(error, Stopped):
+            return encode_json_event({"type": "abort"}) + DONE
         return encode_json_event({"type": "error", "errorText": error.message}) + DONE
 
 

@@ -44,8 +44,8 @@ class Request:
     """
 
     __slots__ = (
-        *("_body", "_read_body", "_received", "_target", "_turn"),
-        *("awaits_body", "client", "fields", "id", "max_body", "method", "notes", "on_body", "path", "secure"),
+        *("_body", "_read_body", "_received", "_target", "_turn", "awaits_body", "client", "fields", "goes_on"),
+        *("id", "max_body", "method", "notes", "on_body", "path", "secure"),
     )
 
     def __init__(
@@ -67,6 +67,7 @@ class Request:
         self.notes: dict[str, object] = {}
         self.max_body = 1 << 20
         self.awaits_body = False  # it was asked for, and has not come
+        self.goes_on = False  # what it asks is kept beyond the handler, also if the client leaves
         self.on_body: Callable[[int], None] | None = None
         self._read_body = read_body
         self._received: bytearray | None = bytearray()  # None once `_body` is whole

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from cfchat.app import routes as app
+from cfchat.app.kept.replies import Keeping
 from cfchat.conversation.model import Options
 from cfchat.errors import ConfigError
 from cfchat.guard import guard
@@ -116,6 +117,8 @@ def load(
     faults += _check_search(values, demo)
     if values["tls_key"] and not values["tls_cert"]:
         faults.append("--tls-cert must name the certificate of --tls-key")
+    if values["resume"] and values["workers"] not in (None, 0, 1):
+        faults.append("--resume cannot go with --workers above 1: a reply is kept in the one process that asked for it")
     if faults:
         raise ConfigError("\n".join(faults))
     values["given"] = {it.setting.name for it in found if it.source is not Source.DEFAULT}
@@ -244,6 +247,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             max_waiting=v.max_waiting << 20,
             client_system=v.client_system,
             thoughts=v.thoughts == SEND,
+            keeping=Keeping(v.resume),
             model=models[0],
             models=tuple(dict.fromkeys((*offered, *aliases.values()))),
             aliases=aliases,

@@ -75,6 +75,14 @@ def to_seconds(text: str) -> float:
     return float(text)
 
 
+def to_resume(text: str) -> float:
+    """Return the seconds for which a reply is kept. Its memory is bounded, but a lost client's tokens are paid for."""
+    seconds = to_seconds(text)
+    if seconds > 600:
+        raise ValueError("must be 600 seconds at most")
+    return seconds
+
+
 def to_keep_alive(text: str) -> float:
     """Return the seconds that a connection stays open between requests. Its first request needs some of them."""
     seconds = to_seconds(text)

@@ -1,0 +1,186 @@
+"""Let clients join replies that are kept: by a chat's id, by the id of an event, or by the key of a question.
+
+`answer` stands before every question. It finds the reply that the question has already, or asks and keeps the answer,
+or has it written to the client directly, as without `--resume`: if nobody could find the answer again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from hashlib import blake2b
+from urllib.parse import unquote
+
+from cfchat.app.exchange import Exchange
+from cfchat.app.kept.replies import Keeping, KeptReplies, KeptReply, Name
+from cfchat.app.writer import Writer
+from cfchat.conversation.model import Conversation
+from cfchat.errors import BadIdempotencyKey, IdempotencyKeyReused, TooManyReaders
+from cfchat.guard.guard import Asker, Guard
+from cfchat.ops.metrics import Metrics
+from cfchat.replies.events import Events, NumberedEvents
+from cfchat.replies.form import Form
+from cfchat.replies.ui_message import UIMessage
+from cfchat.server.reply import FieldLines, Handler, Reply
+from cfchat.server.request import Request
+
+# Before and behind the id in a path.
+STREAM, _STOP_CHAT, _STOP_EVENTS = ("/api/chat/", "/stream"), ("/api/chat/", "/stop"), ("/api/chatbot/", "/stop")
+# What a reply is found by: the id of its chat, its own, or the key of its question.
+_CHAT, _EVENTS, _KEY = "chat", "events", "key"
+# A shorter one can be guessed.
+_CHAT_ID = r"[A-Za-z0-9._:-]{16,128}"
+_PLACE = r"([0-9a-f]{32})\.([0-9]{1,9})"
+# A string of RFC 8941 §3.3.3, or as most clients send it, without the quotes.
+_QUOTED, _KEY_TEXT = r'"((?:[!#-\[\]-~]|\\["\\])*)"', r"[!-~]{16,255}"
+_STOPPED = b'{"success":true}\n'
+_JSON = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
+_REPLAYED = (("Idempotency-Replayed", "true"),)
+
+Parse = Callable[[bytes], tuple[Conversation, Form]]
+
+
+class Resume:
+    """`identify` returns the label of a request's key. With `thoughts` a chat's stream shows the model's reasoning."""
+
+    def __init__(
+        self, keeping: Keeping, exchange: Exchange, guard: Guard, metrics: Metrics,
+        identify: Callable[[Request], Awaitable[str]], thoughts: bool,
+    ) -> None:  # fmt: skip
+        self.replies = KeptReplies(keeping)
+        self._exchange = exchange
+        self._guard = guard
+        self._metrics = metrics
+        self._identify = identify
+        self._thoughts = thoughts
+        self._secret = os.urandom(32)
+        self.routes: dict[tuple[str, str], Mapping[str, Handler]] = {
+            STREAM: {"GET": self._join_chat},
+            _STOP_CHAT: {"POST": self._stop_chat},
+            _STOP_EVENTS: {"POST": self._stop_events},
+        }
+
+    # --- a question ---------------------------------------------------------------------------
+
+    def may_join(self, request: Request) -> bool:
+        """Return whether a client has perhaps come back. Then it spends no tokens, and no budget need be looked at."""
+        return "idempotency-key" in request.fields or "last-event-id" in request.fields
+
+    async def answer(
+        self, request: Request, reply: Reply, asker: Asker, parse: Parse, body: bytes
+    ) -> Awaitable[None]:
+        """Return what answers a question when it is awaited. This frame is gone by then, and with it the conversation.
+
+        Raises:
+            BadChatRequest: the body is not a conversation.
+            BadIdempotencyKey: the key of the question is malformed.
+            IdempotencyKeyReused: another question has come with it.
+            TooManyReaders: the answer has as many readers as it may have.
+        """
+        key = read_key(request.fields.get("idempotency-key"))
+        conversation, form = parse(body)
+        if isinstance(form, Events) and (place := re.fullmatch(_PLACE, request.fields.get("last-event-id", ""))):
+            kept, number = self.replies.find(Name(asker.label, _EVENTS, place[1])), int(place[2])
+            if kept is not None and number <= len(kept.journal):
+                return self._join(request, reply, asker, form, kept, number)
+        names, question = [], b""
+        if key:
+            names = [Name("", _KEY, self._hash(f"{asker.name}\0{key}".encode()).hex())]
+            # The same body may ask for something else at another path.
+            question = self._hash(body + repr(conversation).encode())
+        if isinstance(form, UIMessage) and re.fullmatch(_CHAT_ID, form.name):
+            names.append(Name(asker.label, _CHAT, form.name))
+        while (found := self.replies.find(*names)) is not None:
+            if key and names[0] in found.names:
+                if found.question != question:
+                    raise IdempotencyKeyReused("This key has come with another question: each needs a key of its own.")
+                return self._join(request, reply, asker, form, found, fields=_REPLAYED)
+            if found.over:
+                break
+            await found.stop()  # the chat goes on with this question
+        if names or isinstance(form, Events):
+            kept = self.replies.add(form, names, question, lone=not names)
+            if kept is not None:
+                kept.start(request, self._exchange.run(request, asker, conversation, kept))
+                return self._follow(reply, asker, form, kept)
+        return self._exchange.run(request, asker, conversation, Writer(reply, form, asker.fields))
+
+    def _join(
+        self, request: Request, reply: Reply, asker: Asker, form: Form, kept: KeptReply, number: int = 0,
+        fields: FieldLines = (),
+    ) -> Awaitable[None]:  # fmt: skip
+        if kept.crowded:
+            raise TooManyReaders("This reply has as many readers as it may have.", retry_after=1)
+        kept.joins += 1
+        self._metrics.resumed.add(1)
+        request.notes |= {"resumed": kept.joins, "reply": kept.request_id}
+        return self._follow(reply, asker, form, kept, number, fields)
+
+    def _follow(
+        self, reply: Reply, asker: Asker, form: Form, kept: KeptReply, number: int = 0, fields: FieldLines = ()
+    ) -> Awaitable[None]:
+        if isinstance(form, Events):
+            self.replies.name(kept, Name(asker.label, _EVENTS, kept.id))
+            form = NumberedEvents(form.thoughts, kept.id, number)
+        return kept.follow(Writer(reply, form, [*asker.fields, *fields]), number)
+
+    def _hash(self, data: bytes) -> bytes:
+        return blake2b(data, key=self._secret, digest_size=16).digest()
+
+    # --- routes that need no question ---------------------------------------------------------
+
+    async def _join_chat(self, request: Request, reply: Reply) -> None:
+        """Answer GET /api/chat/ID/stream: the chat's last reply from its start, or 204 if there is none.
+
+        Raises:
+            RateLimited, TooManyReaders: too many requests, or clients that read this reply.
+        """
+        label = await self._identify(request)
+        asker = self._guard.admit(label, request.client, time.monotonic())
+        await request.read_body(0)  # behind it the server watches for a client that leaves
+        kept = self.replies.find(Name(label, _CHAT, _id_in(request.path, STREAM)))
+        if kept is None:
+            reply.send(204, asker.fields)
+        elif request.method == "HEAD":
+            Writer(reply, UIMessage(), asker.fields)
+            reply.end()
+        else:
+            await self._join(request, reply, asker, UIMessage(self._thoughts), kept)
+
+    async def _stop_chat(self, request: Request, reply: Reply) -> None:
+        """Answer POST /api/chat/ID/stop."""
+        await self._stop(request, reply, _CHAT, _STOP_CHAT)
+
+    async def _stop_events(self, request: Request, reply: Reply) -> None:
+        """Answer POST /api/chatbot/REPLY/stop."""
+        await self._stop(request, reply, _EVENTS, _STOP_EVENTS)
+
+    async def _stop(self, request: Request, reply: Reply, kind: str, around: tuple[str, str]) -> None:
+        """Close the call to the model, then answer. A reply that is over, or was never there, is stopped as well."""
+        label = await self._identify(request)
+        kept = self.replies.find(Name(label, kind, _id_in(request.path, around)))
+        if kept is not None:
+            await kept.stop()
+        reply.send(200, _JSON, _STOPPED)
+
+
+def _id_in(path: str, around: tuple[str, str]) -> str:
+    before, behind = around
+    return unquote(path.removeprefix(before).removesuffix(behind))
+
+
+def read_key(field: str | None) -> str:
+    """Return the key in an `Idempotency-Key` field, with or without the quotes of a string; empty if there is none.
+
+    Raises:
+        BadIdempotencyKey: it is not 16 to 255 characters of visible ASCII.
+    """
+    if field is None:
+        return ""
+    quoted = re.fullmatch(_QUOTED, field)
+    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else field
+    if not re.fullmatch(_KEY_TEXT, key) or (field[0] == '"' and not quoted):
+        raise BadIdempotencyKey("This must be 16 to 255 characters of visible ASCII.", param="idempotency-key")
+    return key
