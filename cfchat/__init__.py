@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cfchat.api import Serving, chat, serve, stream_chat
     from cfchat.app.hooks import Hooks, Reply
     from cfchat.asgi3 import asgi
+    from cfchat.conversation.images import Image
     from cfchat.conversation.model import Conversation, Message, Options
     from cfchat.server.request import Request
     from cfchat.settings.config import Config
@@ -27,6 +28,7 @@ __all__ = [
     "ConfigError",
     "Conversation",
     "Hooks",
+    "Image",
     "Message",
     "Options",
     "Reply",
@@ -46,6 +48,7 @@ _ROOMS = {
     "asgi3": ("asgi",),
     "settings.config": ("Config",),
     "settings.load": ("load_config",),
+    "conversation.images": ("Image",),
     "conversation.model": ("Conversation", "Message", "Options"),
     "app.hooks": ("Hooks", "Reply"),
     "server.request": ("Request",),

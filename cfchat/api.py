@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from cfchat.app.hooks import Hooks
 from cfchat.app.routes import limits_of
 from cfchat.app.service import Service, refuse_in_text
+from cfchat.conversation.images import check_model
 from cfchat.conversation.model import Conversation, Options
 from cfchat.conversation.parse import parse_messages, parse_options
 from cfchat.conversation.prepare import with_system
@@ -25,12 +26,14 @@ from cfchat.ops.metrics import Metrics
 from cfchat.ops.worker_metrics import share_metrics
 from cfchat.secret import Secret
 from cfchat.server.files import fit, open_files, share_of
+from cfchat.server.request import Limits
 from cfchat.server.server import Server
 from cfchat.settings.config import Config
 from cfchat.settings.load import load_config
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.connect import make_ssl_context
 from cfchat.upstream.origin import Origin
+from cfchat.wire.messages import ReadLimits
 
 log = logging.getLogger("cfchat")
 
@@ -160,7 +163,8 @@ async def stream_chat(
     """Ask the model, and give its words as they come; a string is one message of the user.
 
     Messages and options (`model`, `temperature`, `max_tokens`, ...) are those of POST /api/chatbot. Each call has a
-    connection of its own. Close the generator where you leave it before its end: `contextlib.aclosing`.
+    connection of its own. Images need the setting `images`. Close the generator where you leave it before its end:
+    `contextlib.aclosing`.
     Raises ConfigError, BadChatRequest, and an UpstreamError, in the middle, too: then the reply is not whole.
 
     >>> import asyncio, cfchat
@@ -172,14 +176,14 @@ async def stream_chat(
     """
     config = config or load_config()
     conversation = _conversation(messages, config, Options(**options))  # type: ignore[arg-type]
-    async with (
-        open_upstream(config) as upstream,
-        upstream.ask(conversation) as answer,
-        aclosing(answer.batches()) as batches,
-    ):
-        async for batch in batches:
-            if text := "".join(delta.text for delta in batch):
-                yield text
+    async with open_upstream(config) as upstream:
+        if conversation.images:
+            model = conversation.options.model or upstream.settings.models[0]
+            check_model(model, upstream.sees, config.app.models)
+        async with upstream.ask(conversation) as answer, aclosing(answer.batches()) as batches:
+            async for batch in batches:
+                if text := "".join(delta.text for delta in batch):
+                    yield text
 
 
 def chat(
@@ -247,9 +251,9 @@ def make_context(settings: Settings) -> ssl.SSLContext | None:
 
 async def _start_demo(stack: AsyncExitStack) -> Settings:
     """Start the stand-in model on loopback; it is called through the same code as Cloudflare."""
-    from cfchat.demo.server import ACCOUNT, MODEL, TOKEN, Demo  # here, because only a demo pays for it
+    from cfchat.demo.server import ACCOUNT, BODY_LIMIT, MODEL, TOKEN, Demo  # here, because only a demo pays for it
 
-    server = Server(Demo().handle, refuse_in_text)
+    server = Server(Demo().handle, refuse_in_text, Limits(read=ReadLimits(body=BODY_LIMIT)))
     host, port = await server.start("127.0.0.1", 0)
     stack.push_async_callback(server.drain, 1.0)
     log.info("demo: the stand-in model listens on http://%s:%d; nothing is sent to Cloudflare", host, port)

@@ -180,6 +180,12 @@ class InvalidJSON(BadChatRequest):
     code = "invalid_json"
 
 
+class InvalidImage(BadChatRequest):
+    """An image that is no `data:` URL, is wrong or too large, or that this server does not take."""
+
+    code = "invalid_image"
+
+
 class BadOption(BadChatRequest):
     """An option such as `temperature` that is not a number, is out of its range, or is over the operator's cap."""
 

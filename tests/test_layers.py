@@ -39,8 +39,8 @@ PURE: tuple[str, ...] = ("errors", "secret", "wire", "conversation", "replies", 
 PURE += ("upstream.circuits", "upstream.origin")
 IMPURE_MODULES = {"asyncio", "socket", "ssl", "os", "time", "random", "logging"}
 FACE = (
-    *("CfchatError", "Config", "ConfigError", "Conversation", "Hooks", "Message", "Options", "Reply", "Request"),
-    *("Serving", "__version__", "asgi", "chat", "load_config", "serve", "stream_chat"),
+    *("CfchatError", "Config", "ConfigError", "Conversation", "Hooks", "Image", "Message", "Options", "Reply"),
+    *("Request", "Serving", "__version__", "asgi", "chat", "load_config", "serve", "stream_chat"),
 )
 
 

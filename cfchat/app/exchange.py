@@ -21,6 +21,7 @@ from cfchat.app.hooks import Hooks, label_of, run_hook
 from cfchat.app.hooks import Reply as Finished
 from cfchat.app.usage import ReplyUsage
 from cfchat.app.writer import Into
+from cfchat.conversation.images import check_model
 from cfchat.conversation.model import Conversation
 from cfchat.conversation.prepare import estimate, with_system
 from cfchat.errors import CfchatError, UpstreamError
@@ -41,7 +42,7 @@ class Exchange:
 
     def __init__(
         self, upstream: Upstream, admission: Admission, guard: Guard, hooks: Hooks, metrics: Metrics,
-        system_prompt: str, client_system: str, default_model: str,
+        system_prompt: str, client_system: str, default_model: str, offered: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self._upstream = upstream
         self._admission = admission
@@ -51,13 +52,14 @@ class Exchange:
         self._system = (system_prompt, client_system)
         self._default_model = default_model
         self._search = default_model if is_search(default_model) else ""
+        self._offered = offered
         self._settling: set[asyncio.Task[None]] = set()  # the `after_reply` hooks that run
 
     async def run(self, request: Request, asker: Asker, conversation: Conversation, into: Into) -> None:
         """Ask the model, and pass its answer on.
 
         Raises:
-            BadChatRequest: system messages are not accepted, and there is one.
+            BadChatRequest: system messages are not accepted, and there is one; or the model does not take its images.
             Overloaded: too many replies run already, or too many bytes wait, of this client or in all.
             BudgetSpent: the reply may cost more tokens than are left of the day's.
             UpstreamError: no words came in all tries, or the reply broke off.
@@ -66,7 +68,13 @@ class Exchange:
         if self._hooks.before_call is not None:
             before_call = self._hooks.before_call
             conversation = await run_hook("before_call", request.id, before_call, conversation, request)
-        prompt, model = estimate(conversation), conversation.options.model or self._default_model
+        model, images = conversation.options.model or self._default_model, conversation.images
+        if images:
+            request.notes["images"] = images
+            check_model(model, self._upstream.sees, self._offered)
+            # To parse, to encode and to send megabytes takes a while each: the others get a turn in between.
+            await asyncio.sleep(0)
+        prompt = estimate(conversation)
         max_tokens = conversation.options.max_tokens or self._upstream.settings.max_tokens
         if model == self._search:  # the client's number is not sent to it, so the reply may be longer
             max_tokens = max(max_tokens, self._upstream.settings.max_tokens)
@@ -82,6 +90,8 @@ class Exchange:
         )  # fmt: skip
         del conversation
         request.keep(asking.size)
+        if images:
+            await asyncio.sleep(0)
         await self._admission.enter(asker.name)
         try:
             held = self._guard.reserve(asker, prompt, max_tokens, time.time())

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from math import isfinite
 from typing import TypeVar
 
+from cfchat.conversation.images import Image
 from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.conversation.passed import texts_of
 from cfchat.errors import CfchatError, RequestTimeout
@@ -152,6 +153,10 @@ def _check_conversation(conversation: object) -> None:
         if not isinstance(message, Message) or message.role not in _ROLES:
             raise TypeError("each of `messages` must be a Message of the system, a user, an assistant or a tool")
         message.content.encode()
+        if not isinstance(message.images, (tuple, list)) or not all(isinstance(it, Image) for it in message.images):
+            raise TypeError("the `images` of a message must be Images")
+        if message.images and message.role != "user":
+            raise ValueError("only a message of a user can have `images`")
     if options.model is not None and not is_model_name(options.model):
         raise ValueError("`options.model` must be the name of a model")
     numbers = [getattr(options, option.name) for option in fields(Options) if option.name != "model"]

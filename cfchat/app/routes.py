@@ -79,7 +79,8 @@ class Settings(NamedTuple):
     is asked. Beyond `max_streams` replies, `max_queue` conversations wait for a turn, at most `queue_timeout` seconds.
     `max_streams_each` is the share of one key or address, by default a quarter; its share of the queue is as large.
     `max_waiting` bounds the bytes of all requests that wait, for whatever reason. With `thoughts` replies show the
-    model's reasoning, where their form has a place for it. `keeping` says which replies outlive their connection.
+    model's reasoning, where their form has a place for it. `keeping` says which replies outlive their connection. A
+    conversation may hold so many `images`.
     """
 
     system_prompt: str = "You are a friendly assistant"
@@ -97,6 +98,7 @@ class Settings(NamedTuple):
     aliases: Mapping[str, str] = MappingProxyType({})
     caps: Mapping[str, float] = MappingProxyType({"max_tokens": 4096})
     keeping: Keeping = Keeping()
+    images: int = 0
 
 
 class App:
@@ -121,7 +123,7 @@ class App:
         self._admission = Admission(settings.max_streams, settings.max_queue, settings.queue_timeout, each)
         self._exchange = Exchange(
             upstream, self._admission, self.guard, hooks, self.metrics,
-            settings.system_prompt, settings.client_system, settings.model,
+            settings.system_prompt, settings.client_system, settings.model, settings.models,
         )  # fmt: skip
         self._resume: Resume | None = None
         if settings.keeping.seconds:
@@ -362,6 +364,7 @@ def limits_of(settings: Settings) -> Limits:
         caps=settings.caps,
         takes=lambda model, name: takes(model or settings.model, name),
         efforts=lambda model: efforts(model or settings.model),
+        images=settings.images,
     )
 
 

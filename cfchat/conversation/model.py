@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from cfchat.conversation.images import Image
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """A message of a conversation. `role` is system, user, assistant or tool.
 
     `tool_calls` are the calls that an assistant made, in OpenAI's shape. A message of a tool is the result of the call
-    `tool_call_id`.
+    `tool_call_id`. Only a user's message has `images`; the model reads them behind the text.
 
     >>> import cfchat
     >>> cfchat.Message("user", "Hello").content
@@ -28,6 +30,7 @@ class Message:
     content: str
     tool_calls: tuple[Mapping[str, object], ...] = ()
     tool_call_id: str = ""
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,15 @@ class Conversation:
     messages: tuple[Message, ...]
     options: Options = field(default_factory=Options)
     passed: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def images(self) -> int:
+        """How many images its messages hold."""
+        number = 0
+        for message in self.messages:
+            if message.images:
+                number += len(message.images)
+        return number
 
 
 @dataclass(frozen=True, slots=True)

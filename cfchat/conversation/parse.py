@@ -12,12 +12,12 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from cfchat.conversation.images import NO_FILES, Image, find_attachments, is_image, read_image
 from cfchat.conversation.model import NO_OPTIONS, Conversation, Message, Options
-from cfchat.errors import BadChatRequest, BadOption, InvalidJSON, UnknownModel
+from cfchat.errors import BadChatRequest, BadOption, InvalidImage, InvalidJSON, UnknownModel
 from cfchat.wire.strict_json import TooManyMembers, decode
 
 _SURROGATE = "[\ud800-\udfff]"
@@ -34,10 +34,13 @@ _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})  # the last two a
 # What the AI SDK and OpenAI's clients send back of an earlier reply, and what is for a page alone. They are passed over
 # even if they hold a text, because models must not read their own reasoning again; other kinds if they hold none.
 _SKIPPED_PARTS = re.compile(r"(?:data|source|tool)-.*|reasoning.*|dynamic-tool|step-start|refusal|custom", re.DOTALL)
-# A user's files are refused, because leaving them out would change what is asked.
+# A user's files are refused, because leaving them out would change what is asked. An assistant's are passed over if
+# a model may have made them.
 _FILE_PARTS = re.compile(r"(?:input_)?(?:image|file|audio|video|document)(?:_url)?")
+_NEVER_GENERATED = frozenset({"image", "image_url", "input_image"})
 # What an assistant's message of OpenAI's API may hold and no text.
 _INSTEAD_OF_TEXT = ("tool_calls", "function_call", "refusal", "audio", "reasoning_content", "reasoning")
+PARTS_EACH = 20  # parts for each message that a conversation may have, all together
 _NUMBERS = tuple(option.name for option in fields(Options) if option.name not in ("model", "reasoning_effort"))
 MAX_TOKENS = "max_completion_tokens"  # what OpenAI calls `max_tokens` today
 _WHOLE = frozenset({"max_tokens", "top_k", "seed"})
@@ -50,7 +53,8 @@ class Limits(NamedTuple):
 
     `aliases` are other names of models. `ranges(model)` gives the lowest and highest value of each option of a model
     (None: the default model); `caps` are the operator's own upper bounds. `takes(model, field)` says whether a model
-    takes a body field such as `tools`, and `efforts(model)` how much it can be asked to think.
+    takes a body field such as `tools`, and `efforts(model)` how much it can be asked to think. A conversation may hold
+    so many `images`.
     """
 
     messages: int = 1000
@@ -60,6 +64,7 @@ class Limits(NamedTuple):
     caps: Mapping[str, float] = MappingProxyType({})
     takes: Callable[[str | None, str], bool] = lambda model, name: True
     efforts: Callable[[str | None], Sequence[str]] = lambda model: ("none", "minimal", "low", "medium", "high")
+    images: int = 0
 
 
 def parse_conversation(body: bytes, limits: Limits = Limits()) -> Conversation:
@@ -87,7 +92,13 @@ def read_chat_id(document: object) -> str:
 
 def without_surrogates(text: str) -> str:
     """Replace each surrogate by U+FFFD: JSON can escape a lone one, UTF-8 cannot hold it (RFC 8259 §8.2)."""
-    return text if text.isascii() else re.sub(_SURROGATE, "\ufffd", text)
+    if text.isascii():
+        return text
+    try:
+        text.encode()  # ten times as quick as looking for one
+    except UnicodeEncodeError:
+        return re.sub(_SURROGATE, "\ufffd", text)
+    return text
 
 
 def parse_json(body: bytes, decode: Callable[[str], Any] = decode) -> Any:
@@ -180,25 +191,40 @@ def _check_number(name: str, key: str, value: object, ranges: Ranges, caps: Mapp
     return value
 
 
-def parse_message(item: object, place: str) -> Message:
-    """Read one message: a text, an assistant's calls of tools, or the result of a call, in OpenAI's shape."""
+class Counts:
+    """How much of everything a conversation has so far. What is over the limits is refused before it is read."""
+
+    parts = calls = images = 0
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+
+
+def parse_message(item: object, place: str, counts: Counts) -> Message:
+    """Read one message: a text, perhaps with images, an assistant's calls of tools, or the result of a call.
+
+    Calls and results have OpenAI's shape.
+    """
     if not isinstance(item, dict):
         raise BadChatRequest("A message is an object with `role` and `content`.", param=place)
     role = item.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise BadChatRequest("The role must be system, user, assistant or tool.", param=f"{place}.role")
     role = _ROLES[role]
-    content = _parse_content(item, role, place)
+    content, images = _find_content(item, role, place, counts)
     if role == "tool":
         call = item.get("tool_call_id")
         if not isinstance(call, str) or not call:
             raise BadChatRequest("The result of a tool must name its call.", param=f"{place}.tool_call_id")
         return Message(role, content, tool_call_id=without_surrogates(call))
     if role != "assistant" or not item.get("tool_calls"):
-        return Message(role, content)
+        return Message(role, content, images=images)
     calls = item["tool_calls"]
     if not isinstance(calls, list):
         raise BadChatRequest("The calls of tools must be a list.", param=f"{place}.tool_calls")
+    counts.calls += len(calls)
+    if counts.calls > counts.limits.messages:
+        raise BadChatRequest(f"There are more than {counts.limits.messages} calls of tools.", param="messages")
     parsed = [_parse_call(call, f"{place}.tool_calls", index) for index, call in enumerate(calls)]
     return Message(role, content, tuple(parsed))
 
@@ -215,37 +241,50 @@ def _parse_call(call: Any, place: str, index: int) -> Mapping[str, object]:
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def _parse_content(item: Mapping[str, object], role: str, place: str) -> str:
+def _find_content(
+    item: Mapping[str, object], role: str, place: str, counts: Counts
+) -> tuple[str, tuple[Image, ...]]:
     """Return a message's text: `content`, the AI SDK's `parts` or deep-chat's `text`, whichever first is not empty.
 
-    An assistant's may be missing beside calls of tools, a refusal and the like.
+    With it come the images among its parts and beside it. The text may be missing beside images, and an assistant's
+    beside calls of tools, a refusal and the like.
     """
+    images: tuple[Image, ...] = ()
+    if "files" in item or "experimental_attachments" in item:
+        attached = find_attachments(item, place) if role != "assistant" else ()
+        images = tuple(parse_image(part, where, role, counts) for part, where in attached)
     content = item.get("content")
-    if content and isinstance(content, str):
-        return without_surrogates(content)
+    if content and type(content) is str:
+        return content if content.isascii() else without_surrogates(content), images
     key = next((key for key in ("content", "parts", "text") if item.get(key)), None)
     if key is None:  # An empty text is allowed; a missing one is not.
         key = next((key for key in ("content", "parts", "text") if item.get(key) is not None), None)
-        if key is None and role == "assistant" and any(map(item.get, _INSTEAD_OF_TEXT)):
-            return ""
+        if key is None and (images or (role == "assistant" and any(map(item.get, _INSTEAD_OF_TEXT)))):
+            return "", images
         key = key or "content"
     value, place = item.get(key), f"{place}.{key}"
     kind = {"parts": list, "text": str}.get(key, object)
-    return parse_text(value if isinstance(value, kind) else None, role, place)
+    text, of_parts = parse_content(value if isinstance(value, kind) else None, role, place, counts)
+    return text, of_parts + images
 
 
-def parse_text(value: object, role: str, place: str) -> str:
-    """Return the text of a value that is a string or a list of parts."""
+def parse_content(value: object, role: str, place: str, counts: Counts) -> tuple[str, tuple[Image, ...]]:
+    """Return the text and the images of a value that is a string or a list of parts."""
     if isinstance(value, str):
-        return without_surrogates(value)
+        return without_surrogates(value), ()
     if isinstance(value, list):
-        texts = [_read_part(part, f"{place}[{index}]", role) for index, part in enumerate(value)]
-        return without_surrogates("".join(texts))
+        counts.parts += len(value)
+        most = PARTS_EACH * counts.limits.messages
+        if counts.parts > most:
+            raise BadChatRequest(f"There are more than {most} parts.", param=place)
+        parts = [_read_part(part, f"{place}[{index}]", role, counts) for index, part in enumerate(value)]
+        text = "".join([part for part in parts if type(part) is str])
+        return without_surrogates(text), tuple(part for part in parts if type(part) is Image)
     raise BadChatRequest("The content must be a string or a list of text parts.", param=place)
 
 
-def _read_part(part: object, place: str, role: str) -> str:
-    """Return the text of one part of a message."""
+def _read_part(part: object, place: str, role: str, counts: Counts) -> str | Image:
+    """Return the text of one part of a message, or its image."""
     if not isinstance(part, dict):
         raise BadChatRequest("A part of a message is an object with `type` and `text`.", param=place)
     kind = part.get("type")
@@ -254,11 +293,29 @@ def _read_part(part: object, place: str, role: str) -> str:
         if not isinstance(text, str):
             raise BadChatRequest("The text of a part must be a string.", param=f"{place}.text")
         return text
-    if isinstance(kind, str) and _FILE_PARTS.fullmatch(kind) and role != "assistant":
-        raise BadChatRequest("Images, audio and files are not supported: send text.", param=f"{place}.type")
+    if isinstance(kind, str) and _FILE_PARTS.fullmatch(kind) and (role != "assistant" or kind in _NEVER_GENERATED):
+        if is_image(part):
+            return parse_image(part, place, role, counts)
+        raise BadChatRequest(NO_FILES, param=f"{place}.type")
     if isinstance(kind, str) and (_SKIPPED_PARTS.fullmatch(kind) or not isinstance(part.get("text"), str)):
         return ""
     raise BadChatRequest("A part must have the type `text`.", param=f"{place}.type")
+
+
+def parse_image(part: Mapping[str, object], place: str, role: str, counts: Counts) -> Image:
+    """Read a part or an attachment that is an image, and count it.
+
+    Raises:
+        InvalidImage: images are not accepted, or not from this role, there are too many, or this one is wrong.
+    """
+    most = counts.limits.images
+    if not most:
+        raise InvalidImage("Images are not accepted here: send text.", param=place)
+    counts.images += 1
+    if counts.images > most:
+        words = f"{most} image{'s' if most > 1 else ''}"
+        raise InvalidImage(f"A conversation can hold {words} at most here: leave older ones out.", param=place)
+    return read_image(part, place, role)
 
 
 def parse_messages(items: object, limits: Limits) -> tuple[Message, ...]:
@@ -273,7 +330,5 @@ def parse_messages(items: object, limits: Limits) -> tuple[Message, ...]:
         raise BadChatRequest("The list of messages is empty.", param="messages")
     if len(items) > limits.messages:
         raise BadChatRequest(f"There are more than {limits.messages} messages.", param="messages")
-    messages = [parse_message(item, f"messages[{index}]") for index, item in enumerate(items)]
-    if sum(map(len, map(attrgetter("tool_calls"), messages))) > limits.messages:
-        raise BadChatRequest(f"There are more than {limits.messages} calls of tools.", param="messages")
-    return tuple(messages)
+    counts = Counts(limits)
+    return tuple([parse_message(item, f"messages[{index}]", counts) for index, item in enumerate(items)])

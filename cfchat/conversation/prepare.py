@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from itertools import chain, groupby
 from operator import attrgetter
 
+from cfchat.conversation.images import TOKENS_OF_IMAGE
 from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.conversation.passed import texts_of
 from cfchat.errors import BadChatRequest
@@ -76,17 +77,22 @@ def in_turns(conversation: Conversation) -> Conversation:
 
 
 def join(role: str, messages: Sequence[Message]) -> Message:
-    """Return one message of this role: the texts with blank lines between, and all calls of tools."""
+    """Return one message of this role: the texts with blank lines between, all calls of tools and all images."""
     text = "\n\n".join([message.content for message in messages if message.content])
-    return Message(role, text, tuple(chain.from_iterable(message.tool_calls for message in messages)))
+    calls = chain.from_iterable(message.tool_calls for message in messages)
+    images = chain.from_iterable(message.images for message in messages)
+    return Message(role, text, tuple(calls), images=tuple(images))
 
 
 def estimate_tokens(message: Message) -> int:
     """Estimate the tokens of a message, rather too many than too few.
 
-    Count one token for three bytes of UTF-8, rounded up, and eight for what the chat template puts around.
+    Count one token for three bytes of UTF-8, rounded up, eight for what the chat template puts around, and 4,096 for
+    each image.
     """
     size = len(message.content.encode())
+    if message.images:
+        size += TOKENS_OF_IMAGE * BYTES_OF_TOKEN * len(message.images)
     if message.tool_calls or message.tool_call_id:
         size += _size(message.tool_calls) + len(message.tool_call_id.encode())
     return size // BYTES_OF_TOKEN + 9

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.conversation.openai import MOST_FIELDS, parse_named_options, read_flag, select_passed
-from cfchat.conversation.parse import Limits, parse_json, parse_message, parse_text, without_surrogates
+from cfchat.conversation.parse import Counts, Limits, parse_content, parse_json, parse_message, without_surrogates
 from cfchat.conversation.passed import check_passed
 from cfchat.conversation.prepare import join
 from cfchat.errors import BadChatRequest, BadOption, UnsupportedState
@@ -111,7 +111,8 @@ def _parse_input(value: object, limits: Limits) -> tuple[Message, ...]:
         raise BadChatRequest("The list of items is empty.", param="input")
     if len(value) > limits.messages:
         raise BadChatRequest(f"There are more than {limits.messages} items.", param="input")
-    items = [_parse_item(item, f"input[{index}]") for index, item in enumerate(value)]
+    counts = Counts(limits)
+    items = [_parse_item(item, f"input[{index}]", counts) for index, item in enumerate(value)]
     return tuple(_join_calls(filter(None, items)))
 
 
@@ -125,7 +126,7 @@ def _join_calls(messages: Iterable[Message]) -> Iterator[Message]:
             yield from neighbours
 
 
-def _parse_item(item: object, place: str) -> Message | None:
+def _parse_item(item: object, place: str, counts: Counts) -> Message | None:
     """Read one item; None for one that is not for the model."""
     if not isinstance(item, dict):
         raise BadChatRequest("An item is an object with `type`, or with `role` and `content`.", param=place)
@@ -134,38 +135,38 @@ def _parse_item(item: object, place: str) -> Message | None:
     if parse is None:
         known = "An item can only be a message, a function_call, a function_call_output or a reasoning."
         raise BadChatRequest(known, param=f"{place}.type")
-    return parse(item, place)
+    return parse(item, place, counts)
 
 
-def _parse_message(item: Mapping[str, object], place: str) -> Message:
+def _parse_message(item: Mapping[str, object], place: str, counts: Counts) -> Message:
     if item.get("role") == "tool":
         raise BadChatRequest("The result of a tool is an item `function_call_output`.", param=f"{place}.role")
-    return parse_message(item, place)
+    return parse_message(item, place, counts)
 
 
-def _parse_call(item: Mapping[str, object], place: str) -> Message:
+def _parse_call(item: Mapping[str, object], place: str, counts: Counts) -> Message:
     call = _read_fields(item, _CALL, tuple(_CALL), f"{place}.", BadChatRequest)
     function = {"name": call["name"], "arguments": call["arguments"]}
     return Message("assistant", "", ({"id": call["call_id"], "type": "function", "function": function},))
 
 
-def _parse_result(item: Mapping[str, object], place: str) -> Message:
+def _parse_result(item: Mapping[str, object], place: str, counts: Counts) -> Message:
     call = item.get("call_id")
     if not isinstance(call, str) or not call:
         raise BadChatRequest("The result of a tool must name its call.", param=f"{place}.call_id")
-    result = parse_text(item.get("output"), "tool", f"{place}.output")
+    result, _ = parse_content(item.get("output"), "tool", f"{place}.output", counts)
     return Message("tool", result, tool_call_id=without_surrogates(call))
 
 
-def _skip(item: Mapping[str, object], place: str) -> None:
+def _skip(item: Mapping[str, object], place: str, counts: Counts) -> None:
     """Models must not read their own reasoning again."""
 
 
-def _refuse_reference(item: Mapping[str, object], place: str) -> Message:
+def _refuse_reference(item: Mapping[str, object], place: str, counts: Counts) -> Message:
     raise UnsupportedState(_NO_ITEMS, param=f"{place}.type")
 
 
-_ITEMS: dict[str, Callable[[Mapping[str, object], str], Message | None]] = {
+_ITEMS: dict[str, Callable[[Mapping[str, object], str, Counts], Message | None]] = {
     "message": _parse_message,
     "function_call": _parse_call,
     "function_call_output": _parse_result,

@@ -23,7 +23,7 @@ ACCOUNT = "0" * 32
 TOKEN = "demo"
 MODEL = "@cf/demo/eliza-1966"
 PACE = 0.02  # seconds between two tokens
-BODY_LIMIT = 4 << 20
+BODY_LIMIT = 16 << 20
 
 
 def pieces(text: str) -> list[str]:
@@ -81,11 +81,11 @@ class Demo:
             return
         body = await request.read_body(BODY_LIMIT)
         try:
-            messages, max_tokens = _parse(body)
+            messages, images, max_tokens = _parse(body)
         except ValueError:
             _refuse(reply, 400, 5006, "AiError: Bad input: Error: required properties at '/' are 'messages'")
             return
-        show = find_show(messages) or Show(answer(messages))
+        show = find_show(messages) or Show(_count(images) + answer(messages))
         tokens = pieces(show.text)
         most = min(max_tokens or len(tokens), show.cut_after or len(tokens))
         text, cut = "".join(tokens[:most]), most < len(tokens)
@@ -101,19 +101,33 @@ class Demo:
         reply.end()
 
 
-def _parse(body: bytes) -> tuple[list[dict[str, str]], int | None]:
-    """Return the messages and max_tokens.
+def _parse(body: bytes) -> tuple[list[dict[str, str]], int, int | None]:
+    """Return the messages without their images, how many the last one has, and max_tokens.
 
     Raises:
         ValueError: the body is no conversation.
     """
     try:
         content = json.loads(body)
-        messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in content["messages"]]
+        messages = [{"role": str(m["role"]), "content": _text(m["content"])} for m in content["messages"]]
+        last = content["messages"][-1]["content"] if messages else ""
+        images = sum(part["type"] == "image_url" for part in last) if isinstance(last, list) else 0
         max_tokens = content.get("max_tokens", 256)  # the default of Cloudflare's classic models
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not a conversation") from error
-    return messages, max_tokens if isinstance(max_tokens, int) and max_tokens > 0 else None
+    return messages, images, max_tokens if isinstance(max_tokens, int) and max_tokens > 0 else None
+
+
+def _text(content: object) -> str:
+    """Return the text of a message, also of one that is a list of parts."""
+    if not isinstance(content, list):
+        return str(content)
+    return "".join([str(part["text"]) for part in content if part["type"] == "text"])
+
+
+def _count(images: int) -> str:
+    """Begin the reply to a message with images: ELIZA has no eyes, but says that they have come."""
+    return f"I see {images} image{'s' if images > 1 else ''}. " if images else ""
 
 
 def _refuse(reply: Reply, status: int, code: int, message: str) -> None:

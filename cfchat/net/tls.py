@@ -66,7 +66,8 @@ class Layer:
 
     def protect(self, data: bytes) -> bytes:
         """Return the records for these bytes. It never waits: the peer may not ask for a new negotiation."""
-        if data[RECORD:]:  # one by one, because OpenSSL never gives back the most memory that it has held at once
+        if data[RECORD : RECORD + 1]:
+            # One by one, because OpenSSL never gives back the most memory that it has held at once.
             return b"".join([self.protect(data[at : at + RECORD]) for at in range(0, len(data), RECORD)])
         self.tls.write(data)
         return self.outgoing.read()

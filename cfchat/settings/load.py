@@ -27,7 +27,7 @@ from cfchat.server.request import Limits
 from cfchat.settings.config import Config
 from cfchat.settings.sources import Flags, Found, Source, find_settings, read_named_file, spell_flag
 from cfchat.settings.table import SETTINGS, Setting
-from cfchat.settings.values import OPTIONS, to_aliases, to_model, to_models
+from cfchat.settings.values import BODY_WITH_IMAGES, OPTIONS, to_aliases, to_model, to_models
 from cfchat.upstream import client
 from cfchat.upstream.answer import Deadlines
 from cfchat.upstream.cloudflare.account import Gateway, is_account_id, is_token
@@ -213,6 +213,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
     if v.ai_search:
         offered = (v.ai_search, *offered)
     caps = {"max_tokens": max(app.Settings().caps["max_tokens"], v.max_tokens), **(v.caps or {})}
+    max_body = v.max_body or (BODY_WITH_IMAGES if v.images else app.Settings().max_body)
     upstream = None
     if credentials:
         upstream = client.Settings(
@@ -238,7 +239,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
         app=app.Settings(
             # The default would replace the system prompt that the instance of AI Search has.
             system_prompt="" if v.ai_search and "system_prompt" not in v.given else v.system_prompt,
-            max_body=v.max_body,
+            max_body=max_body,
             max_messages=v.max_messages,
             max_streams=v.max_streams,
             max_streams_each=v.max_streams_each,
@@ -252,6 +253,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
             models=tuple(dict.fromkeys((*offered, *aliases.values()))),
             aliases=aliases,
             caps=caps,
+            images=v.images,
         ),
         guard=guard.Settings(
             origins=Origins(v.allow_origin, (v.host.lower(),)),
@@ -264,7 +266,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
         trusted_proxies=v.trusted_proxies or (),
         forwarded_fields=(v.forwarded_field,) if v.forwarded_field else CLIENT_FIELDS,
         server=Limits(
-            read=ReadLimits(body=v.max_body),
+            read=ReadLimits(body=max_body),
             connections=v.max_connections,
             connections_each=v.max_connections_each or min(Limits().connections_each, share_of(v.max_connections)),
             keep_alive=v.keep_alive,

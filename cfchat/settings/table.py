@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from cfchat.app import routes as app
+from cfchat.conversation.images import MOST_IMAGES
 from cfchat.conversation.prepare import DROP, MERGE, REJECT
 from cfchat.guard.addresses import CLIENT_FIELDS as _NAMED
 from cfchat.ops import logs
@@ -18,6 +19,7 @@ from cfchat.replies.form import HIDE, SEND
 from cfchat.server.request import Limits
 from cfchat.settings.values import (
     BASE_URL,
+    BODY_WITH_IMAGES,
     to_address,
     to_aliases,
     to_caps,
@@ -43,6 +45,7 @@ from cfchat.settings.values import (
     to_switch,
     to_text,
     to_warm,
+    to_whole,
     to_workers,
     to_zero_or_more,
 )
@@ -139,7 +142,11 @@ SETTINGS = (
     Setting("thoughts", "WHAT", HIDE, to_choice(*_THOUGHTS), f"reasoning of the model: {', '.join(_THOUGHTS)}"),
     Setting("resume", "S", _APP.keeping.seconds, to_resume, "seconds that a reply waits for a lost client; 0 for none"),
     Setting("drain-timeout", "S", _SERVER.drain, to_seconds, "seconds that replies may go on after Ctrl-C or SIGTERM"),
-    Setting("max-body", "BYTES", _APP.max_body, to_count, "largest request body"),
+    Setting("images", "N", _APP.images, to_whole(0, MOST_IMAGES), "images that a conversation may hold"),
+    Setting(
+        "max-body", "BYTES", None, to_count, "largest request body",
+        unset=f"{_APP.max_body}, with --images {BODY_WITH_IMAGES}",
+    ),
     Setting("max-messages", "N", _APP.max_messages, to_count, "most messages in a conversation"),
     Setting("max-streams", "N", _APP.max_streams, to_count, "most replies at once"),
     Setting("max-streams-each", "N", None, to_count, "most of them for one key or address", unset="a quarter of them"),

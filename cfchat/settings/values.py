@@ -32,6 +32,7 @@ from cfchat.upstream.cloudflare.models import (
 from cfchat.upstream.origin import Origin
 
 BASE_URL = "https://api.cloudflare.com/client/v4"
+BODY_WITH_IMAGES = 8 << 20  # bytes; one image has 4 MiB at most, and base64 adds a third
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 

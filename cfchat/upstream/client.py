@@ -42,6 +42,7 @@ from cfchat.upstream.cloudflare.models import (
     is_route,
     is_search,
     needs_turns,
+    sees,
     takes,
     window_of,
 )
@@ -126,6 +127,7 @@ class Upstream:
         self._context = context
         self._failed = failed  # gets the error of every try
         self._failures, self._lost = 0, 0.0
+        self._seeing: frozenset[str] = frozenset()  # the models that take images, by the account's list
         self._resolver = Resolver()
         self.pool = self._pool = pool.Pool(self._connect, settings.pool, clock)
 
@@ -133,6 +135,10 @@ class Upstream:
     def reachable(self) -> bool:
         """False while no connection can be made."""
         return self._failures < FAILURES or self._clock() - self._lost > OF_LATE
+
+    def sees(self, model: str) -> bool:
+        """Return whether the model takes images, as far as is known."""
+        return sees(model) or model in self._seeing
 
     async def _connect(self) -> Connection:
         settings = self._settings
@@ -190,7 +196,7 @@ class Upstream:
             conversation = with_defaults(conversation, self._settings.defaults)
         question = encode_question(conversation)
         named = conversation.options.model
-        fitted = self._fit(conversation) if self._fits or (named and needs_turns(named)) else {}
+        fitted = self._fit(conversation, question) if self._fits or (named and needs_turns(named)) else {}
         affinity = self._api.affinity(conversation, client)
         return Asking(self, question, fitted, affinity, client, tag, spent, thoughts, label, trace)
 
@@ -275,13 +281,18 @@ class Upstream:
             self._pool.clear()
         return self._rest(asking, asked)
 
-    def _candidates(self, named: str | None) -> Iterable[str]:
-        """Return the models that may be asked: the one that the client names, then the default and its fallbacks."""
-        return dict.fromkeys((named, *self._settings.models) if named else self._settings.models)
+    def _candidates(self, question: Question) -> Iterable[str]:
+        """Return the models that may be asked: the one that the client names, then the default and its fallbacks.
+
+        A conversation with images falls back only on models that take them.
+        """
+        named = question.options.model
+        first, *others = dict.fromkeys((named, *self._settings.models) if named else self._settings.models)
+        return (first, *(filter(self.sees, others) if question.images else others))
 
     def _order(self, asking: Asking, now: float) -> list[str]:
         """Return the models to ask, best first."""
-        first, *fallbacks = self._candidates(asking.question.options.model)
+        first, *fallbacks = self._candidates(asking.question)
         # A reply without the tools that were asked for is no help. The first one was asked for by name, or by default.
         for name in asking.question.passed:
             fallbacks = [model for model in fallbacks if takes(model, name)]
@@ -347,7 +358,7 @@ class Upstream:
             log.debug("%s pooled connection had died: replaced", asking.tag)
             lent, pooled = await self._pool.borrow(fresh=True)
 
-    def _fit(self, conversation: Conversation) -> dict[str, tuple[bytes, int]]:
+    def _fit(self, conversation: Conversation, question: Question) -> dict[str, tuple[bytes, int]]:
         """Return for each model that cannot take the messages as they are those it takes, and how many were left out.
 
         Its window may be too small, or its template needs turns.
@@ -355,7 +366,7 @@ class Upstream:
         made: dict[tuple[int, bool], bytes] = {}
         fitted: dict[str, tuple[bytes, int]] = {}
         max_tokens = conversation.options.max_tokens or self._settings.max_tokens
-        for model in self._candidates(conversation.options.model):
+        for model in self._candidates(question):
             window = (self._settings.window or window_of(model)) if self._settings.trim else None
             rest, left_out = (conversation, 0) if window is None else trim(conversation, window - max_tokens)
             turns = needs_turns(model)
@@ -390,6 +401,7 @@ class Upstream:
                 log.warning("the account's list of models could not be read: %s; `cfchat check` says more", str(error))
             else:
                 self._circuits.listed(listed)
+                self._seeing = frozenset(name for name, model in listed.items() if model.vision)
                 for name in names:
                     self._warn_of_model(name, listed.get(name))
             await asyncio.sleep(DAY)

@@ -123,9 +123,11 @@ def test_empty_text_is_text() -> None:
         ([{"role": "user", "text": ["Hi"]}], "messages[0].text"),
         ([{"role": "user", "content": ["Hi"]}], "messages[0].content[0]"),
         (
-            [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}],
+            [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "input_audio"}]}],
             "messages[0].content[1].type",
         ),
+        ([{"role": "user", "content": [{"type": "x"}] * 61}], "messages[0].content"),
+        ([{"role": "user", "content": [{"type": "x"}] * 30}, {"role": "ai", "parts": [{}] * 31}], "messages[1].parts"),
         ([{"role": "user", "parts": [{"type": "file", "url": "data:"}]}], "messages[0].parts[0].type"),
         ([{"role": "user", "content": [{"type": "markdown", "text": "x"}]}], "messages[0].content[0].type"),
         ([{"role": "user", "content": [{"type": "input_video"}]}], "messages[0].content[0].type"),
@@ -138,11 +140,6 @@ def test_a_refusal_names_the_place(document: object, param: str) -> None:
         parse_conversation(json.dumps(document).encode(), Limits(messages=3))
     assert caught.value.param == param
     assert (caught.value.status, caught.value.code) == (400, "invalid_messages")
-
-
-def test_images_are_refused_with_an_explanation() -> None:
-    with pytest.raises(BadChatRequest, match="Images"):
-        parse([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from itertools import pairwise
 from conversations import ROUND, TALKS
 from hypothesis import given
 from hypothesis import strategies as st
+from pictures import PNG
 
+from cfchat.conversation.images import Image
 from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.conversation.prepare import estimate, estimate_tokens, in_turns, trim, with_defaults, with_system
 
@@ -84,6 +86,11 @@ def test_all_that_goes_upstream_is_in_the_estimate() -> None:
     call = {"id": "i" * 300, "type": "function", "function": {"name": "f", "arguments": "a" * 300}}
     assert estimate_tokens(Message("assistant", "", (call,))) >= 200
     assert estimate_tokens(Message("tool", "", tool_call_id="i" * 300)) >= 100
+
+
+def test_an_image_costs_as_much_as_the_dearest_model_takes_for_one() -> None:
+    question = estimate_tokens(Message("user", "What is this?"))
+    assert estimate_tokens(Message("user", "What is this?", images=(Image(PNG), Image(PNG)))) == question + 2 * 4096
 
 
 def test_tools_take_their_part_of_the_window() -> None:

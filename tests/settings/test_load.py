@@ -111,11 +111,25 @@ def test_base_url_that_is_taken(url: str, authority: str) -> None:
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("log_level", "loud"), ("connect_timeout", "soon"), ("host", " "), ("max_streams", "0"), ("max_body", "1e6")],
+    [
+        *(("log_level", "loud"), ("connect_timeout", "soon"), ("host", " "), ("max_streams", "0"), ("max_body", "1e6")),
+        ("images", "17"),
+    ],
 )
 def test_values_that_are_wrong(flag: str, value: str) -> None:
     (line,) = faults({flag: value}, ENVIRON)
     assert line.startswith("--" + flag.replace("_", "-"))
+
+
+def test_a_body_with_images_may_be_larger() -> None:
+    for flags, images, size in (
+        ({}, 0, 1 << 20),
+        ({"images": "16"}, 16, 8 << 20),
+        ({"images": "1", "max_body": "5000"}, 1, 5000),
+        ({"max_body": "3000000"}, 0, 3_000_000),
+    ):
+        config = load({**flags}, ENVIRON)
+        assert (config.app.images, config.app.max_body, config.server.read.body) == (images, size, size)
 
 
 def test_demo_needs_no_account() -> None:

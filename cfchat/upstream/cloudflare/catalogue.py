@@ -30,6 +30,7 @@ class Model(NamedTuple):
     paid: bool = False  # only on the Workers Paid plan
     reasoning: bool = False
     functions: bool = False
+    vision: bool = False  # it takes images
 
     def removal(self, now: float) -> str:
         """Return what to say of its planned removal, or an empty text. `now` is in seconds since the epoch."""
@@ -69,6 +70,7 @@ def _model(name: str, properties: Any) -> Model:
         _is_true(values.get("require_workers_paid")),
         _is_true(values.get("reasoning")),
         _is_true(values.get("function_calling")),
+        _is_true(values.get("vision")),
     )
 
 

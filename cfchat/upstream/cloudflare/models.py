@@ -90,6 +90,19 @@ def takes(model: str | None, name: str) -> bool:
     return model is None or name in _CLASSIC_PASSED or not CLASSIC_NAMES.fullmatch(model)
 
 
+# Models that take images beside the text, each as a data: URL. The last one is the stand-in of the demo.
+_SEES = re.compile(
+    r"@cf/(google/gemma-4-|meta/llama-4-|mistralai/mistral-small-3\.1-|qwen/qwen3\.8-27b|zai-org/glm-5\.3-flash|"
+    r"moonshotai/kimi-k2\.[67]|demo/).*"
+)
+
+
+@lru_cache(maxsize=64)
+def sees(model: str) -> bool:
+    """Return whether the model is known to take images. The account's list may name more."""
+    return _SEES.fullmatch(model) is not None
+
+
 def window_of(model: str) -> int | None:
     """Return how many tokens a conversation and its reply may have together; None if Cloudflare documents no number."""
     return _WINDOWS.get(model)

@@ -8,8 +8,9 @@ adds can replace them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 from cfchat.conversation.model import NO_OPTIONS, Conversation, Message, Options
@@ -24,12 +25,13 @@ from cfchat.wire.strict_json import encode as encode_json
 class Question:
     """A conversation as it is sent: all that is kept of it while its first words are waited for.
 
-    `messages` is the JSON of the list, `passed` that of each further field.
+    `messages` is the JSON of the list, `passed` that of each further field, and `images` says how many there are.
     """
 
     options: Options
     messages: bytes
     passed: Mapping[str, bytes]
+    images: int = 0
 
     @property
     def size(self) -> int:
@@ -43,16 +45,46 @@ def encode_question(conversation: Conversation) -> Question:
     passed: Mapping[str, bytes] = {}
     if conversation.passed:
         passed = {name: text.encode() for name, text in texts_of(conversation.passed).items()}
-    return Question(conversation.options, encode_messages(conversation.messages), passed)
+    return Question(conversation.options, encode_messages(conversation.messages), passed, conversation.images)
 
 
-def encode_messages(messages: Iterable[Message]) -> bytes:
-    """Return a list of messages as JSON in UTF-8."""
+def encode_messages(messages: Sequence[Message]) -> bytes:
+    """Return a list of messages as JSON in UTF-8.
+
+    Only a message with images has a list of parts as its content, because models without sight refuse a list.
+    """
+    for message in messages:
+        if message.images:
+            return _encode_with_images(messages)
     text = encode_json([*map(_message, messages)])
     try:
         return text.encode()
     except UnicodeEncodeError:
         return without_surrogates(text).encode()
+
+
+def _encode_with_images(messages: Sequence[Message]) -> bytes:
+    """Return the same for messages with images.
+
+    They are written one after the other, because joining them would need two copies of each at once. Nothing of a URL
+    is searched for what JSON must escape: it is base64.
+    """
+    out = BytesIO()
+    for number, message in enumerate(messages):
+        out.write(b"," if number else b"[")
+        if not message.images:
+            out.write(encode_messages((message,))[1:-1])
+            continue
+        text = [{"type": "text", "text": without_surrogates(message.content)}] if message.content else []
+        out.write(encode_json({"role": message.role, "content": text}).encode()[:-2])
+        for index, image in enumerate(message.images):
+            out.write(b"," if text or index else b"")
+            out.write(b'{"type":"image_url","image_url":{"url":"')
+            out.write(image.url.encode())
+            out.write(b'"}}')
+        out.write(b"]}")
+    out.write(b"]")
+    return out.getvalue()
 
 
 def encode_request(
@@ -77,7 +109,6 @@ def encode_request(
         if question.options.reasoning_effort is not None:
             fields |= _effort(question.options.reasoning_effort, model, fields.get("chat_template_kwargs"))
     large = _passed(question.passed, model) if question.passed else {}
-    large["messages"] = question.messages if messages is None else messages
     # JSON mode cannot be streamed (developers.cloudflare.com/workers-ai/features/json-mode).
     fields["stream"] = "response_format" not in fields and "response_format" not in large
     if route:
@@ -92,12 +123,14 @@ def encode_request(
     if reject_if_busy and not route:
         own = fields.get("options")
         fields["options"] = {**(own if isinstance(own, dict) else {}), "rejectIfBusy": True}
-    body = b""
-    for name in large:
-        body += b',"%b":%b' % (name.encode(), large[name])
+    for name in (*large, "messages"):
         if name in fields:
             del fields[name]
-    return b"%b%b}" % (encode_json(fields)[:-1].encode(), body)
+    pieces = [encode_json(fields)[:-1].encode()]
+    for name in large:
+        pieces += (b',"%b":' % name.encode(), large[name])
+    pieces += (b',"messages":', question.messages if messages is None else messages, b"}")
+    return b"".join(pieces)  # so that images are copied once
 
 
 def encode_search(question: Question, extra: Mapping[str, object], *, messages: bytes | None = None) -> bytes:

@@ -35,12 +35,12 @@ def test_the_list_of_models() -> None:
         require_workers_paid="true",
         reasoning="true",
         function_calling="true",
-        vision="false",
+        vision="true",
     )
     bare = entry("@cf/a/c", context_window="many", price=[{"unit": "per M input tokens", "price": "free"}])
     body = listed(whole, entry("@cf/a/image", "Text-to-Image"), bare)
     assert read_models(body) == [
-        Model("@cf/a/b", 256_000, 0.1, 3.0, "2026-12-24", True, True, True),
+        Model("@cf/a/b", 256_000, 0.1, 3.0, "2026-12-24", True, True, True, True),
         Model("@cf/a/c"),
     ]
 

@@ -12,6 +12,7 @@ from cfchat.upstream.cloudflare.models import (
     is_model_name,
     needs_turns,
     ranges,
+    sees,
     takes,
     thinks_first,
     window_of,
@@ -111,3 +112,21 @@ def test_classic_models_take_fewer_fields() -> None:
 )
 def test_how_much_a_model_can_be_asked_to_think(model: str, known: tuple[str, ...]) -> None:
     assert efforts(model) == known
+
+
+@pytest.mark.parametrize(
+    ("model", "seen"),
+    [
+        ("@cf/google/gemma-4-26b-a4b-it", True),
+        ("@cf/meta/llama-4-scout-17b-16e-instruct", True),
+        ("@cf/mistralai/mistral-small-3.1-24b-instruct", True),
+        ("@cf/qwen/qwen3.8-27b", True),
+        ("@cf/zai-org/glm-5.3-flash", True),
+        ("@cf/moonshotai/kimi-k2.7-code", True),
+        ("@cf/zai-org/glm-4.7-flash", False),
+        ("@cf/meta/llama-3.1-8b-instruct-fast", False),
+        ("@cf/openai/gpt-oss-120b", False),
+    ],
+)
+def test_models_that_take_images(model: str, seen: bool) -> None:
+    assert sees(model) is seen

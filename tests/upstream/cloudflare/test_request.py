@@ -7,10 +7,12 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pictures import GIF, PNG
 
+from cfchat.conversation.images import Image
 from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS
-from cfchat.upstream.cloudflare.request import encode_question, encode_request
+from cfchat.upstream.cloudflare.request import encode_messages, encode_question, encode_request
 
 GEMMA, GLM, LLAMA = DEFAULT_MODEL, *FALLBACK_MODELS
 CONVERSATION = Conversation((Message("system", "Be kind."), Message("user", "Grüß Gött 😀")))
@@ -30,6 +32,36 @@ def test_the_request_to_the_byte() -> None:
 def test_any_request_can_be_encoded(text: str) -> None:
     sent = json.loads(encode_request(encode_question(Conversation((Message("user", text),))), "@cf/meta/m", 1))
     assert len(sent["messages"][0]["content"]) <= len(text)
+
+
+TEXTS = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), st.text())
+PICTURES = st.builds(
+    lambda text, urls: Message("user", text, images=tuple(map(Image, urls))),
+    st.text(),
+    st.lists(st.sampled_from([PNG, GIF]), min_size=1, max_size=3),
+)
+
+
+@given(st.lists(TEXTS, max_size=5))
+def test_a_conversation_without_images_is_sent_as_ever(messages: list[Message]) -> None:
+    plain = [{"role": message.role, "content": message.content} for message in messages]
+    expected = json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode()
+    assert encode_messages(messages) == expected
+    assert encode_question(Conversation(tuple(messages))).images == 0
+
+
+@given(st.lists(TEXTS | PICTURES, max_size=5))
+def test_only_a_message_with_images_is_a_list_of_parts(messages: list[Message]) -> None:
+    expected = []
+    for message in messages:
+        text: list[object] = [{"type": "text", "text": message.content}] if message.content else []
+        images = [{"type": "image_url", "image_url": {"url": image.url}} for image in message.images]
+        expected.append({"role": message.role, "content": [*text, *images] if images else message.content})
+    question = encode_question(Conversation(tuple(messages)))
+    assert json.loads(question.messages) == expected
+    assert question.images == sum(len(message.images) for message in messages)
+    if not any(message.images for message in messages[1:]):
+        assert question.messages.endswith(encode_messages(messages[1:])[1:])
 
 
 def sent(model: str, options: Options = Options(), **more: object) -> dict[str, object]:
