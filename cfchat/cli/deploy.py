@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cfchat import __version__
 from cfchat.cli.terminal import OK, say
 from cfchat.errors import ConfigError
-from cfchat.net.listen import Where
+from cfchat.net.listen import Where, url_of
 from cfchat.settings.load import load
 from cfchat.settings.sources import export
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PYZ = "pyz"
 WHOLE_REPLY = 240.0  # seconds until Cloudflare gives up a reply that it does not stream (its code 3046)
 FOLDER = "/etc/cfchat"
+ADMIN = ("127.0.0.1", 9187)  # where Prometheus asks if no --admin is set
 
 
 class Installation(NamedTuple):
@@ -36,7 +37,7 @@ class Installation(NamedTuple):
 
     A reply gives no byte for `queue`, `tries` and `reply` seconds at most: while it waits for its turn, until its last
     try begins, and in that try, if all of it comes at once. `drain` is the longest stop in seconds. `body` is in bytes.
-    `streams` and `connections` are limits of one process.
+    `streams` and `connections` are limits of one process. `admin` is where the metrics are.
     """
 
     command: Sequence[str]
@@ -53,6 +54,7 @@ class Installation(NamedTuple):
     streams: int
     connections: int
     domain: str = "chat.example.com"
+    admin: str = ""
 
     @property
     def places(self) -> dict[str, str]:
@@ -205,6 +207,10 @@ def _proxy(unix: str) -> Callable[[Installation], dict[str, object]]:
     return fill
 
 
+def _alerts(here: Installation) -> dict[str, object]:
+    return {"admin": here.admin, "workers": max(1, here.workers)}
+
+
 KINDS: Mapping[str, tuple[str, Callable[[Installation], dict[str, object]]]] = {
     "systemd": ("cfchat.service", _unit),
     "container": ("Containerfile", _containerfile),
@@ -212,6 +218,8 @@ KINDS: Mapping[str, tuple[str, Callable[[Installation], dict[str, object]]]] = {
     "nginx": ("nginx.conf", _proxy("unix:")),
     "caddy": ("Caddyfile", _proxy("unix/")),
     "haproxy": ("haproxy.cfg", _proxy("unix@")),
+    "alerts": ("alerts.yaml", _alerts),
+    "grafana": ("grafana.json", lambda here: {}),
 }
 _START = b"#!/usr/bin/env python3\n"
 _MAIN = b"import sys\n\nfrom cfchat.cli.start import main\n\nsys.exit(main())\n"
@@ -294,6 +302,7 @@ def print_deployment(flags: Mapping[str, Any]) -> int:
         streams=config.app.max_streams,
         connections=config.server.connections,
         domain=domain,
+        admin=url_of(config.admin or ADMIN, False).removeprefix("http://"),
     )
     print(render(flags["kind"], here), end="")
     home = [word for word in here.command if word.startswith(("/home/", "/root/", "/run/user/"))]

@@ -45,7 +45,7 @@ the variable, and the variable over the file.
 Exit codes: 0 success, 1 failure, 2 wrong settings or usage, 130 ended by Ctrl-C.
 """
 # What `deploy` prints. A test holds the names to those in deploy.py, whose import would delay each start.
-DEPLOYMENTS = ("systemd", "container", "kubernetes", "nginx", "caddy", "haproxy", "pyz")
+DEPLOYMENTS = ("systemd", "container", "kubernetes", "nginx", "caddy", "haproxy", "alerts", "grafana", "pyz")
 COMMANDS = {
     "serve": "answer POST /api/chatbot; this is the command if none is named",
     "check": "try each step on the way to the models; say which one fails and what to do",

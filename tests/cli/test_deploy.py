@@ -22,6 +22,10 @@ from house import ACCOUNT
 from places import ROOT
 from process import ask, is_whole, standin, started
 
+from cfchat import errors
+from cfchat.errors import CfchatError
+from cfchat.ops.metrics import Metrics
+
 PROMPT = "Say \"100%\" of $x, \\ and 'so'"
 
 
@@ -148,6 +152,50 @@ def test_a_proxy_waits_longer_than_cfchat_is_ever_silent(name: str, flags: tuple
     """By the settings: in the queue, until the last try begins, and for a reply that comes as a whole."""
     found = re.findall(r"(?:read_timeout|header_timeout|timeout client|timeout server) (\d+)s", deploy(name, *flags))
     assert set(map(int, found)) == {seconds + 15}
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["alerts", "grafana"])
+def test_alerts_and_dashboard_name_only_what_there_is(name: str) -> None:
+    text = deploy(name)
+    shown = set()
+    for head in Metrics().samples():
+        _, _, metric, *_, kind = head.split()
+        shown |= {f"{metric}_{part}" for part in ("bucket", "count")} if kind == "histogram" else {metric}
+    assert len(set(re.findall(r"cfchat_\w+", text))) > 5
+    assert set(re.findall(r"cfchat_\w+", text)) <= shown
+    codes = {it.code for it in vars(errors).values() if isinstance(it, type) and issubclass(it, CfchatError)}
+    assert set(re.findall(r'(?:code|reason)="(\w+)"', text)) <= codes
+    assert "$$" not in text and "very-secret" not in deploy(name, CLOUDFLARE_API_TOKEN="very-secret")
+
+
+def test_the_alerts_know_this_installation_and_say_what_to_do() -> None:
+    text = deploy("alerts", "--workers", "4", "--admin", "[::1]:9000")
+    assert "expr: 0 < cfchat_ready < 4\n" in text and 'targets: ["[::1]:9000"]' in text
+    rules = text.split("- alert: ")[1:]
+    assert len(rules) > 10
+    for rule in rules:
+        assert re.search(r"severity: (warning|critical) }.*summary: .*description: >-\n +\S", rule, re.DOTALL), rule
+    flags = set(re.findall(r"(--[a-z][a-z-]+)", "".join(rules)))
+    assert flags and all(f"`{flag}`" in (ROOT / "cfchat/settings/README.md").read_text() for flag in flags)
+    assert "expr: 0 < cfchat_ready < 1\n" in deploy("alerts")
+
+
+def test_the_panels_of_the_dashboard_stand_side_by_side() -> None:
+    dashboard = json.loads(deploy("grafana"))
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels) > 10
+    taken = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in panels)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(set(taken)) == len(taken) and max(x for x, _ in taken) < 24
+    variables = {variable["name"] for variable in dashboard["templating"]["list"]} | {"__rate_interval", "__all"}
+    assert set(re.findall(r"\$\{?(\w+)", json.dumps(dashboard))) == variables
 
 
 # --- one file -------------------------------------------------------------------------------------
