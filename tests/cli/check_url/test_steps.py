@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from between import Between, adds, cuts, holds
+from checked import KEY, check, demo, faults
 from command import Done, free_port, run
 from places import CERTS
 from proxy_standin import ProxyStandIn
 from standin import Script, StandIn, raw, reply
 
-import cfchat
-from cfchat.cli.check_url.steps import Asked, check_url, read_asked
-from cfchat.cli.results import Result, Status
+from cfchat.cli.check_url.steps import read_asked
+from cfchat.cli.results import Status
 from cfchat.errors import ConfigError
 
-KEY = "0123456789abcdef-of-a-test"
 NAMES = ["name", "tcp", "tls", "pulse", "http", "buffering", "cut", "client", "body", "cors"]
 STREAM = [("Content-Type", "text/event-stream")]
 
@@ -29,29 +27,6 @@ STREAM = [("Content-Type", "text/event-stream")]
 @pytest.fixture(autouse=True)
 def _trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTS / "ca.pem"))
-
-
-@asynccontextmanager
-async def demo(**settings: Any) -> AsyncIterator[cfchat.Serving]:
-    async with cfchat.serve(cfchat.load_config(demo=True, port=0, environ={}, **settings)) as serving:
-        yield serving
-
-
-def asked(url: str, key: str = "", origin: str | None = None) -> Asked:
-    return read_asked({"url": url, "origin": origin, "slow": False}, {"CFCHAT_CHECK_KEY": key})
-
-
-async def check(url: str, key: str = "", origin: str | None = None, **environ: str) -> dict[str, Result]:
-    """The results by name; nothing in them is a secret or a control character."""
-    results = {result.name: result async for result in check_url(asked(url, key, origin), environ)}
-    words = "".join(result.detail + result.next for result in results.values())
-    assert KEY not in words and words.isprintable()
-    assert all(result.next for result in results.values() if result.status in (Status.WARN, Status.FAIL))
-    return results
-
-
-def statuses(results: Mapping[str, Result]) -> dict[str, str]:
-    return {name: result.status.value for name, result in results.items() if result.status is not Status.OK}
 
 
 async def test_a_cfchat_by_https_with_a_key(tmp_path: Any) -> None:
@@ -62,13 +37,13 @@ async def test_a_cfchat_by_https_with_a_key(tmp_path: Any) -> None:
         results = await check(url, KEY)
         refused = await check(url)
         wrong = await check(url, "another-key")
-    assert list(results) == NAMES and statuses(results) == {}
+    assert list(results) == NAMES and faults(results) == {}
     assert "127.0.0.1" in results["name"].detail
     assert re.match(r"TLSv1\.3, a certificate for \d{5} more days", results["tls"].detail)
     assert results["client"].detail == "cfchat takes this client for 127.0.0.1"
     assert "400, invalid_messages" in results["body"].detail
     assert results["cut"].ms >= 1000 > results["buffering"].ms
-    assert statuses(refused) == {"pulse": "fail", **dict.fromkeys(NAMES[4:], "skip")}
+    assert faults(refused) == {"pulse": "fail", **dict.fromkeys(NAMES[4:], "skip")}
     assert "401 of a cfchat: invalid_api_key" in refused["pulse"].detail
     assert "CFCHAT_CHECK_KEY" in refused["pulse"].next and "is no key" in wrong["pulse"].next
 
@@ -92,15 +67,15 @@ async def test_what_proxies_do_to_a_cfchat() -> None:
             # The proxy of HTTPS_PROXY leads a name of the Internet to this machine.
             check("https://elsewhere.invalid", HTTPS_PROXY=proxy.url),
         )
-    assert statuses(held) == {"buffering": "fail"}
+    assert faults(held) == {"buffering": "fail"}
     assert held["buffering"].detail.startswith("the events come together, the first after 1")
-    assert statuses(cut)["cut"] == "fail" and cut["cut"].detail.startswith("cut after ")
+    assert faults(cut)["cut"] == "fail" and cut["cut"].detail.startswith("cut after ")
     assert "1 of 5 events" in cut["cut"].detail and cut["buffering"].status is Status.SKIP
-    assert statuses(allowed) == {"cors": "fail"}
+    assert faults(allowed) == {"cors": "fail"}
     assert "has 2 Access-Control-Allow-Origin" in allowed["cors"].detail and "add_header" in allowed["cors"].next
-    assert statuses(refused) == {"cors": "fail"} and "--allow-origin https://b.example" in refused["cors"].next
+    assert faults(refused) == {"cors": "fail"} and "--allow-origin https://b.example" in refused["cors"].next
     assert "origin_not_allowed" in refused["cors"].detail
-    assert list(public)[:2] == ["proxy", "tcp"] and statuses(public) == {"client": "warn"}
+    assert list(public)[:2] == ["proxy", "tcp"] and faults(public) == {"client": "warn"}
     assert "127.0.0.1, a proxy's address" in public["client"].detail
     assert "--trusted-proxies 127.0.0.1" in public["client"].next
     assert proxy.seen[0].startswith("CONNECT elsewhere.invalid:443 ")
@@ -163,7 +138,7 @@ async def test_certificates_that_browsers_refuse(
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTS / f"{trusted}.pem"))
     async with StandIn([reply(b"")], repeat=True, certificate=certificate) as standin:
         results = await check(f"https://localhost:{standin.port}", KEY)
-    assert statuses(results) == {"tls": "fail", **dict.fromkeys(NAMES[3:], "skip")}
+    assert faults(results) == {"tls": "fail", **dict.fromkeys(NAMES[3:], "skip")}
     assert words in results["tls"].detail and step in results["tls"].next
     assert not [asked for asked in standin.requests if KEY in asked.head.decode("latin-1")]
 
@@ -171,15 +146,15 @@ async def test_certificates_that_browsers_refuse(
 async def test_plain_http_where_https_is_wanted() -> None:
     async with demo() as serving:
         results = await check(f"https://localhost:{serving.port}")
-    assert statuses(results)["tls"] == "fail" and results["tls"].detail.startswith("no TLS: ")
+    assert faults(results)["tls"] == "fail" and results["tls"].detail.startswith("no TLS: ")
     assert "plain http" in results["tls"].next
 
 
 async def test_where_nothing_listens_and_where_nobody_lives() -> None:
     results = await check(f"http://[::1]:{free_port()}")
-    assert statuses(results)["tcp"] == "fail" and "Connection refused" in results["tcp"].detail
+    assert faults(results)["tcp"] == "fail" and "Connection refused" in results["tcp"].detail
     results = await check("https://no-such-host.invalid/x")
-    assert statuses(results) == {"name": "fail", **dict.fromkeys(NAMES[1:], "skip")}
+    assert faults(results) == {"name": "fail", **dict.fromkeys(NAMES[1:], "skip")}
     assert "getent hosts no-such-host.invalid" in results["name"].next
 
 
@@ -210,13 +185,13 @@ async def test_a_redirect_is_followed_and_told_and_gets_no_key() -> None:
 async def test_a_redirect_that_leads_nowhere(location: str) -> None:
     async with StandIn([reply(b"", 302, fields=[("Location", location)])], repeat=True, certificate=None) as standin:
         results = await check(f"http://localhost:{standin.port}", KEY)
-    assert statuses(results)["pulse"] == "fail" and len(standin.requests) <= 6
+    assert faults(results)["pulse"] == "fail" and len(standin.requests) <= 6
 
 
 async def test_a_proxy_that_lets_nobody_out() -> None:
     async with ProxyStandIn(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n") as proxy:
         results = await check("https://elsewhere.invalid", HTTPS_PROXY=proxy.url)
-    assert statuses(results)["tcp"] == "fail" and "NO_PROXY=elsewhere.invalid" in results["tcp"].next
+    assert faults(results)["tcp"] == "fail" and "NO_PROXY=elsewhere.invalid" in results["tcp"].next
 
 
 def test_the_command_prints_json_of_one_schema_without_an_account() -> None:
