@@ -48,7 +48,7 @@ Exit codes: 0 success, 1 failure, 2 wrong settings or usage, 130 ended by Ctrl-C
 DEPLOYMENTS = ("systemd", "container", "kubernetes", "nginx", "caddy", "haproxy", "alerts", "grafana", "pyz")
 COMMANDS = {
     "serve": "answer POST /api/chatbot; this is the command if none is named",
-    "check": "try each step on the way to the models; say which one fails and what to do",
+    "check": "try each step on the way to the models, or to a server (--url); say which one fails and what to do",
     "ask": "put one question to the model and print its answer as it comes",
     "models": "list the account's text models with their windows and prices",
     "settings": "print each setting and where it comes from: a flag, the environment, a file, or the default",

@@ -33,7 +33,7 @@ def parse_url(text: str, flag: str = "--url") -> Origin:
     if "?" in text or "#" in text:
         raise ConfigError(f"{flag} must end with its host or its path, without `?` and `#`")
     tls = url.scheme == "https"
-    prefix = quote(url.path, "/%!$&'()*+,;=:@~").rstrip("/")
+    prefix = _escape(url.path).rstrip("/")
     return Origin(_host(host, flag), port or (443 if tls else 80), tls, prefix)
 
 
@@ -47,8 +47,13 @@ def follow(base: str, location: str) -> tuple[Origin, str]:
         url = urlsplit(urljoin(base, location))
     except ValueError:
         raise _wrong("Location") from None
-    target = quote(url.path or "/", "/%!$&'()*+,;=:@~") + (f"?{url.query}" if url.query else "")
+    target = _escape(url.path or "/") + (f"?{_escape(url.query)}" if url.query else "")
     return parse_url(f"{url.scheme}://{url.netloc}", "Location"), target
+
+
+def _escape(text: str) -> str:
+    """Escape what a target must not hold (RFC 3986 §3.3), but keep what is escaped already."""
+    return quote(text, "/?%!$&'()*+,;=:@~")
 
 
 def _host(host: str, flag: str) -> str:

@@ -6,6 +6,7 @@ Whatever strangers have written is redacted, bounded and quoted before it is sho
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 
@@ -44,7 +45,8 @@ def error_code(answer: Answer) -> str:
         code, request_id = error["code"], error["request_id"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return ""
-    return code if isinstance(code, str) and isinstance(request_id, str) else ""
+    known = isinstance(code, str) and isinstance(request_id, str) and re.fullmatch("[a-z_]{1,40}", code)
+    return code if known else ""  # so that no stranger's text is shown as a code
 
 
 def name_proxy(fields: Fields, secrets: Sequence[str]) -> str:
@@ -65,7 +67,7 @@ def judge_pulse(answer: Answer, target: str, key_sent: bool, secrets: Sequence[s
     status, ms = answer.status, round(answer.head_ms, 1)
     if answer.head is None:
         detail = f"{target}: no reply: {answer.fault}"
-        step = "what listens there does not answer by HTTP/1.1: check the port, and whether it wants https"
+        step = "what listens there does not answer by HTTP/1.1: check the port, whether it wants https, and its log"
         return Result("pulse", Status.FAIL, detail, step, ms)
     content_type = answer.fields.get("content-type", "")
     if status == HTTPStatus.OK and content_type.lower().startswith("text/event-stream"):

@@ -1,6 +1,6 @@
 """Send one request to the server under test, and note what comes back and when.
 
-Each request has a connection of its own, by the proxy of HTTPS_PROXY if there is one. Certificates are looked at as
+Each request has a connection of its own, by the proxy of HTTPS_PROXY if there is one. Certificates are verified as
 browsers do. An Answer keeps what came up to a fault or a deadline: a reply that is cut is a finding, not an error.
 """
 
@@ -40,7 +40,6 @@ class Answer:
         self.head: ResponseHead | None = None
         self.head_ms = 0.0
         self.pieces: list[tuple[float, bytes]] = []  # of the body
-        self.whole = False
         self.fault = ""
         self.ms = 0.0  # until the end, whatever it was
 
@@ -66,7 +65,7 @@ class Caller:
     `until` is the time of the loop at which a request ends, whatever has come of its reply.
     """
 
-    def __init__(self, origin: Origin, key: Secret | None, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, origin: Origin, key: Secret | None, environ: Mapping[str, str]) -> None:
         self._key_origin = origin._replace(base_path="")
         self._key = key
         self._environ = environ
@@ -159,7 +158,7 @@ class Caller:
                 async with asyncio.timeout_at(self.until):
                     await _read(stream, method, answer, enough, began)
             except TimeoutError:
-                answer.fault = f"no end within {(time.perf_counter() - began):.0f} s"
+                answer.fault = f"no {'end' if answer.head else 'answer'} within {_ms(began) / 1000:.0f} s"
             except ProtocolError as error:
                 answer.fault = error.message.rstrip(".").lower()
             except OSError as error:
@@ -202,8 +201,7 @@ async def _read(stream: Stream, method: str, answer: Answer, enough: Callable[[A
             answer.pieces.append((answer.ms, event.data))
             size += len(event.data)
         else:
-            answer.whole = isinstance(event, EndOfMessage)
-            answer.fault = "" if answer.whole else "the connection ended"
+            answer.fault = "" if isinstance(event, EndOfMessage) else "the connection ended"
             return
 
 

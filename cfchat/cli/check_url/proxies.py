@@ -22,7 +22,7 @@ class Proxy(NamedTuple):
 
 _EXAMPLES = "`cfchat deploy nginx`, `haproxy` and `caddy` print files that do all of it"
 _UNKNOWN = Proxy(
-    "a proxy that does not say its name",
+    "an unnamed proxy",
     f"switch off buffering, compression and scanning of replies in each proxy for this path; {_EXAMPLES}",
     f"let each proxy wait longer for a silent server, at least 90 s (HAProxy: `timeout server`); {_EXAMPLES}",
     f"let each proxy take bodies as large as --max-body (1 MiB if it is not set); {_EXAMPLES}",

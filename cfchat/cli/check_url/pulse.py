@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 from cfchat.cli.check_url.answers import excerpt, name_proxy
 from cfchat.cli.check_url.call import LONGEST, Answer
@@ -27,30 +27,28 @@ BEATS = 4  # in so many seconds
 _UNPACKED = "leave text/event-stream out of what the proxy compresses (nginx: `gzip_types`, `brotli_types`)"
 
 
-class Arrival(NamedTuple):
-    """An event or a heartbeat, and how many ms after the request it came. `data` is None for a heartbeat."""
-
-    ms: float
-    data: dict[str, Any] | None
+Events = list[tuple[float, dict[str, Any]]]  # when each came, and its data
 
 
-def read_arrivals(pieces: Sequence[tuple[float, bytes]], coding: str) -> list[Arrival]:
-    """Return the events and heartbeats in the pieces of a body; none if their coding is not known here, such as br."""
-    decode = _decoder(coding)
+def read_stream(pieces: Sequence[tuple[float, bytes]], coding: str) -> tuple[Events, list[float]]:
+    """Return the events in the pieces of a body, and when heartbeats came. All times are as the pieces have them.
+
+    Both are empty if the coding is not known here, such as br.
+    """
+    events: Events = []
+    beats: list[float] = []
+    decode, parser, text = _decoder(coding), SSEParser(4096, 4096), b""
     if decode is None:
-        return []
-    parser, text, beats, arrivals = SSEParser(4096, 4096), b"", 0, []
+        return events, beats
     for ms, piece in pieces:
         try:
             data = decode(piece)
-            events = parser.feed(data)
+            events += [(ms, _members(event.data)) for event in parser.feed(data)]
         except (zlib.error, EventTooLarge):
             break
         text = (text + data)[:LONGEST]
-        seen, beats = beats, len(re.findall(rb"(?m)^:", text))
-        arrivals += [Arrival(ms, None)] * (beats - seen)
-        arrivals += [Arrival(ms, _members(event.data)) for event in events]
-    return arrivals
+        beats += [ms] * (len(re.findall(rb"(?m)^:", text)) - len(beats))
+    return events, beats
 
 
 def _decoder(coding: str) -> Callable[[bytes], bytes] | None:
@@ -78,11 +76,10 @@ class Pulse:
         self.fault = answer.fault
         self.ms = answer.ms
         self.first_byte = answer.pieces[0][0] if answer.pieces else answer.ms
-        self.coding = answer.fields.get("content-encoding", "").strip().lower().removeprefix("identity")
-        self.readable = _decoder(self.coding) is not None
-        arrivals = read_arrivals(answer.pieces, self.coding)
-        self.events = [(arrival.ms, arrival.data) for arrival in arrivals if arrival.data is not None]
-        self.beats = [arrival.ms for arrival in arrivals if arrival.data is None]
+        coding = answer.fields.get("content-encoding", "").strip().lower()
+        self.coding = "" if coding == "identity" else coding
+        self.readable = _decoder(coding) is not None
+        self.events, self.beats = read_stream(answer.pieces, coding)
         self._secrets = secrets
 
     @property
@@ -104,7 +101,10 @@ class Pulse:
         packed = f" compressed ({excerpt(self.coding, self._secrets)})" if self.coding else ""
         ms = round(first, 1)
         if together and first < LATE:
-            detail = f"{len(times)} events, of which most come together{packed}, after {times[-1]:.0f} ms; by {self.by}"
+            detail = (
+                f"the first event after {first:.0f} ms, but most of them together{packed}, after {times[-1]:.0f} ms"
+            )
+            detail = f"{detail}: held back by {self.by}"
             return Result("buffering", Status.WARN, detail, self._advise_on_buffering(), ms)
         if together or (not self.readable and first >= LATE):
             detail = f"the events come together{packed}, the first after {first:.0f} ms: held back by {self.by}"
@@ -136,24 +136,21 @@ class Pulse:
         count = f"{len(self.events)} of {EVENTS} events" if self.readable else "its events unread"
         step = f"see the logs of the proxy and of cfchat for the reason; {identify(self.fields).silence}"
         if self.fault:
-            detail = f"cut after {end:.0f} ms, {count}, without its end: {self.fault}; by {self.by}"
+            detail = f"cut after {end:.0f} ms, {count}, without its end: {self.fault}; through {self.by}"
             return Result("cut", Status.FAIL, detail, step, end)
         if self.readable and len(self.events) < EVENTS:
-            return Result("cut", Status.FAIL, f"ended after {end:.0f} ms, {count}; by {self.by}", step, end)
+            return Result("cut", Status.FAIL, f"ended after {end:.0f} ms, {count}; through {self.by}", step, end)
         return Result("cut", Status.OK, f"whole after {end:.0f} ms: {count}", ms=end)
 
     def judge_silence(self) -> Result:
         """Judge a pulse that was silent for IDLE seconds but for heartbeats, which come every 15 s."""
         end, seconds = round(self.ms, 1), f"{self.ms / 1000:.1f} s"
-        start = self.events[0][0] if self.events else 0.0
-        late = [beat for number, beat in enumerate(self.beats, 1) if beat > start + number * BEAT + LAG]
+        late = [beat for number, beat in enumerate(self.beats, 1) if beat > number * BEAT + LAG]
         heard = f"{len(self.beats) - len(late)} of {BEATS} heartbeats in time"
         if not self.readable and not self.fault:
-            return Result(
-                "slow", Status.SKIP, "the stream is compressed, so that its heartbeats cannot be read", ms=end
-            )
+            return Result("slow", Status.SKIP, "heartbeats of a compressed stream cannot be read here", ms=end)
         if self.fault or len(self.events) < EVENTS:
-            detail = f"cut after {seconds}, {heard}: {self.fault or 'it ended'}; by {self.by}"
+            detail = f"cut after {seconds}, {heard}: {self.fault or 'it ended'}; through {self.by}"
             return Result("slow", Status.FAIL, detail, identify(self.fields).silence, end)
         if len(self.beats) - len(late) < BEATS:
             detail = f"whole after {seconds}, but {heard}: held back by {self.by}"

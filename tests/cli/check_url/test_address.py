@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cfchat.cli.check_url.address import follow, is_public, parse_url
 from cfchat.errors import ConfigError
 from cfchat.upstream.origin import Origin
+from cfchat.wire.writer import encode_request_head
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,16 @@ def test_any_text_is_a_url_or_refused(text: str) -> None:
         assert str(error).isprintable()
     else:
         assert origin.url.isascii() and origin.url.isprintable() and parse_url(origin.url) == origin
+        assert encode_request_head("GET", f"{origin.base_path}/x", [("Host", origin.authority)])
+
+
+@given(st.text() | st.text(alphabet="/:?#%.@[]\\ ab\n\u00fc", max_size=12))
+def test_any_location_leads_to_a_server_or_nowhere(location: str) -> None:
+    try:
+        origin, target = follow("https://a.example/api/pulse", location)
+    except ConfigError:
+        return
+    assert encode_request_head("GET", target, [("Host", origin.authority)])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfchat.cli.check_url.call import LONGEST, Answer
-from cfchat.cli.check_url.pulse import Pulse, read_arrivals
+from cfchat.cli.check_url.pulse import Pulse, read_stream
 from cfchat.cli.results import Status
 from cfchat.wire.fields import Fields
 from cfchat.wire.messages import ResponseHead
@@ -33,7 +33,7 @@ def answer(
     made = Answer()
     made.head = ResponseHead(200, "OK", 1, Fields([("Content-Type", "text/event-stream"), *fields]))
     made.pieces = list(pieces)
-    made.fault, made.whole = fault, not fault
+    made.fault = fault
     made.ms = ms if ms is not None else pieces[-1][0] if pieces else 0.0
     return made
 
@@ -90,9 +90,8 @@ def test_a_body_is_read_alike_however_it_is_cut(cuts: list[int], packed: bool) -
     wire = zlib.compress(body, wbits=31) if packed else body
     ends = [0, *sorted(cuts), len(wire)]
     pieces = [(float(number), wire[start:end]) for number, (start, end) in enumerate(pairwise(ends))]
-    arrivals = read_arrivals(pieces, "gzip" if packed else "")
-    assert [arrival.data["n"] for arrival in arrivals if arrival.data] == [1, 2, 3, 4, 5]
-    assert sum(arrival.data is None for arrival in arrivals) == 2
+    events, beats = read_stream(pieces, "gzip" if packed else "")
+    assert ([data["n"] for _, data in events], len(beats)) == ([1, 2, 3, 4, 5], 2)
 
 
 @given(st.binary(max_size=300), st.sampled_from(["", "gzip", "deflate", "br", "no such"]))
@@ -104,7 +103,8 @@ def test_any_bytes_can_be_judged(body: bytes, coding: str) -> None:
 
 def test_few_bytes_that_unpack_to_many_are_read_up_to_a_limit() -> None:
     bomb = zlib.compress(b": x\n\n" * 1_000_000, wbits=31)
-    assert len(read_arrivals([(1.0, bomb)], "gzip")) == LONGEST // 5 + 1
+    events, beats = read_stream([(1.0, bomb)], "gzip")
+    assert (events, len(beats)) == ([], LONGEST // 5 + 1)
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_the_servers_own_end_is_no_cut_of_a_proxy() -> None:
     assert result.status is Status.FAIL and "cfchat ended the stream" in result.detail and "stopping" in result.detail
 
 
-def silent(beats: Sequence[float], fault: str = "", ms: float = 66_005.0) -> Pulse:
-    pieces = [(5.0, event(1)), *((beat, BEAT) for beat in beats)]
+def silent(beats: Sequence[float], fault: str = "", ms: float = 66_005.0, first: float = 5.0) -> Pulse:
+    pieces = [(first, event(1)), *((beat, BEAT) for beat in beats)]
     if not fault:
         pieces += [(65_005.0 + 250 * number, event(number + 2)) for number in range(4)]
     return Pulse(answer(pieces, ("Server", "nginx"), fault=fault, ms=ms))
@@ -142,6 +142,7 @@ def silent(beats: Sequence[float], fault: str = "", ms: float = 66_005.0) -> Pul
         (silent([15_005, 30_010, 45_015, 60_020]), Status.OK, "4 of 4 heartbeats"),
         (silent([65_005] * 4), Status.WARN, "0 of 4 heartbeats in time: held back by nginx"),
         (silent([]), Status.WARN, "0 of 4 heartbeats"),
+        (silent([65_755] * 4, first=65_755), Status.WARN, "0 of 4 heartbeats"),
         (silent([15_005, 30_010], "Connection reset by peer", 45_000), Status.FAIL, "cut after 45.0 s, 2 of 4"),
         (silent([], "the connection ended", 60_000), Status.FAIL, "cut after 60.0 s, 0 of 4 heartbeats"),
     ],

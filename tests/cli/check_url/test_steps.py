@@ -109,8 +109,9 @@ async def test_what_proxies_do_to_a_cfchat() -> None:
             "",
         ),
         (reply(KEY.encode(), 404), ['text "***"'], "prefix"),
+        (reply(b'{"error":{"code":"\\u001b[2J","request_id":"1"}}', 404), ["not of cfchat"], "prefix"),
     ],
-    ids=["404", "login", "stream", "502", "401", "challenge", "old", "ssh", "endless", "cut", "key"],
+    ids=["404", "login", "stream", "502", "401", "challenge", "old", "ssh", "endless", "cut", "key", "code"],
 )
 async def test_what_answers_in_the_place_of_a_pulse(answer: Script, words: Sequence[str], step: str) -> None:
     async with StandIn([answer], repeat=True, certificate=None) as standin:
