@@ -117,6 +117,15 @@ async def called(app: Application, *pieces: bytes, **scope: Any) -> Call:
     return call
 
 
+async def test_a_pulse_ends_with_its_client() -> None:
+    async with cfchat.asgi(DEMO) as app:
+        call = Call(app, b"", method="GET", path="/api/pulse", query_string=b"idle=60", client=("192.0.2.1", 5))
+        await call.until(b'"n":1,')
+        call.leave()
+        await call.task
+    assert (call.status, call.whole) == (200, False) and b'"client":"192.0.2.1"' in call.body
+
+
 async def test_a_post_streams_words_as_they_come() -> None:
     model = Model()
     async with mounted(model) as (app, standin):

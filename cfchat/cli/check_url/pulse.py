@@ -146,13 +146,14 @@ class Pulse:
         """Judge a pulse that was silent for IDLE seconds but for heartbeats, which come every 15 s."""
         end, seconds = round(self.ms, 1), f"{self.ms / 1000:.1f} s"
         late = [beat for number, beat in enumerate(self.beats, 1) if beat > number * BEAT + LAG]
-        heard = f"{len(self.beats) - len(late)} of {BEATS} heartbeats in time"
+        in_time = len(self.beats) - len(late)
+        heard = f"{in_time} of {BEATS} heartbeats in time"
         if not self.readable and not self.fault:
             return Result("slow", Status.SKIP, "heartbeats of a compressed stream cannot be read here", ms=end)
         if self.fault or len(self.events) < EVENTS:
-            detail = f"cut after {seconds}, {heard}: {self.fault or 'it ended'}; through {self.by}"
+            detail = f"cut after {seconds}, with {in_time} heartbeats in time: {self.fault or 'it ended'}; through {self.by}"
             return Result("slow", Status.FAIL, detail, identify(self.fields).silence, end)
-        if len(self.beats) - len(late) < BEATS:
+        if in_time < BEATS:
             detail = f"whole after {seconds}, but {heard}: held back by {self.by}"
             return Result("slow", Status.WARN, detail, self._advise_on_buffering(), end)
         return Result("slow", Status.OK, f"silent for {IDLE} s and whole, {heard}", ms=end)
