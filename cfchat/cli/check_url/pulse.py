@@ -151,7 +151,9 @@ class Pulse:
         if not self.readable and not self.fault:
             return Result("slow", Status.SKIP, "heartbeats of a compressed stream cannot be read here", ms=end)
         if self.fault or len(self.events) < EVENTS:
-            detail = f"cut after {seconds}, with {in_time} heartbeats in time: {self.fault or 'it ended'}; through {self.by}"
+            detail = (
+                f"cut after {seconds}, with {in_time} heartbeats in time: {self.fault or 'it ended'}; through {self.by}"
+            )
             return Result("slow", Status.FAIL, detail, identify(self.fields).silence, end)
         if in_time < BEATS:
             detail = f"whole after {seconds}, but {heard}: held back by {self.by}"
