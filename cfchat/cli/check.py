@@ -32,7 +32,7 @@ from cfchat.settings.config import Config
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.cloudflare.account import Api
 from cfchat.upstream.cloudflare.catalogue import Model
-from cfchat.upstream.cloudflare.models import is_route
+from cfchat.upstream.cloudflare.models import may_be_listed
 from cfchat.upstream.connect import connect
 from cfchat.upstream.origin import Origin
 from cfchat.upstream.proxy import Proxy
@@ -202,7 +202,7 @@ async def _try_model(
         ms, detail = ms_since(began), f"answers, but without words: {MAX_TOKENS} tokens are too few for it"
     finally:
         await upstream.aclose()
-    if listed is not None and name not in listed and not is_route(name):
+    if listed is not None and name not in listed and may_be_listed(name):
         detail = f"{detail}; but it is not in the account's list of models"
         return Result("model", Status.WARN, detail, NOT_LISTED, ms, name)
     if listed is not None and name in listed and (removal := listed[name].removal(time.time())):

@@ -79,10 +79,14 @@ def _print_table(rows: Sequence[Row]) -> None:
     """Print a line for each setting: its name, its value in words, and where that comes from."""
     defaults = {setting.flag: default_of(setting) for setting in SETTINGS}
     cells = [("SETTING", "VALUE", "FROM")]
-    cells += [(row.name, _words(row, defaults.get(row.name, "not set")), row.place or "default") for row in rows]
+    cells += [(row.name, _words(row, defaults.get(row.name, "not set")), _origin(row)) for row in rows]
     wide = [max(len(cell[column]) for cell in cells if len(cell[column]) <= 60) for column in (0, 1)]
     for name, value, place in cells:
         show(f"{name:<{wide[0]}}  {value:<{wide[1]}}  {place}")
+
+
+def _origin(row: Row) -> str:
+    return str(row.source) if row.place is None else f"{row.source} {row.place}"
 
 
 def _words(row: Row, default: str) -> str:

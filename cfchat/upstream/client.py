@@ -41,6 +41,7 @@ from cfchat.upstream.cloudflare.models import (
     MODEL_FIELDS,
     is_route,
     is_search,
+    may_be_listed,
     needs_turns,
     sees,
     takes,
@@ -393,7 +394,7 @@ class Upstream:
             await asyncio.sleep(self._settings.pool.idle_timeout / 4)
 
     async def _watch_models(self) -> None:
-        names = [name for name in self._settings.models if name != self._search and not is_route(name)]
+        names = [name for name in self._settings.models if may_be_listed(name)]
         while names and not self._api.on_gateway:
             try:
                 listed = {model.name: model for model in await self.catalogue()}

@@ -139,6 +139,13 @@ async def test_check_of_a_model_that_only_thinks() -> None:
     assert done.line("model").startswith("ok") and "tokens" in done.line("model")
 
 
+async def test_check_misses_no_search_in_the_list_of_models() -> None:
+    async with cloudflare() as standin:
+        done = await cfchat(standin.base_url, "check", "--ai-search", "pages", *ALONE)
+    assert done.code == 0 and "warn" not in done.out
+    assert done.line("model").startswith("ok") and "ai-search/pages: answers" in done.line("model")
+
+
 @pytest.mark.parametrize(("day", "words"), [("2999-05-30", "is going to be"), ("2001-05-30", "was to be")])
 async def test_check_warns_of_models_that_will_go(day: str, words: str) -> None:
     models = listing(listed(MODEL, planned_deprecation_date=day))

@@ -39,18 +39,18 @@ def test_each_setting_and_its_source_in_a_table(config: str) -> None:
     rows = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines}
     assert len(rows) == len(lines) == len(SETTINGS) + 6
     for name, *cells in (
-        ("config", config, "--config"),
-        ("rate-limit", "20/minute", config),
-        ("max-streams", "7", config),
-        ("port", "9", "--port"),
-        ("max-body", "5", "CFCHAT_MAX_BODY"),
-        ("trim", "on", config),
+        ("config", config, "flag", "--config"),
+        ("rate-limit", "20/minute", "file", config),
+        ("max-streams", "7", "file", config),
+        ("port", "9", "flag", "--port"),
+        ("max-body", "5", "environment", "CFCHAT_MAX_BODY"),
+        ("trim", "on", "file", config),
     ):
         assert rows[name].split() == cells
     assert rows["no-page"].split() == ["off", "default"] and rows["daily-tokens"].split() == ["no", "limit", "default"]
     assert rows["model-options"].split(maxsplit=3)[:2] == ['{"@cf/a/b":', '{"lora":']
     assert rows["system-prompt"].startswith(r"a\nb\x1b[2J ")
-    assert rows["CLOUDFLARE_API_TOKEN"].split() == ["***", "CLOUDFLARE_API_TOKEN"]
+    assert rows["CLOUDFLARE_API_TOKEN"].split() == ["***", "environment", "CLOUDFLARE_API_TOKEN"]
     assert not [secret for secret in (ACCOUNT, TOKEN, "s3cret", "pa55word") if secret in done.stdout]
 
 

@@ -286,4 +286,5 @@ async def test_check_says_which_model_the_gateway_chose() -> None:
     async with cloudflare(answer=chosen) as standin:
         done = await command(standin.base_url, "check", "--gateway", "gw", "--model", AUTO)
     assert done.code == 0 and done.line("model").startswith("ok"), done.out
+    assert "warn" not in done.out
     assert f"{AUTO}: anthropic/claude-sonnet-5 answers;" in done.line("model")

@@ -168,6 +168,11 @@ def is_model_name(name: str) -> bool:
     return (_MODEL_NAME.fullmatch(name) is not None and ".." not in name) or is_route(name)
 
 
+def may_be_listed(name: str) -> bool:
+    """Return whether the account's list of models can have a name. It has no route and no instance of AI Search."""
+    return _MODEL_NAME.fullmatch(name) is not None
+
+
 def is_route(name: str) -> bool:
     """Return whether AI Gateway chooses the model behind this name, for each request."""
     return _ROUTE.fullmatch(name) is not None
