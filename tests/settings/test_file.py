@@ -235,6 +235,8 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_name_of_a_stranger_is_one_line(write: Write) -> None:
     (said,) = faults(write(f'"a\\n\\u001b[2J{"x" * 999}" = 1'))
     assert said.startswith(r':1: "a\n\u001b[2Jxxx') and len(said) < 200
+    (said,) = faults(write('[models."a\\nb\\u001b[2J"]'))
+    assert said.startswith(r':1: models."a\nb\u001b[2J" takes a table') and said.endswith(r"a\nb\x1b[2J is none")
 
 
 def test_lines_are_not_looked_up_for_ever(write: Write) -> None:
