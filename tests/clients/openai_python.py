@@ -7,6 +7,8 @@ from typing import Any
 
 import openai  # type: ignore[import-not-found]
 from jobs import Job, read, read_in_a_task, serve
+from openai.types.responses import Response, ResponseStreamEvent  # type: ignore[import-not-found]
+from pydantic import BaseModel, TypeAdapter  # type: ignore[import-not-found]
 
 usage: Any = None
 
@@ -72,4 +74,115 @@ def models(job: Job) -> object:
     return [[model.id for model in client.models.list()], client.models.retrieve(job["model"]).id]
 
 
-serve({"sync": sync, "task": in_a_task, "whole": whole, "tools": tools, "models": models})
+# --- Responses ------------------------------------------------------------------------------------
+
+
+def response_asked(job: Job) -> dict[str, Any]:
+    options = dict(job.get("options", {}))
+    if "max_tokens" in options:
+        options["max_output_tokens"] = options.pop("max_tokens")
+    return {"model": job["model"], "input": job["messages"], **options}
+
+
+def words_of(event: Any) -> str:
+    global usage
+    if event.type in ("response.completed", "response.incomplete"):
+        usage = event.response.usage
+    return event.delta if event.type == "response.output_text.delta" else ""
+
+
+def response_stream(job: Job) -> object:
+    client = openai.OpenAI(base_url=job["url"] + "/v1", api_key=job["key"])
+    stream = client.responses.create(**response_asked(job), stream=True)
+    text = read(job, filter(None, map(words_of, stream)), stream.close)
+    return {"text": text, "usage": usage and usage.total_tokens}
+
+
+def response_task(job: Job) -> object:
+    async def pieces() -> AsyncIterator[str]:
+        client = openai.AsyncOpenAI(base_url=job["url"] + "/v1", api_key=job["key"])
+        async for event in await client.responses.create(**response_asked(job), stream=True):
+            if text := words_of(event):
+                yield text
+
+    return {"text": read_in_a_task(job, pieces), "usage": usage and usage.total_tokens}
+
+
+def response_helper(job: Job) -> object:
+    """The helper follows each step, and raises where one does not fit the others."""
+    client = openai.OpenAI(base_url=job["url"] + "/v1", api_key=job["key"])
+    with client.responses.stream(**response_asked(job)) as stream:
+        text = read(job, filter(None, map(words_of, stream)), stream.close)
+        whole = text if job.get("leave") else stream.get_final_response().output_text
+    assert whole == text
+    return {"text": text, "usage": usage and usage.total_tokens}
+
+
+def described(response: Any) -> dict[str, Any]:
+    calls = [[item.name, item.arguments] for item in response.output if item.type == "function_call"]
+    details = response.incomplete_details
+    told = {"text": response.output_text, "usage": response.usage.total_tokens, "calls": calls}
+    return {**told, "status": response.status, "reason": details and details.reason}
+
+
+def response_whole(job: Job) -> object:
+    client = openai.OpenAI(base_url=job["url"] + "/v1", api_key=job["key"])
+    return described(client.responses.create(**response_asked(job)))
+
+
+def response_last(job: Job) -> object:
+    """The response of the last event."""
+    client = openai.OpenAI(base_url=job["url"] + "/v1", api_key=job["key"])
+    *_, last = client.responses.create(**response_asked(job), stream=True)
+    return described(last.response)
+
+
+def response_turns(job: Job) -> object:
+    """The output goes back as it is, with the result of each call."""
+    client = openai.OpenAI(base_url=job["url"] + "/v1", api_key=job["key"])
+    asked = response_asked(job)
+    with client.responses.stream(**asked) as stream:
+        called = stream.get_final_response()
+    results = [
+        {"type": "function_call_output", "call_id": item.call_id, "output": "rain"}
+        for item in called.output
+        if item.type == "function_call"
+    ]
+    said = client.responses.create(**{**asked, "input": [*asked["input"], *called.output, *results]})
+    return {"calls": described(called)["calls"], "text": said.output_text}
+
+
+class Weather(BaseModel):  # type: ignore[misc]
+    city: str
+    degrees: int
+
+
+def response_parsed(job: Job) -> object:
+    client = openai.OpenAI(base_url=job["url"] + "/v1", api_key=job["key"])
+    whole = client.responses.parse(**response_asked(job), text_format=Weather).output_parsed
+    with client.responses.stream(**response_asked(job), text_format=Weather) as stream:
+        streamed = stream.get_final_response().output_parsed
+    return [whole.model_dump(), streamed.model_dump()]
+
+
+def response_kept(job: Job) -> object:
+    client = openai.OpenAI(base_url=job["url"] + "/v1", api_key=job["key"])
+    return client.responses.retrieve("resp_1").output_text
+
+
+def validate(job: Job) -> object:
+    """Hold events and whole responses, given as JSON, against the SDK's types, which it does not do by itself."""
+    one_of = TypeAdapter(ResponseStreamEvent)
+    for event in job["events"]:
+        one_of.validate_json(event, strict=True)
+    for response in job["responses"]:
+        Response.model_validate_json(response, strict=True)
+    return len(job["events"])
+
+
+responses = {
+    "response_stream": response_stream, "response_task": response_task, "response_helper": response_helper,
+    "response_whole": response_whole, "response_last": response_last, "response_turns": response_turns,
+    "response_parsed": response_parsed, "response_kept": response_kept, "validate": validate,
+}  # fmt: skip
+serve({"sync": sync, "task": in_a_task, "whole": whole, "tools": tools, "models": models, **responses})

@@ -11,27 +11,35 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from house import HELLO, house
+from hypothesis import strategies as st
 from installs import HERE, Process, node_modules, venv
 from leaving import closes_at_once
 from places import STREAMS
+from reply_forms import BROKEN, META, replies
+from reply_forms import sent as sent_by
 from standin import Exchange, Model, Script, StandIn, event, json_error, reply, words
 
 from cfchat.app.routes import Settings
+from cfchat.conversation.model import Delta
 from cfchat.guard.guard import Guard
 from cfchat.guard.guard import Settings as GuardSettings
 from cfchat.guard.keys import parse_keys
+from cfchat.replies import responses
 from cfchat.server.request import Limits
+from cfchat.wire.sse import SSEParser
 
 GEMMA, LLAMA = "@cf/google/gemma-4-26b-a4b-it", "@cf/meta/llama-3.1-8b-instruct-fast"
 KEY = "the-key-of-the-tests"
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+TOOL_NAMES = ("get_weather", "calculator")
 TOOLS = [
     {"type": "function", "function": {"name": name, "description": name, "parameters": {"type": "object"}}}
-    for name in ("get_weather", "calculator")
+    for name in TOOL_NAMES
 ]
-CALLS = {  # in tests/data/streams
+CALLS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # in tests/data/streams
     "openai_tool_call": [("get_weather", {"city": "Paris"})],
     "classic_tool_calls": [("get_weather", {"location": "London"}), ("calculator", {"a": 1, "b": 2})],
 }
@@ -86,7 +94,10 @@ AI_7 = {
     "provider": replace(AI_PROVIDER, broken="AI_StreamProviderError"),
 }
 CLIENTS: dict[str, tuple[Callable[[Path], Process], dict[str, Way]]] = {
-    "openai-python": (openai_python, {"sync": OPENAI, "task": OPENAI}),
+    "openai-python": (
+        openai_python,
+        dict.fromkeys(("sync", "task", "response_stream", "response_task", "response_helper"), OPENAI),
+    ),
     "openai-node": (openai_node, {"stream": OPENAI}),
     "langchain": (langchain, {"sync": LANGCHAIN, "task": LANGCHAIN}),
     "ai-5": (ai_sdk("5.0.277", "1.0.61"), AI),
@@ -332,6 +343,132 @@ async def test_there_is_nothing_to_resume(client: Client) -> None:
     async with asked(client):
         client.ask("resume")
         assert await client.told() == {"end": None}
+
+
+# --- OpenAI's Responses ---------------------------------------------------------------------------
+
+ITEM_TOOLS = [
+    {"type": "function", "name": name, "parameters": {"type": "object"}, "strict": None}
+    for name in TOOL_NAMES
+]
+of_responses = each("openai-python")
+whole_or_streamed = pytest.mark.parametrize("way", ["response_whole", "response_last"])
+
+
+@whole_or_streamed
+@of_responses
+async def test_a_response(client: Client, way: str) -> None:
+    async with asked(client, reply(event("Good morning") + event("", usage=USAGE) + b"data: [DONE]\n\n")):
+        client.ask(way)
+        end = (await client.told())["end"]
+        assert end == {"text": "Good morning", "usage": 7, "calls": [], "status": "completed", "reason": None}
+
+
+@whole_or_streamed
+@of_responses
+async def test_a_response_that_is_cut_is_incomplete(client: Client, way: str) -> None:
+    async with asked(client, reply(event("Good") + b'data: {"finish_reason":"length"}\n\ndata: [DONE]\n\n')):
+        client.ask(way)
+        end = (await client.told())["end"]
+        assert (end["text"], end["status"], end["reason"]) == ("Good", "incomplete", "max_output_tokens")
+
+
+@pytest.mark.parametrize("way", ["response_whole", "response_last", "response_helper"])
+@of_responses
+async def test_an_empty_response_is_an_error(client: Client, way: str) -> None:
+    async with asked(client, reply(b'data: {"usage":{"completion_tokens":3}}\n\ndata: [DONE]\n\n')) as standin:
+        client.ask(way)
+        end = await client.told()
+        assert (end.get("error"), end["status"]) == (OPENAI.errors[502], 502), end
+        assert len(standin.requests) == 1
+
+
+@pytest.mark.parametrize("way", ["response_stream", "response_task", "response_helper"])
+@of_responses
+async def test_a_response_that_fails_behind_heartbeats_is_an_error(client: Client, way: str) -> None:
+    """The helper wants to be told of a response before it hears that it has failed."""
+
+    async def late(exchange: Exchange) -> None:
+        await asyncio.sleep(0.2)
+        await SETUP(exchange)
+
+    async with asked(client, late, limits=Limits(heartbeat=0.05)) as standin:
+        client.ask(way)
+        end = await client.told()
+        assert end.get("error") == OPENAI.broken and "The server is not set up correctly." in end["message"], end
+        assert len(standin.requests) == 1
+
+
+@of_responses
+async def test_a_whole_response_that_breaks_off_is_an_error(client: Client) -> None:
+    model = Model()
+    model.say("Good")
+    model.break_off()
+    async with asked(client, model) as standin:
+        client.ask("response_whole")
+        end = await client.told()
+        assert (end.get("error"), end["status"]) == (OPENAI.errors[502], 502), end
+        assert len(standin.requests) == 1
+
+
+@pytest.mark.parametrize("dialect", CALLS)
+@of_responses
+async def test_calls_of_tools_and_their_results_are_items(client: Client, dialect: str) -> None:
+    async with asked(client, reply((STREAMS / f"{dialect}.sse").read_bytes()), words("Bye")) as standin:
+        client.ask("response_turns", options={"tools": ITEM_TOOLS})
+        end = (await client.end())["end"]
+    assert [(name, json.loads(given)) for name, given in end["calls"]] == CALLS[dialect] and end["text"] == "Bye"
+    first, second = (json.loads(request.body) for request in standin.requests)
+    assert [tool["function"]["name"] for tool in first["tools"]] == ["get_weather", "calculator"]
+    called, *results = second["messages"][2:]
+    assert [call["function"]["name"] for call in called["tool_calls"]] == [name for name, _ in CALLS[dialect]]
+    assert [result["tool_call_id"] for result in results] == [call["id"] for call in called["tool_calls"]]
+    assert {result["content"] for result in results} == {"rain"}
+
+
+@of_responses
+async def test_a_response_in_json_is_parsed(client: Client) -> None:
+    weather = {"city": "Paris", "degrees": 20}
+    answer = {"result": {"response": weather, "usage": USAGE}, "success": True, "errors": [], "messages": []}
+    script = reply(json.dumps(answer).encode(), framing="length", fields=[("content-type", "application/json")])
+    async with asked(client, script, script) as standin:
+        client.ask("response_parsed")
+        assert (await client.told()) == {"end": [weather, weather]}
+    asked_for = json.loads(standin.requests[0].body)["response_format"]["json_schema"]
+    assert asked_for["name"] == "Weather" and asked_for["schema"]["required"] == ["city", "degrees"]
+
+
+@of_responses
+async def test_what_would_need_an_earlier_response_is_refused_with_the_way_out(client: Client) -> None:
+    async with asked(client) as standin:
+        client.ask("response_stream", options={"previous_response_id": "resp_1"})
+        end = await client.told()
+        assert (end.get("error"), end["status"]) == ("BadRequestError", 400) and "whole conversation" in end["message"]
+        client.ask("response_kept")
+        end = await client.told()
+        assert (end.get("error"), end["status"]) == ("NotFoundError", 404) and "keeps no replies" in end["message"]
+        assert standin.requests == []
+
+
+@each("openai-python")
+async def test_every_event_is_of_the_sdks_own_types(client: Client) -> None:
+    """Of any reply, however it is cut, and wherever it breaks off."""
+    streams: list[bytes] = []
+    wholes: list[bytes] = []
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+    repeated: list[dict[str, object]] = [{}, {"instructions": "x", "tools": [tool], "temperature": 0.5}]
+
+    @hypothesis.given(replies(), st.booleans(), st.sampled_from(repeated), st.none() | st.integers(0, 9))
+    def collect(batches: list[list[Delta]], thoughts: bool, asked: dict[str, object], broken: int | None) -> None:
+        form = responses.Events(META, asked, time.time, thoughts)
+        said = form.start(META) + b"".join(map(form.encode, batches[:broken]))
+        streams.append(said + (form.finish() if broken is None else form.fail(BROKEN)))
+        wholes.append(sent_by(responses.Response(META, asked, time.time, thoughts), batches))
+
+    collect()
+    events = [event.data for stream in streams for event in SSEParser().feed(stream)]
+    client.ask("validate", events=events, responses=[whole.decode() for whole in wholes])
+    assert await client.told() == {"end": len(events)}
 
 
 # --- conversations that began elsewhere -----------------------------------------------------------

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reply_forms import BROKEN, META, USAGE, sent
+from reply_forms import BROKEN, META, USAGE, replies, sent
 from response_events import calls_of, check_response, read_response_events, text_of
 
 from cfchat.conversation.model import Delta, Source, ToolCall
@@ -48,6 +46,7 @@ def test_a_stream() -> None:
         '"item_id":"msg_0a1b","output_index":0,"content_index":0,"logprobs":[],"delta":"Hel"}'
     )
     assert read_response_events(raw) == json.loads(sent(whole()))
+    assert names_of(sent(events(), [[Delta("Hel"), Delta("lo"), END]])).count("output_text.delta") == 1
 
 
 def test_a_whole_response() -> None:
@@ -158,39 +157,13 @@ def test_half_a_character_of_the_request_is_replaced() -> None:
 
 # --- any reply ------------------------------------------------------------------------------------
 
-WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
-
-
-@st.composite
-def replies(draw: st.DrawFn) -> tuple[list[Delta], list[Sequence[Delta]]]:
-    """The deltas of a whole reply, and the batches that they come in."""
-    begun: set[int] = set()
-
-    def piece(index: int) -> ToolCall:
-        if index in begun:
-            return ToolCall(index, "", "", draw(WORDS))
-        begun.add(index)
-        return ToolCall(index, draw(st.sampled_from(["", f"id-{index}"])), draw(WORDS), draw(WORDS))
-
-    deltas = []
-    for _ in range(draw(st.integers(0, 8))):
-        calls = draw(st.lists(st.integers(0, 2), max_size=3))
-        deltas.append(Delta(draw(WORDS), reasoning=draw(WORDS), tool_calls=tuple(map(piece, calls))))
-    reasons = st.sampled_from(["stop", "length", "tool_calls", "content_filter", "other"])
-    usages = st.none() | st.just(USAGE) | st.just({"input_tokens": 2, "output_tokens": 3.0})
-    deltas.append(Delta(draw(WORDS), draw(reasons), draw(usages), draw(WORDS)))
-    cuts = draw(st.sets(st.integers(1, len(deltas) - 1))) if len(deltas) > 1 else set()
-    return deltas, [deltas[begin:end] for begin, end in pairwise([0, *sorted(cuts), len(deltas)])]
-
 
 @given(replies(), st.booleans())
-def test_it_says_what_a_chat_completion_says(reply: tuple[list[Delta], list[list[Delta]]], thoughts: bool) -> None:
+def test_it_says_what_a_chat_completion_says(batches: list[list[Delta]], thoughts: bool) -> None:
     """However it is cut; and both forms are alike."""
-    deltas, batches = reply
     response = read_response_events(sent(events(thoughts), batches))
-    collected = json.loads(sent(whole(thoughts), batches))
-    assert collected == response
-    completion: Any = json.loads(sent(Completion(thoughts), [deltas]))
+    assert json.loads(sent(whole(thoughts), batches)) == response
+    completion: Any = json.loads(sent(Completion(thoughts), batches))
     (choice,) = completion["choices"]
     message, usage = choice["message"], completion["usage"]
     assert text_of(response) == (message["content"] or "")
@@ -205,24 +178,11 @@ def test_it_says_what_a_chat_completion_says(reply: tuple[list[Delta], list[list
 
 
 @given(replies(), st.data())
-def test_it_may_break_off_behind_any_batch(reply: tuple[list[Delta], list[list[Delta]]], data: st.DataObject) -> None:
-    form, batches = events(True), reply[1]
-    said = batches[: data.draw(st.integers(0, len(batches)))]
+def test_it_may_break_off_behind_any_batch(batches: list[list[Delta]], data: st.DataObject) -> None:
+    form, said = events(True), batches[: data.draw(st.integers(0, len(batches)))]
     raw = form.start(META) + b"".join(map(form.encode, said)) + form.fail(BROKEN)
     response = read_response_events(raw)
     assert text_of(response) == "".join(delta.text for batch in said for delta in batch)
-
-
-@given(replies())
-def test_a_piece_has_no_more_than_one_event_for_the_words_of_a_batch(
-    reply: tuple[list[Delta], list[list[Delta]]],
-) -> None:
-    texts = [[Delta(delta.text) for delta in batch] for batch in reply[1]]
-    texts[-1].append(END)
-    form = events()
-    form.start(META)
-    for batch in texts:
-        assert names_of(form.encode(batch)).count("output_text.delta") == any(delta.text for delta in batch)
 
 
 LINK, OTHER, NAME = Source("A", "https://example.com/a"), Source("B", "https://example.com/b"), Source("c.md")
