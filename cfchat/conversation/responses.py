@@ -29,7 +29,11 @@ _STATE = {
     "prompt": "This server keeps no prompts: send the text as `instructions`.",
 }
 _NO_ITEMS = f"{_NO_REPLIES}send `store: false`; AI SDK: `providerOptions.openai.store = false`."
+# A response repeats what was asked for, a stream three times. What is longer is left out, because each running reply
+# would keep it.
+MOST_REPEATED = 16_384  # characters of JSON
 _PASSED = ("tools", "tool_choice", "text")
+_LARGE = (*_PASSED, "instructions")
 _KINDS = {str: "a string", dict: "an object", bool: "true or false"}
 _TOOL = {"name": str, "description": str, "parameters": dict, "strict": bool}
 _SCHEMA = {"name": str, "schema": dict, "description": str, "strict": bool}
@@ -53,7 +57,7 @@ def parse_response(body: bytes, limits: Limits = Limits()) -> Asked:
             request); `param` names the place.
         ModelNotFound: the client names a model that is not offered.
     """
-    document, texts = parse_json(body, lambda text: decode_members(text, _PASSED, MOST_FIELDS))
+    document, texts = parse_json(body, lambda text: decode_members(text, _LARGE, MOST_FIELDS))
     if not isinstance(document, dict):
         raise BadChatRequest("Send an object with `input`.", param="input")
     _refuse_state(document)
@@ -87,6 +91,9 @@ def parse_response(body: bytes, limits: Limits = Limits()) -> Asked:
         "top_p": options.top_p,
         **asked,
     }
+    for name in _LARGE:
+        if len(texts.get(name, "")) > MOST_REPEATED:
+            del repeated[name]
     return Asked(Conversation(messages, options, passed), read_flag(document, "stream"), repeated)
 
 

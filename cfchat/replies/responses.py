@@ -21,10 +21,7 @@ from cfchat.replies.openai import cite, complete_usage, identify_call
 from cfchat.wire.sse import encode_event
 from cfchat.wire.strict_json import encode as encode_json
 
-# A response repeats what was asked for, a stream three times. What is longer is left out: it would be kept for each
-# running reply.
-MOST_REPEATED = 16_384  # characters of JSON
-# What a response repeats, and what it says if the request does not.
+# What a response repeats of its request, and what it says if the request does not.
 _REPEATED: Mapping[str, object] = {
     "background": False,
     "instructions": None,
@@ -51,7 +48,6 @@ _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"
 _FAULTS = {"rate_limit_error": "rate_limit_exceeded", "invalid_request_error": "invalid_prompt"}
 _FAULT = "server_error"
 
-
 Event = tuple[str, Mapping[str, object]]  # its type, and its fields
 
 
@@ -74,6 +70,8 @@ _MESSAGE = _Kind(
 )
 _REASONING = _Kind("rs", {"type": "reasoning", "summary": []}, {"type": "reasoning_text"}, "response.reasoning_text")
 _CALL = _Kind("fc", {"type": "function_call"}, None, "response.function_call_arguments")
+
+_NOTHING_MORE = Delta()[1:]  # than a text
 
 
 class _Item:
@@ -255,13 +253,17 @@ class Events(_Response):
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
         """Return one event for the new words of each item, behind those that begin the item."""
+        # Fast case: one delta with more words of the message. Falls through to any batch; equal by
+        # tests/replies/test_responses.py::test_it_says_what_a_chat_completion_says.
+        if len(deltas) == 1 and self._items and deltas[0][1:] == _NOTHING_MORE:
+            item, words = self._items[-1], deltas[0].text
+            if item.kind is _MESSAGE and words:
+                return self._say(item, words)
         events = self._begin()
         for item, words in self._grow(deltas):
             if not item.words:
                 events += self._open(item)
-            item.words.append(words)
-            if words:
-                events += self._tell(item.growing, f'{item.head},"delta":{encode_json(words)}')
+            events += self._say(item, words)
         return events
 
     def finish(self) -> bytes:
@@ -302,6 +304,10 @@ class Events(_Response):
         ended = [event for other in before if other.kind is not _CALL for event in other.end("completed")]
         return self._tell_all((*ended, *item.begin()))
 
+    def _say(self, item: _Item, words: str) -> bytes:
+        item.words.append(words)
+        return self._tell(item.growing, f'{item.head},"delta":{encode_json(words)}') if words else b""
+
     def _tell_response(self, step: str, response: str) -> bytes:
         return self._tell(f"response.{step}", f'"response":{response}')
 
@@ -316,12 +322,8 @@ class Events(_Response):
 
 def _encode_repeated(asked: Mapping[str, object]) -> str:
     """Return these fields of the request, and the defaults of the others, as JSON without braces."""
-    members = []
-    for name, default in _REPEATED.items():
-        value = asked.get(name)
-        text = encode_json(default if value is None else value)
-        members.append(f'"{name}":{text if len(text) <= MOST_REPEATED else encode_json(default)}')
-    return without_surrogates(",".join(members))
+    known = {name: default if (value := asked.get(name)) is None else value for name, default in _REPEATED.items()}
+    return without_surrogates(encode_json(known)[1:-1])
 
 
 def _describe_usage(counts: Mapping[str, object]) -> dict[str, object]:

@@ -14,7 +14,7 @@ from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.conversation.openai import MOST_TOOLS, parse_completion
 from cfchat.conversation.parse import Limits
 from cfchat.conversation.passed import MOST_LEVELS
-from cfchat.conversation.responses import Asked, parse_response
+from cfchat.conversation.responses import MOST_REPEATED, Asked, parse_response
 from cfchat.errors import BadChatRequest, BadOption, InvalidJSON, ModelNotFound, UnsupportedState
 
 HI = {"role": "user", "content": "Hi"}
@@ -69,6 +69,17 @@ def test_options() -> None:
     assert asked.repeated.items() >= {
         "max_output_tokens": 7, "temperature": 0.5, "top_p": 0.9, "reasoning": {"effort": "low", "summary": None},
     }.items()  # fmt: skip
+
+
+def test_what_is_too_long_is_not_repeated() -> None:
+    """Each running reply would keep it, and a stream sends it three times."""
+    fits = "x" * (MOST_REPEATED - 2)
+    assert parse(instructions=fits).repeated["instructions"] == fits
+    long = fits + "x"
+    asked = parse(instructions=long, tools=[{**TOOL, "description": long}], text={"format": SCHEMA, "x": long}, top_p=1)
+    assert asked.repeated["top_p"] == 1 and not asked.repeated.keys() & {"instructions", "tools", "text"}
+    assert asked.conversation.messages[0].content == long
+    assert asked.conversation.passed.keys() == {"tools", "response_format"}
 
 
 # --- items ----------------------------------------------------------------------------------------

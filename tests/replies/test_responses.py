@@ -15,7 +15,7 @@ from cfchat.conversation.model import Delta, Source, ToolCall
 from cfchat.errors import CfchatError, RateLimited
 from cfchat.replies.form import Meta
 from cfchat.replies.openai import Completion
-from cfchat.replies.responses import MOST_REPEATED, Events, Response
+from cfchat.replies.responses import Events, Response
 from cfchat.wire.sse import SSEParser
 
 ASKED = Meta("0a1b", 1763999999, "@cf/asked/for")
@@ -139,16 +139,6 @@ def test_a_reply_that_fails_before_it_has_begun_is_a_stream_all_the_same() -> No
     raw = events().fail(BROKEN)
     assert names_of(raw) == ["created", "in_progress", "error", "failed"]
     assert read_response_events(raw)["model"] == "@cf/asked/for"
-
-
-def test_what_is_too_long_is_not_repeated() -> None:
-    """It would be kept for each running reply, and be sent three times."""
-    long = "x" * MOST_REPEATED
-    response = json.loads(sent(whole(instructions=long, tools=[{"description": long}], text={"format": long}, top_p=1)))
-    assert (response["instructions"], response["tools"], response["top_p"]) == (None, [], 1)
-    assert response["text"] == {"format": {"type": "text"}}
-    fits = "x" * (MOST_REPEATED - 2)
-    assert json.loads(sent(whole(instructions=fits)))["instructions"] == fits
 
 
 def test_half_a_character_of_the_request_is_replaced() -> None:

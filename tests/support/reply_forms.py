@@ -54,8 +54,10 @@ def replies(draw: st.DrawFn) -> list[list[Delta]]:
 
     deltas = []
     for _ in range(draw(st.integers(0, 8))):
-        calls = draw(st.lists(st.integers(0, 2), max_size=3))
-        deltas.append(Delta(draw(WORDS), reasoning=draw(WORDS), tool_calls=tuple(map(piece, calls))))
+        what = draw(st.sampled_from(["text", "text", "reasoning", "calls", "all"]))
+        calls = draw(st.lists(st.integers(0, 2), max_size=3)) if what in ("calls", "all") else []
+        text, reasoning = (draw(WORDS) if what in (kind, "all") else "" for kind in ("text", "reasoning"))
+        deltas.append(Delta(text, reasoning=reasoning, tool_calls=tuple(map(piece, calls))))
     reasons = st.sampled_from(["stop", "length", "tool_calls", "content_filter", "other"])
     usages = st.none() | st.just(USAGE) | st.just({"input_tokens": 2, "output_tokens": 3.0})
     deltas.append(Delta(draw(WORDS), draw(reasons), draw(usages), draw(WORDS)))
