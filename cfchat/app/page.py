@@ -43,10 +43,10 @@ DEMO_NOTE = (
 )
 
 
-def pages(model: str, demo: bool) -> Mapping[str, Handler]:
-    """Return the handlers by path. The page names `model`, or says that it is the demo."""
+def pages(model: str, demo: bool, images: int = 0) -> Mapping[str, Handler]:
+    """Return the handlers by path. The page names `model`, or says that it is the demo, and sends so many images."""
     note = DEMO_NOTE if demo else NOTE
-    return {path: _handler(name, content_type, note, model) for path, (name, content_type) in FILES.items()}
+    return {path: _handler(name, content_type, note, model, images) for path, (name, content_type) in FILES.items()}
 
 
 def admin_pages() -> Mapping[str, Handler]:
@@ -54,9 +54,9 @@ def admin_pages() -> Mapping[str, Handler]:
     return {path: _handler(name, content_type) for path, (name, content_type) in ADMIN_FILES.items()}
 
 
-def _handler(name: str, content_type: str, note: str = "", model: str = "") -> Handler:
+def _handler(name: str, content_type: str, note: str = "", model: str = "", images: int = 0) -> Handler:
     async def handle(request: Request, reply: Reply) -> None:
-        body, tag = _read(name, note, model)
+        body, tag = _read(name, note, model, images)
         fields = [
             ("ETag", tag),
             # Kept, but asked for each time: a 304 costs one round trip.
@@ -74,7 +74,7 @@ def _handler(name: str, content_type: str, note: str = "", model: str = "") -> H
 
 
 @cache
-def _read(name: str, note: str, model: str) -> tuple[bytes, str]:
+def _read(name: str, note: str, model: str, images: int) -> tuple[bytes, str]:
     """Return a file and its entity tag, also from a package in a zip.
 
     Raises:
@@ -88,7 +88,8 @@ def _read(name: str, note: str, model: str) -> tuple[bytes, str]:
     assert body is not None
     if name.endswith(".html"):
         text = Template(note).substitute(model=escape(model))
-        body = Template(body.decode()).substitute(note=text).encode()
+        attribute = f' images="{images}"' if images else ""
+        body = Template(body.decode()).substitute(note=text, images=attribute).encode()
     return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 

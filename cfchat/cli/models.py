@@ -56,4 +56,6 @@ def _notes(model: Model, configured: Sequence[str]) -> str:
         notes.append("paid plan only")
     if model.reasoning:
         notes.append("reasoning")
+    if model.vision:
+        notes.append("images")
     return ", ".join(notes)

@@ -19,6 +19,7 @@ from places import ROOT
 from standin import StandIn
 
 from cfchat.app.page import FILES, matches, pages
+from cfchat.app.routes import Settings as AppSettings
 from cfchat.guard.cors import Origins
 from cfchat.guard.guard import Guard, Settings
 from cfchat.server.server import Server
@@ -147,6 +148,14 @@ async def test_a_page_says_which_model_answers() -> None:
     async with StandIn([]) as standin, house(standin) as cfchat:
         html = (await get(cfchat, "/")).body.decode()
     assert "@cf/google/gemma-4-26b-a4b-it" in html and "demo" not in html and "$" not in html
+
+
+async def test_the_page_sends_images_if_the_server_takes_them() -> None:
+    for images, attribute in ((0, ""), (4, ' images="4"')):
+        app = AppSettings(images=images)
+        async with StandIn([]) as standin, house(standin, app=app) as cfchat:
+            page = await get(cfchat, "/")
+        assert f'<cf-chat storage="session"{attribute}>'.encode() in page.body
 
 
 async def test_a_models_name_is_no_markup() -> None:

@@ -14,7 +14,7 @@ PRICE = [
     {"unit": "per M output tokens", "price": 0.3, "currency": "USD"},
 ]
 CATALOGUE = listing(
-    listed(MODEL, context_window="256000", price=PRICE, reasoning="true"),
+    listed(MODEL, context_window="256000", price=PRICE, reasoning="true", vision="true"),
     listed("@cf/moonshotai/kimi-k2.6", require_workers_paid="true", planned_deprecation_date="2999-05-30"),
     listed(OTHER, planned_deprecation_date="2001-05-30"),
     listed("@cf/x/\x1b[2J\x9b\u202e", planned_deprecation_date="\x1b[2J\x9b\u202e"),
@@ -28,7 +28,8 @@ async def test_models_are_listed_as_a_table() -> None:
     head, *lines = done.out.splitlines()
     assert head.split()[:2] == ["MODEL", "WINDOW"]
     gemma, llama, kimi = lines
-    assert gemma.split()[:4] == [MODEL, "256,000", "0.100", "0.300"] and "default" in gemma and "reasoning" in gemma
+    assert gemma.split()[:4] == [MODEL, "256,000", "0.100", "0.300"]
+    assert "default" in gemma and "reasoning, images" in gemma
     assert llama.split()[:4] == [OTHER, "-", "-", "-"] and "fallback" in llama
     assert "paid" in kimi and "going to be removed on 2999-05-30" in kimi and "was to be removed on 2001-05-30" in llama
     assert not set("\x1b\x9b\u202e") & set(done.out)
