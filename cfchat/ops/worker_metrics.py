@@ -76,17 +76,17 @@ class Link:
             await self._writer.wait_closed()
 
 
-def _dropped() -> Samples:
-    """Return how many log lines this process has dropped, if any. A parent counts nothing else."""
-    lines, dropped = Metrics().dropped_lines, count_dropped_lines()
-    lines.set(dropped)
-    return {lines.head: lines.samples()} if dropped else {}
+def _count_own() -> Samples:
+    """Return what a parent counts: log lines that it dropped, and no readiness, which is told if no worker is left."""
+    own = Metrics()
+    own.dropped_lines.set(count_dropped_lines())
+    return {family.head: family.samples() for family in (own.ready, own.dropped_lines)}
 
 
 class WorkerMetrics:
     """The parent's side: the samples of all workers, what the ended ones have left, and the parent's `own`."""
 
-    def __init__(self, own: Callable[[], Samples] = _dropped, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, own: Callable[[], Samples] = _count_own, clock: Callable[[], float] = time.time) -> None:
         self._links: set[Link] = set()
         self._ended: Samples = {}
         self._ended_today: tuple[float, Samples] = (0.0, {})  # on which day

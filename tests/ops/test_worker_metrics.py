@@ -11,7 +11,7 @@ import pytest
 from client import until
 
 from cfchat.ops import worker_metrics
-from cfchat.ops.metrics import Family, Samples
+from cfchat.ops.metrics import Family, Samples, encode
 from cfchat.ops.worker_metrics import WorkerMetrics, share_metrics
 
 COUNTER, GAUGE = Family("x_total", "Things."), Family("y", "Things now.", (), "gauge")
@@ -35,7 +35,7 @@ async def test_what_the_parent_counts_itself_is_added() -> None:
 
 
 async def test_all_workers_and_the_parent_ask_at_once() -> None:
-    parent = WorkerMetrics()
+    parent = WorkerMetrics(dict)
     async with AsyncExitStack() as stack:
         links = (share_metrics(joined(parent), partial(counted, number)) for number in range(8))
         collects = [await stack.enter_async_context(link) for link in links]
@@ -47,7 +47,7 @@ async def test_all_workers_and_the_parent_ask_at_once() -> None:
 
 
 async def test_an_answer_has_the_newest_numbers() -> None:
-    parent, numbers = WorkerMetrics(), [1.0]
+    parent, numbers = WorkerMetrics(dict), [1.0]
     async with share_metrics(joined(parent), lambda: counted(sum(numbers))) as collect_all:
         for number in range(3):
             numbers.append(number)
@@ -60,7 +60,7 @@ async def test_an_answer_has_the_newest_numbers() -> None:
 
 async def test_a_worker_reports_without_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_metrics, "INTERVAL", 0.01)
-    parent, numbers = WorkerMetrics(), [1.0]
+    parent, numbers = WorkerMetrics(dict), [1.0]
     async with share_metrics(joined(parent), lambda: counted(sum(numbers))):
         await until(lambda: parent.known().get(COUNTER.head) == {"x_total": 1})
         numbers.append(5)
@@ -80,7 +80,7 @@ async def test_without_an_answer_from_the_parent_a_worker_has_its_own_numbers(
 
 async def test_a_worker_that_does_not_answer_counts_with_its_last_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_metrics, "PATIENCE", 0.01)
-    parent = WorkerMetrics()
+    parent = WorkerMetrics(dict)
     theirs = joined(parent)
     theirs.sendall(b'{"# TYPE x counter\\n": {"x": 7}}\n')
     await until(lambda: bool(parent.known()))
@@ -103,3 +103,8 @@ async def test_what_ended_workers_have_used_counts_until_midnight() -> None:
     assert parent.known() == {today.head: {'z_today{worker="ended"}': 10}}
     now[0] += 1
     assert parent.known() == {}
+
+
+async def test_without_a_worker_none_is_ready() -> None:
+    parent = WorkerMetrics()
+    assert "\ncfchat_ready 0\n" in encode(parent.known()) and not parent.ready()

@@ -271,7 +271,7 @@ async def status(port: int, path: str) -> tuple[int, bytes]:
 
 async def admin_of(process: Process) -> int:
     (line,) = await process.logged("admin: http://")
-    match = re.search(r"127\.0\.0\.1:(\d+)/metrics", line)
+    match = re.search(r"admin: http://127\.0\.0\.1:(\d+)/", line)
     assert match, line
     return int(match[1])
 
