@@ -59,8 +59,10 @@ class Application:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections to the model. A further request opens new ones."""
-        stack, self._stack, self._service = self._stack, AsyncExitStack(), None
+        """Let kept replies finish, and close the connections to the model. A further request opens new ones."""
+        service, stack, self._stack, self._service = self._service, self._stack, AsyncExitStack(), None
+        if service is not None:
+            await service.app.drain(service.limits.drain)
         await stack.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -13,13 +13,17 @@ import socket
 import subprocess
 import sys
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 from client import parse, request, until
-from standin import STREAM_TYPE, Exchange, Script, StandIn, head_of, json_error, partial, reply
+from standin import STREAM_TYPE, Exchange, Model, Script, StandIn, head_of, json_error, partial, reply
 
 import cfchat
+from cfchat.app.kept.replies import Keeping
+from cfchat.app.routes import Settings
 from cfchat.errors import BadChatRequest, BadOption, ConfigError, UpstreamAuthError, UpstreamInterrupted
+from cfchat.server.request import Limits
 
 DEMO = cfchat.load_config(demo=True, port=0, environ={})
 WORDS = b'data: {"response":"Hel"}\n\ndata: {"response":"lo"}\n\ndata: [DONE]\n\n'
@@ -160,6 +164,33 @@ async def test_the_end_of_the_block_lets_replies_finish() -> None:
     received = await reader.read()
     writer.close()
     assert received.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_the_end_of_the_block_lets_kept_replies_finish(whole: bool) -> None:
+    """Also one that has lost its client; in the time that all replies have."""
+    model, finished = Model(), list[cfchat.Reply]()
+
+    async def note(reply: cfchat.Reply) -> None:
+        finished.append(reply)
+
+    async def script(exchange: Exchange) -> None:
+        await (json_error(403, 10000, "no list of models") if exchange.method == "GET" else model)(exchange)
+
+    chat = b'{"id":"0123456789abcdef","messages":[{"role":"user","content":"Hello"}]}'
+    async with StandIn([script], repeat=True, certificate=None) as standin:
+        drain = Limits(drain=10 if whole else 0.1)
+        settings = replace(config(standin), app=Settings(keeping=Keeping(60)), server=drain)
+        async with cfchat.serve(settings, cfchat.Hooks(after_reply=note)) as serving:
+            reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+            writer.write(request(chat, "/api/chat"))
+            model.say("Hel")
+            await reader.readuntil(b"Hel")
+            writer.transport.abort()
+            await until(lambda: not serving.server.connections)
+            if whole:
+                asyncio.get_running_loop().call_later(0.02, model.end)
+    assert [reply.whole for reply in finished] == [whole]
 
 
 async def test_a_host_that_fails_ends_replies_at_once() -> None:

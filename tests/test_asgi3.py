@@ -264,6 +264,29 @@ async def test_a_client_that_leaves_in_mid_reply_closes_upstream(caplog: pytest.
     assert call.task.cancelling() == 0  # or a deadline around it, of the host's, would believe in a cancellation
 
 
+async def test_a_kept_reply_goes_on_without_its_client(caplog: pytest.LogCaptureFixture) -> None:
+    """Also while the application closes."""
+    caplog.set_level("INFO", "cfchat")
+    chat, model = json.dumps({"id": "c" * 16, "messages": [{"role": "user", "content": "Hello"}]}).encode(), Model()
+    async with mounted(model, resume=60, drain_timeout=10) as (app, standin):
+        call = Call(app, chat, path="/api/chat")
+        model.say("Hel")
+        await call.until(b"Hel")
+        call.leave()
+        await call.task
+        again = Call(app, b"", method="GET", path=f"/api/chat/{'c' * 16}/stream")
+        await again.until(b"Hel")
+        model.say("lo")
+        await again.until(b'"lo"')
+        again.leave()
+        await again.task
+        closing = asyncio.create_task(app.aclose())
+        model.end()
+        await closing
+    assert any(line.endswith("ended after its client had left: whole") for line in caplog.messages)
+    assert again.status == 200 and len(standin.requests) == 2
+
+
 async def test_a_client_that_leaves_inside_its_body() -> None:
     async with mounted(WORDS) as (app, _):
         call = Call(app, method="POST", headers=[(b"content-length", b"5")])

@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from http import HTTPMethod
 from math import ceil
 from types import MappingProxyType
@@ -22,7 +23,7 @@ from cfchat.app.exchange import Exchange
 from cfchat.app.health import PROBES
 from cfchat.app.hooks import Hooks, label_of, run_hook
 from cfchat.app.kept.replies import Keeping
-from cfchat.app.kept.resume import STREAM, Resume
+from cfchat.app.kept.resume import RESPONSE, STREAM, Resume
 from cfchat.app.pulse import PULSE, Pulse
 from cfchat.app.waiting import Kept, Waiting
 from cfchat.app.writer import Writer
@@ -141,12 +142,13 @@ class App:
             **{path: {"GET": page} for path, page in pages.items()},
         }
         # Routes of a path that holds a name, by what stands before the name and behind it.
-        self._named_routes: dict[tuple[str, str], Route] = {
+        named: dict[tuple[str, str], Route] = {
             STREAM: {"GET": self._nothing_kept},
             (_MODELS, ""): {"GET": self._model},
-            ("/v1/responses/", ""): {"GET": self._earlier_response, "DELETE": self._earlier_response},
-            **({} if self._resume is None else self._resume.routes),
+            RESPONSE: {"GET": self._earlier_response, "DELETE": self._earlier_response},
         }
+        kept = {} if self._resume is None else self._resume.routes
+        self._named_routes = {**kept, **{around: {**named[around], **kept.get(around, {})} for around in named}}
 
     def handle(self, request: Request, reply: Reply) -> Awaitable[None]:
         """Find the route and run it.
@@ -277,7 +279,8 @@ class App:
         # A reply may fail before a model has answered, and an event says so: it names the model that was asked.
         meta = Meta(request_id, int(time.time()), model)
         form = responses.Events if asked.stream else responses.Response
-        return asked.conversation, form(meta, asked.repeated, time.time, self._settings.thoughts)
+        # The time of its end is read once, so that it is the same for a client that comes back.
+        return asked.conversation, form(meta, asked.repeated, cache(time.time), self._settings.thoughts)
 
     async def _earlier_response(self, request: Request, reply: Reply) -> None:
         await self._identify(request)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from cfchat.conversation.model import Delta, Source, ToolCall
 from cfchat.conversation.parse import without_surrogates
-from cfchat.errors import CfchatError
+from cfchat.errors import CfchatError, Stopped
 from cfchat.replies.form import HEARTBEAT, End, Form, Meta, describe, sources_of
 from cfchat.replies.openai import cite, complete_usage, identify_call
 from cfchat.wire.sse import encode_event
@@ -147,6 +147,12 @@ class _Response(Form):
         self._meta = meta
         return b""
 
+    def again(self, after: int) -> Events:
+        """Return a stream of the same response, from its start, without the events up to a number."""
+        stream = Events(self._meta, {}, self._clock, self.thoughts)
+        stream._repeated, stream._after = self._repeated, after
+        return stream
+
     def _grow(self, deltas: Sequence[Delta]) -> Iterator[tuple[_Item, str]]:
         """Yield the items to which a batch adds words, and these words, neighbours together; make new items."""
         self._end.note(deltas)
@@ -250,6 +256,7 @@ class Events(_Response):
     content_type = "text/event-stream"
     heartbeat = HEARTBEAT
     _number = 0
+    _after = -1  # the last event that the client has
 
     def encode(self, deltas: Sequence[Delta]) -> bytes:
         """Return one event for the new words of each item, behind those that begin the item."""
@@ -276,12 +283,17 @@ class Events(_Response):
         return events + self._tell_response("incomplete" if self._cut else "completed", self._describe_end())
 
     def fail(self, error: CfchatError) -> bytes:
-        """Return an error event, and the response with what has come of it.
+        """Return an error event, and the response with what has come of it. One that was stopped is incomplete.
 
         OpenAI's SDKs raise an exception for a member `error`, and the AI SDK up to version 5 reads nothing else. Its
         later versions, and OpenAI's reference, have these members one level up.
         """
         events = self._begin()
+        if isinstance(error, Stopped):
+            for item in self._items:
+                if item.status == "in_progress":
+                    events += self._tell_all(item.end("incomplete"))
+            return events + self._tell_response("incomplete", self._describe("incomplete"))
         told = describe(error)
         fields = {"code": error.code, "message": error.message, "param": error.param, "error": told}
         events += self._tell("error", encode_json(fields)[1:-1])
@@ -317,6 +329,8 @@ class Events(_Response):
     def _tell(self, name: str, fields: str) -> bytes:
         """Return one event; `fields` are JSON already, without braces."""
         number, self._number = self._number, self._number + 1
+        if number <= self._after:
+            return b""
         return encode_event(f'{{"type":"{name}","sequence_number":{number},{fields}}}', name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -235,11 +236,47 @@ async def test_an_unknown_last_event_is_an_ordinary_question(field: str) -> None
         assert text_of(answer.body) == "Hi" and answer.body[4:36] != first.body[4:36]
 
 
+# --- responses ------------------------------------------------------------------------------------
+
+RESPOND = request(b'{"input": "Hello", "stream": true}', "/v1/responses")
+
+
+def get_response(name: str, query: str = "stream=true", method: str = "GET") -> bytes:
+    return f"{method} /v1/responses/{name}?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+
+
+async def test_a_response_goes_on_behind_any_event() -> None:
+    async with StandIn([model := Model()]) as standin, house(standin, app=KEPT) as it:
+        async with asked(it, RESPOND) as client:
+            model.say("Hel")
+            received = await client.until("Hel")
+        name = received.partition(b'"id":"')[2].partition(b'"')[0].decode()
+        async with asked(it, get_response(name)) as again:
+            await again.until("Hel")
+            model.say("lo")
+            model.end()
+            whole = data_of((await again.rest()).body)
+        assert name.startswith("resp_") and [event["sequence_number"] for event in whole] == [*range(len(whole))]
+        assert "".join(event["delta"] for event in whole if event["type"] == "response.output_text.delta") == "Hello"
+        assert whole[-1]["type"] == "response.completed" and whole[-1]["response"]["id"] == name
+        for after in range(len(whole)):
+            rest = parse(await it.send(get_response(name, f"stream=true&starting_after={after}")))
+            assert data_of(rest.body) == whole[after + 1 :]
+        for query in ("", "stream=false", "starting_after=1"):
+            assert parse(await it.send(get_response(name, query))).error["code"] == "response_not_found"
+        assert parse(await it.send(get_response(name, "stream=true&starting_after=x"))).status == 400
+        assert parse(await it.send(get_response("resp_0000000000000000"))).status == 404
+        assert parse(await it.send(get_response(name, method="HEAD"))).raw == b""
+        assert parse(await it.send(get_response(name, method="DELETE"))).status == 404
+        assert len(standin.requests) == 1
+
+
 # --- stop -----------------------------------------------------------------------------------------
 
 ENDS = [
     ("/api/chat", "", f"/api/chat/{CHAT}/stop"),
     ("/api/chatbot", EVENTS, "/api/chatbot/REPLY/stop"),
+    ("/v1/responses", "", "/v1/responses/REPLY/cancel"),
 ]
 
 
@@ -248,19 +285,24 @@ async def test_a_stop_closes_the_call_to_the_model_and_ends_the_reply_as_its_for
     path: str, fields: str, stops: str
 ) -> None:
     async with StandIn([model := Model()]) as standin, house(standin, app=KEPT) as it:
-        async with asked(it, post(path, fields)) as client:
+        async with asked(it, RESPOND if path == "/v1/responses" else post(path, fields)) as client:
             model.say("Hel")
             received = await client.until("Hel")
-            if fields:
-                stops = stops.replace("REPLY", received.partition(b"id: ")[2][:32].decode())
+            name = re.search(rb"id: (\w{32})|(resp_\w{16})", received)
+            if name:
+                stops = stops.replace("REPLY", (name[1] or name[2]).decode())
             answer = await stop(it, stops)
             assert (answer.status, answer.body) == (200, b'{"success":true}\n')
             assert not it.upstream.pool.state.lent_out
             await standin.wait_closed_by_peer()
             ended = await client.rest()
-        assert ended.whole and text_of(ended.body) == "Hel"
+        assert ended.whole and text_of(ended.body).startswith("Hel")
         if fields:
             assert data_of(ended.body)[-1]["error"]["code"] == "stopped"
+        elif name:
+            last = data_of(ended.body)[-1]
+            assert (last["type"], last["response"]["status"]) == ("response.incomplete", "incomplete")
+            assert last["response"]["output"][0]["status"] == "incomplete"
         else:
             assert ended.body.endswith(b'data: {"type":"abort"}\n\ndata: [DONE]\n\n')
         assert any('fault="stopped"' in line or "fault=stopped" in line for line in it.log)

@@ -2,8 +2,8 @@
 
 A reply makes a delta for every few characters, and as Python objects these would take a hundred times their text. So
 all words stand behind each other as UTF-8; the end and the kind of each entry stand beside them. Only what has no words
-(calls of tools, the end of a reply) is kept as a Delta. An entry is text, or reasoning, or the rest of a delta, so it
-is at most one event for a client that numbers events. Entries are numbered from 0, and keep their numbers.
+(sources, calls of tools, the end of a reply) is kept as a Delta. An entry is text, or reasoning, or the rest, so it is
+at most one event for a client that numbers events. Entries are numbered from 0, and keep their numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Sequence
 
 from cfchat.conversation.model import Delta
-from cfchat.replies.form import reasoning_of, text_of
+from cfchat.replies.form import reasoning_of, sources_of, text_of
 
 BASE = 4096  # bytes that a kept reply takes beside its entries
 READ = 16 * 1024  # bytes, and
@@ -49,17 +49,22 @@ class Journal:
         return BASE + len(self._words) + _ENTRY * len(self._kinds) + self._others_weight
 
     def add(self, batch: Sequence[Delta]) -> None:
-        """Add the deltas of one read: their reasoning, their text, then the rest, as the forms order them."""
+        """Add the deltas of one read: their sources, reasoning and text, as the forms order them, then the rest."""
+        if sources := sources_of(batch):
+            self._add_other(Delta(sources=tuple(sources)))
         for kind, words in ((_REASONING, reasoning_of(batch)), (_TEXT, text_of(batch))):
             if words:
                 self._add(kind, words.encode())
         for delta in batch:
-            rest = delta._replace(text="", reasoning="")
+            rest = delta._replace(text="", reasoning="", sources=())
             if rest != _NOTHING:
-                self._others[len(self)] = rest
-                self._others_weight += _weight_of(rest)
-                self.written += len(repr(rest))
-                self._add(_OTHER, b"")
+                self._add_other(rest)
+
+    def _add_other(self, delta: Delta) -> None:
+        self._others[len(self)] = delta
+        self._others_weight += _weight_of(delta)
+        self.written += len(repr(delta))
+        self._add(_OTHER, b"")
 
     def _add(self, kind: int, words: bytes) -> None:
         self.written += len(words)

@@ -10,31 +10,39 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from hashlib import blake2b
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from cfchat.app.exchange import Exchange
 from cfchat.app.kept.replies import Keeping, KeptReplies, KeptReply, Name
 from cfchat.app.writer import Writer
 from cfchat.conversation.model import Conversation
-from cfchat.errors import BadIdempotencyKey, IdempotencyKeyReused, TooManyReaders
+from cfchat.errors import BadIdempotencyKey, BadOption, IdempotencyKeyReused, ResponseNotFound, TooManyReaders
 from cfchat.guard.guard import Asker, Guard
 from cfchat.ops.metrics import Metrics
+from cfchat.replies import responses
 from cfchat.replies.events import Events, NumberedEvents
 from cfchat.replies.form import Form
 from cfchat.replies.ui_message import UIMessage
 from cfchat.server.reply import FieldLines, Handler, Reply
 from cfchat.server.request import Request
 
+# What a reply is found by: the id of its chat, of its events, of the response, or the key of its question.
+_CHAT, _EVENTS, _RESPONSE, _KEY = "chat", "events", "response", "key"
 # Before and behind the id in a path.
-STREAM, _STOP_CHAT, _STOP_EVENTS = ("/api/chat/", "/stream"), ("/api/chat/", "/stop"), ("/api/chatbot/", "/stop")
-# What a reply is found by: the id of its chat, its own, or the key of its question.
-_CHAT, _EVENTS, _KEY = "chat", "events", "key"
+STREAM, RESPONSE = ("/api/chat/", "/stream"), ("/v1/responses/", "")
+_STOPS = {
+    _CHAT: ("/api/chat/", "/stop"),
+    _EVENTS: ("/api/chatbot/", "/stop"),
+    _RESPONSE: ("/v1/responses/", "/cancel"),
+}
 # A shorter one can be guessed.
 _CHAT_ID = r"[A-Za-z0-9._:-]{16,128}"
 _PLACE = r"([0-9a-f]{32})\.([0-9]{1,9})"
 # A string of RFC 8941 §3.3.3, or as most clients send it, without the quotes.
 _QUOTED, _KEY_TEXT = r'"((?:[!#-\[\]-~]|\\["\\])*)"', r"[!-~]{16,255}"
+_RESPONSES = (responses.Events, responses.Response)
 _STOPPED = b'{"success":true}\n'
 _JSON = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 _REPLAYED = (("Idempotency-Replayed", "true"),)
@@ -57,9 +65,9 @@ class Resume:
         self._thoughts = thoughts
         self._secret = os.urandom(32)
         self.routes: dict[tuple[str, str], Mapping[str, Handler]] = {
+            **{around: {"POST": partial(self._stop, kind, around)} for kind, around in _STOPS.items()},
             STREAM: {"GET": self._join_chat},
-            _STOP_CHAT: {"POST": self._stop_chat},
-            _STOP_EVENTS: {"POST": self._stop_events},
+            RESPONSE: {"GET": self._join_response},
         }
 
     # --- a question ---------------------------------------------------------------------------
@@ -100,7 +108,7 @@ class Resume:
             if found.over:
                 break
             await found.stop()  # the chat goes on with this question
-        if names or isinstance(form, Events):
+        if names or isinstance(form, (Events, responses.Events)):
             kept = self.replies.add(form, names, question, lone=not names)
             if kept is not None:
                 kept.start(request, self._exchange.run(request, asker, conversation, kept))
@@ -124,6 +132,8 @@ class Resume:
         if isinstance(form, Events):
             self.replies.name(kept, Name(asker.label, _EVENTS, kept.id))
             form = NumberedEvents(form.thoughts, kept.id, number)
+        elif isinstance(form, responses.Events):
+            self.replies.name(kept, Name(asker.label, _RESPONSE, f"resp_{kept.request_id}"))
         return kept.follow(Writer(reply, form, [*asker.fields, *fields]), number)
 
     def _hash(self, data: bytes) -> bytes:
@@ -132,32 +142,43 @@ class Resume:
     # --- routes that need no question ---------------------------------------------------------
 
     async def _join_chat(self, request: Request, reply: Reply) -> None:
-        """Answer GET /api/chat/ID/stream: the chat's last reply from its start, or 204 if there is none.
+        """Answer GET /api/chat/ID/stream: the chat's last reply from its start, or 204 if there is none."""
+        asker, kept = await self._find(request, _CHAT, STREAM)
+        if kept is None:
+            reply.send(204, asker.fields)
+        else:
+            await self._replay(request, reply, asker, UIMessage(self._thoughts), kept)
+
+    async def _join_response(self, request: Request, reply: Reply) -> None:
+        """Answer GET /v1/responses/ID?stream=true&starting_after=N: the events behind the one of that number.
 
         Raises:
-            RateLimited, TooManyReaders: too many requests, or clients that read this reply.
+            ResponseNotFound: it is not kept, or not asked for as a stream.
+            BadOption: the number is none.
         """
+        asker, kept = await self._find(request, _RESPONSE, RESPONSE)
+        asked = dict(parse_qsl(request.query))
+        if kept is None or not isinstance(kept.form, _RESPONSES) or asked.get("stream") != "true":
+            raise ResponseNotFound
+        after = asked.get("starting_after", "-1")
+        if not re.fullmatch(r"-1|[0-9]{1,9}", after):
+            raise BadOption("`starting_after` must be the number of an event.", param="starting_after")
+        await self._replay(request, reply, asker, kept.form.again(int(after)), kept)
+
+    async def _find(self, request: Request, kind: str, around: tuple[str, str]) -> tuple[Asker, KeptReply | None]:
         label = await self._identify(request)
         asker = self._guard.admit(label, request.client, time.monotonic())
         await request.read_body(0)  # behind it the server watches for a client that leaves
-        kept = self.replies.find(Name(label, _CHAT, _id_in(request.path, STREAM)))
-        if kept is None:
-            reply.send(204, asker.fields)
-        elif request.method == "HEAD":
-            Writer(reply, UIMessage(), asker.fields)
+        return asker, self.replies.find(Name(label, kind, _id_in(request.path, around)))
+
+    async def _replay(self, request: Request, reply: Reply, asker: Asker, form: Form, kept: KeptReply) -> None:
+        if request.method == "HEAD":
+            Writer(reply, form, asker.fields)
             reply.end()
         else:
-            await self._join(request, reply, asker, UIMessage(self._thoughts), kept)
+            await self._join(request, reply, asker, form, kept)
 
-    async def _stop_chat(self, request: Request, reply: Reply) -> None:
-        """Answer POST /api/chat/ID/stop."""
-        await self._stop(request, reply, _CHAT, _STOP_CHAT)
-
-    async def _stop_events(self, request: Request, reply: Reply) -> None:
-        """Answer POST /api/chatbot/REPLY/stop."""
-        await self._stop(request, reply, _EVENTS, _STOP_EVENTS)
-
-    async def _stop(self, request: Request, reply: Reply, kind: str, around: tuple[str, str]) -> None:
+    async def _stop(self, kind: str, around: tuple[str, str], request: Request, reply: Reply) -> None:
         """Close the call to the model, then answer. A reply that is over, or was never there, is stopped as well."""
         label = await self._identify(request)
         kept = self.replies.find(Name(label, kind, _id_in(request.path, around)))
