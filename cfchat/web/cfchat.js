@@ -27,6 +27,7 @@ const LABELS = {
   reply: "Reply",
   latest: "Go to the latest message",
   cut: "The reply broke off here.",
+  reconnecting: "The connection was lost. Reconnecting...",
   length: "The reply was cut, because it is as long as replies may be.",
   goOn: "Continue",
   stopped: "You stopped this reply.",
@@ -73,6 +74,15 @@ const NEAR = 48;
 const GO_ON = "Continue exactly where you stopped, without repeating anything.";
 // A Retry-After up to this many seconds is counted down; a longer one is shown as a time of day.
 const COUNTDOWN = 120;
+
+// With `resume`: the seconds before each try to go on with a reply whose connection was lost.
+const TRIES = [1, 2, 4];
+// Seconds without a byte after which a connection is lost. The server sends a heartbeat after 15 s.
+const SILENCE = 45;
+// Seconds that a try waits for a network at most, if the browser knows that there is none.
+const OFFLINE = 60;
+// Seconds for which a server keeps a reply at most. A page that is loaded later does not ask for the rest.
+const KEPT = 600;
 
 // A picture's longest side, in pixels. Models look at no more.
 const SIDE = 1568;
@@ -1103,42 +1113,122 @@ async function refusal(response, labels) {
   return new Refusal(words, response.status, error?.code ?? "", after > 0 ? after : null);
 }
 
+/** The connection was lost, or there was none. */
+class Lost extends Refusal {}
+
+/** Return a random UUID (RFC 9562 §5.4). `crypto.randomUUID` is missing in pages that came over plain http. */
+function newKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (bytes[6] & 15) | 64;
+  bytes[8] = (bytes[8] & 63) | 128;
+  const digits = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return digits.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+}
+
 /**
- * POST the messages and yield the reply's events as they come: objects with `text`, the last one with `finish_reason`.
- * Throws a Refusal if the server does not answer 2xx, or ends the reply with an error.
+ * Ask a question, and yield the events of the reply as they come: objects with `text`, the last one with
+ * `finish_reason`, and `{ isLost: true }` where a reply that can be resumed has lost its connection.
+ *
+ * `question` has the `endpoint`, the `headers`, the `messages`, the `labels`, whether to `resume`, and the `place` in
+ * the reply, which is moved along: { key, reply, number, hasWords }, the key of the question, the name of the reply,
+ * the number of its last event, and whether any words have come. Throws a Refusal if the server does not answer 2xx, or
+ * ends the reply with an error.
  */
-async function* ask(endpoint, headers, messages, labels, signal) {
-  let response;
-  try {
-    response = await fetch(endpoint, {
-      method: "POST",
-      headers: { "Content-Type": "application/json", Accept: "text/event-stream", ...headers },
-      body: JSON.stringify({ messages }),
-      signal,
-    });
-  } catch (error) {
-    throw signal.aborted ? error : new Refusal(labels.offline);
-  }
-  if (!response.ok) throw await refusal(response, labels);
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let event = ""; // what has come of the next event
-  let whole = false;
-  for (;;) {
-    const { done, value } = await reader.read(); // rejects if the connection breaks
-    if (done && whole) return;
-    if (done) throw new Refusal(labels.cut);
-    const events = (event + value).split("\n\n");
-    event = events.pop();
-    for (const lines of events) {
-      // By LF alone: a RegExp would end a line at U+2028, too, which may stand in JSON as it is.
-      const data = lines.split("\n").find((line) => line.startsWith("data: "))?.slice(6);
-      whole ||= data === "[DONE]";
-      if (!data || whole) continue; // a heartbeat, or the end
-      const said = JSON.parse(data);
-      if (said.error) throw new Refusal(said.error.message, 0, said.error.code);
-      yield said;
+async function* ask(question, signal) {
+  const { place, resume } = question;
+  for (let tries = 0; ; ) {
+    const { number } = place;
+    try {
+      yield* post(question, signal);
+      return;
+    } catch (error) {
+      if (place.number > number) tries = 0; // it has gone on
+      // Words without an id cannot be told from those that would come again.
+      const isOver = !resume || signal.aborted || tries === TRIES.length || (place.hasWords && !place.reply);
+      if (isOver || !(error instanceof Lost)) throw error;
+      yield { isLost: true };
+      await pause(TRIES[tries++], signal);
+      if (!navigator.onLine) await pause(OFFLINE, signal, "online");
     }
   }
+}
+
+/** Wait for so many seconds, or until the signal is aborted, or the window has an event of this name. */
+function pause(seconds, signal, name) {
+  const over = new AbortController();
+  return new Promise((resolve) => {
+    const end = () => (over.abort(), clearTimeout(timer), resolve());
+    const timer = setTimeout(end, seconds * 1000);
+    signal.addEventListener("abort", end, { signal: over.signal });
+    if (name) addEventListener(name, end, { signal: over.signal });
+    if (signal.aborted) end();
+  });
+}
+
+/** POST a question once, or go on with its reply behind its place: see `ask`. Throws a Lost if the reply has no end. */
+async function* post({ endpoint, headers, messages, place, resume, labels }, signal) {
+  const connection = new AbortController();
+  const lose = (words) => () => Promise.reject(new Lost(words));
+  const fields = { "Content-Type": "application/json", Accept: "text/event-stream", "Idempotency-Key": place.key };
+  if (place.reply) fields["Last-Event-ID"] = `${place.reply}.${place.number}`;
+  let isKnown = !place.hasWords; // whether this goes on with the same reply
+  let timer = 0;
+  try {
+    const response = await fetch(endpoint, {
+      method: "POST",
+      headers: { ...fields, ...headers },
+      body: JSON.stringify({ messages }),
+      signal: AbortSignal.any([signal, connection.signal]),
+    }).catch(lose(labels.offline));
+    if (!response.ok) throw await refusal(response, labels);
+    yield {}; // the connection is there
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = ""; // what has come of the next event
+    let whole = false;
+    for (;;) {
+      clearTimeout(timer);
+      if (resume) timer = setTimeout(() => connection.abort(), SILENCE * 1000);
+      const { done, value } = await reader.read().catch(lose(labels.cut));
+      if (done && whole) return;
+      if (done) throw new Lost(labels.cut);
+      const events = (text + value).split("\n\n");
+      text = events.pop();
+      for (const { id, data } of events.map(fieldsOf)) {
+        whole ||= data === "[DONE]";
+        if (!data || whole) continue; // a heartbeat, or the end
+        const said = JSON.parse(data);
+        if (said.error) throw new Refusal(said.error.message, 0, said.error.code);
+        const [, reply = "", number] = /^(.+)\.([0-9]+)$/.exec(id) ?? [];
+        if (said.text && !isKnown && reply !== place.reply) {
+          // The server has forgotten the reply, and asks anew. Half of each would be no answer.
+          endReply(endpoint, headers, reply);
+          throw new Refusal(labels.cut);
+        }
+        isKnown ||= Boolean(said.text);
+        if (reply && reply === place.reply && Number(number) <= place.number) continue; // it has come before
+        if (reply) Object.assign(place, { reply, number: Number(number) });
+        place.hasWords ||= Boolean(said.text);
+        yield said;
+      }
+    }
+  } finally {
+    clearTimeout(timer);
+    connection.abort();
+  }
+}
+
+/** Return the fields of an event. By LF alone: a RegExp would end a line at U+2028, too, which may stand in JSON. */
+function fieldsOf(event) {
+  const lines = event.split("\n").map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 2)]);
+  return Object.fromEntries(lines);
+}
+
+/** Tell the server that the user has stopped this reply, because a kept reply goes on without a reader. */
+function endReply(endpoint, headers, reply) {
+  if (!reply) return;
+  const url = new URL(endpoint);
+  url.pathname += `/${encodeURIComponent(reply)}/stop`;
+  fetch(url, { method: "POST", headers, keepalive: true }).catch(() => {}); // then it ends a while later, by itself
 }
 
 /** Return the turns as messages. Neighbours of one role are joined, because some models refuse them. */
@@ -1172,7 +1262,8 @@ function partsOf(text, pictures) {
  *
  * Attributes: `endpoint` (default: `api/chatbot` beside this module), `title`, `greeting`, `placeholder`,
  * `storage`: `session` keeps the conversation while the tab is open, `none` (default) only while the page is, and
- * `images`: the user may send pictures, as many in a chat as it says, or 4.
+ * `images`: the user may send pictures, as many in a chat as it says, or 4. With `resume` a reply whose connection was
+ * lost goes on, with `storage` also after the page was loaded again; the server must keep replies.
  * Looks: custom properties `--cf-chat-*` (see STYLES), `::part(...)`, and the slots `header` and `note`.
  *
  * @fires cfchat-delta  a piece of the reply has come; `detail: { text }`
@@ -1186,10 +1277,10 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
   headers = {};
 
   #labels = LABELS;
-  #turns = []; // { role, content, pictures, cut, retried }
+  #turns = []; // { role, content, pictures, cut, retried }, while its reply runs also `place` (see `ask`)
   #tray;
   #picturesOff = false; // the server refuses pictures
-  #running = null; // the reply that is running: { abort, typist, turn, article, begun }
+  #running = null; // the reply that is running: { question, abort, typist, turn, article, stopped }
   #connected = null; // the AbortController of all listeners while the element is in a page
   #following = true; // the log scrolls along with the reply
   #timer = 0;
@@ -1284,6 +1375,8 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
       chat.addEventListener(kind, (event) => this.#drag(event), { signal });
     }
     files.addEventListener("change", (event) => this.#choose(event), { signal });
+    // The last event that a page surely gets, before it is loaded again, too.
+    document.addEventListener("visibilitychange", () => this.#running && this.#store(), { signal });
     log.addEventListener("scroll", () => this.#scrolled(), { signal, passive: true });
     const resized = new ResizeObserver(() => this.#follow());
     resized.observe(log);
@@ -1311,42 +1404,49 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
 
   // One reply.
 
-  /** Ask for a reply to the turns so far, or for the rest of the last one; draw it as it comes, and return its text. */
-  async #ask(goesOn = null) {
-    const abort = new AbortController();
-    const turn = goesOn ?? { role: "assistant", content: "" };
-    const messages = history(this.#turns);
-    if (goesOn) messages.push({ role: "user", content: GO_ON });
-    else this.#turns.push(turn);
+  /**
+   * Ask for a reply, draw it as it comes, and return its text. With a turn of an older reply, go on with that: with what
+   * is behind its place, if it has one, or else with the rest of a reply that was cut at its length.
+   */
+  async #ask(turn = { role: "assistant", content: "" }) {
+    if (turn !== this.#turns.at(-1)) this.#turns.push(turn);
+    turn.place ??= { key: newKey(), reply: "", number: -1, hasWords: false, begun: turn.content.length };
     delete turn.cut;
-    this.#store();
+    const { place } = turn;
+    const question = this.#question(turn);
     const { article, body } = this.#drawReply(turn);
-    if (goesOn) this.#nodes.thread.lastChild.remove(); // it is drawn again, so that the rest goes on in its last line
     const announcer = new Announcer(this.#nodes.live);
     let hear = () => {};
     const markdown = new Markdown(body, this.#labels, (text) => hear(text));
     markdown.write(turn.content);
     hear = announcer.hear;
-    const begun = turn.content.length;
+    const abort = new AbortController();
     const typist = new Typist(markdown, announcer, () => this.#follow());
-    const running = (this.#running = { abort, typist, turn, article, begun });
+    const running = (this.#running = { question, abort, typist, turn, article, stopped: false });
     this.#following = true;
     this.#nodes.thread.append(article);
+    this.#store();
     this.#showState();
     this.#follow();
     let fault = null;
+    let known = place.reply;
     try {
-      for await (const said of ask(this.#endpoint(), this.headers, messages, this.#labels, abort.signal)) {
-        if (abort.signal.aborted) break;
+      for await (const said of ask(question, abort.signal)) {
+        if (running.stopped) {
+          this.#close(running);
+          continue;
+        }
+        this.#showLoss(running, said.isLost);
+        if (place.reply !== known) this.#store();
+        known = place.reply;
         if (said.finish_reason === "length") turn.cut = "length";
-        const text = said.text;
-        if (!text) continue;
+        if (!said.text) continue;
         article.classList.remove("waiting");
-        turn.content += text;
-        typist.write(text);
-        this.#emit("cfchat-delta", { text });
+        turn.content += said.text;
+        typist.write(said.text);
+        this.#emit("cfchat-delta", { text: said.text });
       }
-      if (turn.content.length === begun) fault = new Refusal(this.#labels.empty);
+      if (turn.content.length === place.begun) fault = new Refusal(this.#labels.empty);
       await typist.end();
     } catch (error) {
       fault = error instanceof Refusal ? error : new Refusal(this.#labels.cut);
@@ -1356,24 +1456,47 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     return turn.content;
   }
 
-  /** Close the request for the reply that is running, draw what has come of it, and return that reply. */
+  /** Return what `ask` takes, for the reply of this turn. */
+  #question(turn) {
+    const asked = this.#turns.slice(0, -1);
+    const { place } = turn;
+    const messages = history([...asked, { ...turn, content: turn.content.slice(0, place.begun) }]);
+    if (place.begun) messages.push({ role: "user", content: GO_ON });
+    const [endpoint, headers, labels] = [this.#endpoint(), this.headers, this.#labels];
+    return { endpoint, headers, messages, labels, place, resume: this.hasAttribute("resume") };
+  }
+
+  /** Draw what has come of the reply that is running, close its request, and return that reply. */
   #halt() {
     const running = this.#running;
     this.#running = null;
-    running?.abort.abort();
-    running?.typist.endNow();
+    if (!running) return null;
+    running.stopped = true;
+    running.typist.endNow();
+    this.#close(running);
     return running;
   }
 
+  /** Close the request for a reply. A kept one is stopped by its name: until that is known, the request stays open. */
+  #close({ question, abort }) {
+    const { endpoint, headers, place, resume } = question;
+    if (resume && !place.reply && !place.hasWords) return;
+    if (resume && !abort.signal.aborted) endReply(endpoint, headers, place.reply);
+    abort.abort();
+  }
+
   /** Show how a reply ended, and fire its last event. */
-  #over({ abort, turn, article, begun }, fault) {
-    const stopped = abort.signal.aborted;
+  #over(running, fault) {
+    const { turn, article } = running;
+    const stopped = running.stopped || fault?.code === "stopped"; // in another tab
     this.#running = null;
+    this.#showLoss(running, false);
     if (stopped) turn.cut = "stopped";
-    else if (fault && begun) turn.cut = "length"; // the rest did not come, and can be asked for again
+    else if (fault && turn.place.begun) turn.cut = "length"; // the rest did not come, and can be asked for again
     else if (fault) turn.cut = turn.content ? "cut" : "failed";
+    delete turn.place;
     if (fault?.code === "invalid_image") this.#forgetPictures();
-    this.#drawEnd(turn, article, fault);
+    this.#drawEnd(turn, article, stopped ? null : fault);
     this.#store();
     this.#showState();
     this.#follow();
@@ -1389,6 +1512,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     const last = this.#turns.at(-1);
     if (this.#running || last?.cut !== "length") return;
     this.#settle();
+    this.#nodes.thread.lastChild.remove(); // it is drawn again, so that the rest goes on in its last line
     this.#ask(last);
   }
 
@@ -1602,6 +1726,18 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     else article.classList.add("failed");
   }
 
+  /** Show that a reply has lost its connection, or that it has one again. */
+  #showLoss(running, isLost) {
+    running.loss?.remove();
+    running.loss = null;
+    if (!isLost) return;
+    const words = this.#labels.reconnecting;
+    running.loss = make("div", { part: "notice reconnecting" }, make("span", { dir: "auto" }, words));
+    running.article.append(running.loss);
+    announce(this.#nodes.live, words);
+    this.#follow();
+  }
+
   #drawCut(turn, fault) {
     const words = fault && turn.cut !== "cut" ? fault.message : this.#labels[turn.cut];
     const wait = fault?.retryAfter ?? 0;
@@ -1634,6 +1770,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
 
   #store() {
     if (this.getAttribute("storage") !== "session") return;
+    if (this.#running) this.#running.turn.place.at = Date.now();
     try {
       sessionStorage.setItem(this.#storageKey(), JSON.stringify(this.#turns.map(withoutPictures)));
     } catch {
@@ -1648,15 +1785,30 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     } catch {
       return;
     }
-    this.#turns = this.#turns.filter((turn) => turn.content || turn.pictures);
+    this.#turns = this.#turns.filter((turn) => turn.content || turn.pictures || this.#isKept(turn));
     for (const turn of this.#turns) {
       this.#settle();
-      this.#nodes.thread.append(turn.role === "user" ? this.#drawUser(turn) : this.#redraw(turn));
+      if (this.#isKept(turn)) this.#resume(turn);
+      else this.#nodes.thread.append(turn.role === "user" ? this.#drawUser(turn) : this.#redraw(turn));
     }
     this.#nodes.live.replaceChildren();
   }
 
+  /** Return whether the server may still keep the reply that was running when the page was left. */
+  #isKept({ place }) {
+    if (!place || !this.hasAttribute("resume") || Date.now() - place.at > KEPT * 1000) return false;
+    // Before its first event it is found by the question, which is another one without its pictures.
+    return Boolean(place.reply) || !(place.hasWords || this.#turns.some(({ pictures }) => pictures));
+  }
+
+  /** Go on with a reply, a frame later, so that a script of the page can set `headers` before. */
+  #resume(turn) {
+    nextFrame(() => !this.#running && turn === this.#turns.at(-1) && this.#ask(turn));
+  }
+
   #redraw(turn) {
+    if (turn.place) turn.cut = turn.place.begun ? "length" : "cut";
+    delete turn.place;
     const { article, body } = this.#drawReply(turn);
     const markdown = new Markdown(body, this.#labels, () => {});
     markdown.write(turn.content);

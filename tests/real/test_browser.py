@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import struct
 import zlib
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +17,19 @@ from typing import Any
 import pytest
 from axe import FAULTS, install_axe
 from house import house
-from standin import Exchange, Model, StandIn, event, head_of, json_error, raw, reply, wire_of, words
+from standin import (
+    Exchange,
+    Model,
+    StandIn,
+    event,
+    head_of,
+    json_error,
+    partial,
+    raw,
+    reply,
+    wire_of,
+    words,
+)
 from webdriver import ENTER, ESCAPE, SHIFT, SPACE, TAB, Browser, browser, is_missing
 
 from cfchat.app.routes import Settings as AppSettings
@@ -739,6 +752,7 @@ window.look = (url) => new Promise((resolve) => {
 });
 """
 SHOWN = "return $$('.preview img[src]').length == arguments[0] && !$('.preview img:not([src])')"
+RELOADED = object()
 SEEN = b'data: {"text":"A hill"}\n\ndata: [DONE]\n\n'
 
 
@@ -760,7 +774,10 @@ def gif(images: int) -> bytes:
 
 @asynccontextmanager
 async def beside(page: Page, attributes: str, *scripts: Any) -> AsyncIterator[StandIn]:
-    """A page of another origin with the element, open; the server behind both follows the scripts."""
+    """A page of another origin with the element, open; the server behind both follows the scripts.
+
+    RELOADED among them is the page once more.
+    """
     async with StandIn([]) as nobody, house(nobody) as cfchat:
         html = (
             "<!doctype html><html lang=en><title>Beside</title><link rel=icon href=data:,>"
@@ -768,7 +785,8 @@ async def beside(page: Page, attributes: str, *scripts: Any) -> AsyncIterator[St
             f'<main><h1>Beside</h1><cf-chat endpoint="/api/chatbot" {attributes}></cf-chat></main>'
         )
         first = reply(html.encode(), framing="length", fields=[("content-type", "text/html")])
-        async with StandIn([first, *scripts], certificate=None) as server:
+        known = [first if script is RELOADED else script for script in scripts]
+        async with StandIn([first, *known], certificate=None) as server:
             await page.open(f"http://localhost:{server.port}/")
             await page.run(PAINT)
             yield server
@@ -994,6 +1012,246 @@ async def test_text_that_comes_with_its_own_picture_is_pasted_as_text(page: Page
         assert await page.run(paste, ["text/html"]) is False  # a picture of a page
         assert await page.run(paste, ["text/plain"]) is False  # a file, and its name
         await page.until(SHOWN, 2)
+
+
+# --- replies that are resumed -------------------------------------------------------------------
+
+REPLY = "0123456789abcdef" * 2
+QUICK = "const real = window.setTimeout; window.setTimeout = (work, time, ...more) => real(work, time / 50, ...more);"
+DONE = b"data: [DONE]\n\n"
+STOPPED = reply(b'{"success":true}', framing="length", fields=[("content-type", "application/json")])
+
+
+def numbered(*texts: str, at: int = 0, name: str = REPLY) -> bytes:
+    """Events as a server sends them that keeps replies."""
+    return b"".join(
+        f"id: {name}.{number}\ndata: {json.dumps({'response': text, 'text': text})}\n\n".encode()
+        for number, text in enumerate(texts, at)
+    )
+
+
+class Line:
+    """A connection with these events, until the test cuts it: a browser drops what it has not read by then."""
+
+    def __init__(self, *texts: str) -> None:
+        self._events = numbered(*texts)
+        self.cut = asyncio.Event()
+
+    async def __call__(self, exchange: Exchange) -> None:
+        # Not without a byte: then a browser tries again by itself.
+        await exchange.send(head_of(200, [("content-type", "text/event-stream"), ("content-length", "9999")]))
+        await exchange.send(b": hb\n\n" + self._events)
+        await self.cut.wait()
+        exchange.close()
+
+
+def lost() -> Line:
+    line = Line()
+    line.cut.set()
+    return line
+
+
+def places(server: StandIn) -> list[str | None]:
+    """Behind which event each POST wants to go on. All have the key of the first one."""
+    posts = [it for it in server.requests if it.method == "POST" and not it.target.endswith("/stop")]
+    assert len({(it.fields["idempotency-key"], it.body) for it in posts}) == 1
+    return [it.fields.get("last-event-id") for it in posts]
+
+
+async def test_a_reply_goes_on_after_each_loss(page: Page) -> None:
+    """Also where the server sends again what has come, and where it breaks off without a word."""
+    page.expected = "net::ERR_"
+    one, two = Line("Hel", "lo **wo"), Line("Hel", "lo **wo", "rl")
+    scripts = (
+        lost(),
+        one,
+        lost(),
+        lost(),
+        two,
+        reply(numbered("rl", "d**", "!", at=2) + DONE),
+    )
+    async with beside(page, "resume", *scripts) as server:
+        await page.run(QUICK)
+        await page.run(
+            "window.seen = []; new MutationObserver(() => seen.push(!!$('.reconnecting'))).observe($('.thread'),"
+            " { childList: true, subtree: true })"
+        )
+        await page.say("Hello")
+        for line, words_ in ((one, "Hello wo"), (two, "Hello worl")):
+            await page.until("return replies()[0] == arguments[0]", words_)
+            line.cut.set()
+        await page.said("Hello world!")
+        assert await page.run("return fired.filter(([name]) => name == 'delta').map(([, it]) => it.text)") == [
+            *("Hel", "lo **wo", "rl", "d**", "!"),
+        ]
+        assert await page.run("return fired.at(-1)") == ["done", {"text": "Hello **world**!", "stopped": False}]
+        assert await page.run("return [seen.includes(true), !!$('.notice')]") == [True, False]
+        said = await page.run("return $$('[aria-live] p').map((it) => it.textContent)")
+        assert any("Reconnecting" in it for it in said)
+        assert places(server) == [None, None, f"{REPLY}.1", f"{REPLY}.1", f"{REPLY}.1", f"{REPLY}.2"]
+
+
+JOURNAL = """
+const [texts, size] = arguments, real = window.setTimeout;
+window.setTimeout = (work, time, ...more) => real(work, 0, ...more);
+const events = texts.map((text, at) => `id: r.${at}\\ndata: ${JSON.stringify({ text })}\\n\\n`);
+window.fetch = async (_, { headers }) => {
+  const from = Number((headers["Last-Event-ID"] ?? "r.-1").slice(2)) + 1;
+  const bytes = new TextEncoder().encode(events.slice(from).join("") + "data: [DONE]\\n\\n");
+  return new Response(new ReadableStream({
+    start(sink) {
+      sink.enqueue(bytes.slice(0, size));
+      if (size < bytes.length) real(() => sink.error(new TypeError("cut")));
+      else sink.close();
+    },
+  }));
+};
+chat.clear();
+const deltas = [], hear = ({ detail }) => deltas.push(detail.text);
+chat.addEventListener("cfchat-delta", hear);
+return chat.send("x").then((text) => {
+  chat.removeEventListener("cfchat-delta", hear);
+  window.setTimeout = real;
+  return [text, deltas, $(".reply-bubble").innerHTML];
+});
+"""
+
+
+async def test_no_cut_doubles_or_loses_a_word(page: Page) -> None:
+    """Each connection is cut after so many bytes, inside of events, ids and characters."""
+    texts = ["# Ünï", "çøde 世界", " \U0001f600 **", "bold** `", "co", "de`\n\n- a", "\n- b"]
+    async with beside(page, "resume"):
+        whole = await page.run(JOURNAL, texts, 10_000)
+        assert whole[:2] == ["".join(texts), texts]
+        for size in range(70, 260):  # an event has 60 bytes at most
+            assert await page.run(JOURNAL, texts, size) == whole, size
+
+
+async def test_a_reply_that_does_not_come_back(page: Page) -> None:
+    page.expected = "net::ERR_"
+    line = Line("Half")
+    async with beside(page, "resume", line, *[lost()] * 3, reply(SEEN)) as server:
+        await page.run(QUICK)
+        await page.say("Hello")
+        await page.until("return replies()[0] == 'Half'")
+        line.cut.set()
+        await page.until("return $('.notice.error')")
+        assert await page.run("return [$('.notice > span').innerText, !!$('.reconnecting')]") == [
+            "The reply broke off here.",
+            False,
+        ]
+        assert places(server) == [None, *[f"{REPLY}.0"] * 3]
+        await page.run("press('.retry')")
+        await page.said("Half", "A hill")
+        first, last = server.requests[1].fields, server.requests[-1].fields
+        assert first["idempotency-key"] != last["idempotency-key"] and "last-event-id" not in last
+        assert re.fullmatch(
+            "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", first["idempotency-key"]
+        )
+
+
+async def test_a_reply_goes_on_after_a_reload(page: Page) -> None:
+    """Once from its place, and once from its question, because no word had come."""
+    page.expected = "net::ERR_"
+    first = [partial(numbered("One **tw"), "silence"), reply(numbered("o** three", at=1) + DONE)]
+    second = [partial(b": hb\n\n", "silence"), reply(numbered("Four", name="b" * 32) + DONE)]
+    scripts = [first[0], RELOADED, first[1], second[0], RELOADED, second[1]]
+    async with beside(page, "resume storage=session", *scripts) as server:
+        await page.say("Hello")
+        await page.until("return replies()[0] == 'One tw'")
+        await page.run("location.reload()")
+        await page.until("return chat?.shadowRoot && $('.tools')")
+        await page.said("One two three")
+        assert places(server) == [None, f"{REPLY}.0"]
+        assert await page.run("return chat.messages") == [
+            {"role": "user", "content": "Hello"},
+            {"role": "assistant", "content": "One **two** three"},
+        ]
+        await page.say("And?")
+        await server.wait_requests(5)
+        await page.run("location.reload()")
+        await page.until("return chat?.shadowRoot && replies().length == 2")
+        await page.said("One two three", "Four")
+        assert [it.fields.get("last-event-id") for it in server.requests[4:7:2]] == [None, None]
+        assert len({it.fields["idempotency-key"] for it in server.requests[4:7:2]}) == 1
+        assert await page.run("return Object.values(sessionStorage).join().includes('place')") is False
+
+
+async def test_a_reply_that_was_left_without_resume_is_marked(page: Page) -> None:
+    half = partial(b'data: {"text":"Half"}\n\n', "silence")
+    async with beside(page, "storage=session", half, RELOADED):
+        await page.say("Hello")
+        await page.until("return replies()[0] == 'Half'")
+        await page.run("location.reload()")
+        await page.until("return chat?.shadowRoot && $('.retry')")
+        assert await page.run("return [replies()[0], $('.notice > span').innerText]") == [
+            "Half",
+            "The reply broke off here.",
+        ]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_stop_ends_a_kept_reply_by_its_name(page: Page, begun: bool) -> None:
+    """Before its first event nobody knows its name: the request stays open until then."""
+    go = asyncio.Event()
+
+    async def asked(exchange: Exchange) -> None:
+        await exchange.send(head_of(200, [("content-type", "text/event-stream"), ("connection", "close")]))
+        await exchange.send(numbered("Half") if begun else b": hb\n\n")
+        await go.wait()
+        await exchange.send(numbered("Half"))
+        await exchange.closed_by_peer.wait()
+
+    async with beside(page, "resume", asked, STOPPED) as server:
+        await page.say("Hello")
+        await page.until("return replies()[0] == 'Half'" if begun else "return $('.waiting')")
+        await server.wait_requests(2)
+        await page.run("press('.stop')")
+        await page.until("return $('.stop').hidden")
+        assert "stopped" in await page.run("return $('.notice').innerText")
+        go.set()
+        await server.wait_requests(3)
+        stop = server.requests[2]
+        assert (stop.method, stop.target) == ("POST", f"/api/chatbot/{REPLY}/stop")
+        await server.requests[1].closed_by_peer.wait()
+        assert await page.run("return replies()") == (["Half"] if begun else [""])
+
+
+async def test_a_server_that_has_forgotten_the_reply(page: Page) -> None:
+    """It asks anew: that is stopped, and nothing of it is mixed in."""
+    page.expected = "net::ERR_"
+    line = Line("Half")
+    scripts = (line, partial(numbered("Other", name="b" * 32), "silence"), STOPPED)
+    async with beside(page, "resume", *scripts) as server:
+        await page.run(QUICK)
+        await page.say("Hello")
+        await page.until("return replies()[0] == 'Half'")
+        line.cut.set()
+        await page.until("return $('.notice.error')")
+        assert await page.run("return replies()") == ["Half"]
+        await server.wait_requests(4)
+        assert server.requests[3].target == f"/api/chatbot/{'b' * 32}/stop"
+
+
+async def test_a_network_that_goes_and_comes_back(page: Page) -> None:
+    """The tries wait for it. A connection that stays silent is lost, too, though nobody says so."""
+    page.expected = "net::ERR_"
+    off = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    scripts = (
+        partial(numbered("One"), "silence"),
+        partial(numbered(" two", at=1), "silence"),
+        reply(numbered(" three", at=2) + DONE),
+    )
+    async with beside(page, "resume", *scripts) as server:
+        await page.run(QUICK)
+        await page.say("Hello")
+        await page.until("return replies()[0] == 'One'")
+        await page.command("Network.enable")
+        await page.command("Network.emulateNetworkConditions", offline=True, **off)
+        await page.until("return $('.reconnecting')")
+        await page.command("Network.emulateNetworkConditions", offline=False, **off)
+        await page.said("One two three")
+        assert places(server) == [None, f"{REPLY}.0", f"{REPLY}.1"]
 
 
 # --- looks --------------------------------------------------------------------------------------
