@@ -59,7 +59,7 @@ class Exchange:
         """Ask the model, and pass its answer on.
 
         Raises:
-            BadChatRequest: system messages are not accepted, and there is one; or the model does not take its images.
+            BadOption: the model does not take the images.
             Overloaded: too many replies run already, or too many bytes wait, of this client or in all.
             BudgetSpent: the reply may cost more tokens than are left of the day's.
             UpstreamError: no words came in all tries, or the reply broke off.

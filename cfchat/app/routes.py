@@ -30,7 +30,7 @@ from cfchat.app.writer import Writer
 from cfchat.conversation.model import Conversation
 from cfchat.conversation.openai import parse_completion
 from cfchat.conversation.parse import Limits, parse_json, read_chat_id, read_conversation
-from cfchat.conversation.prepare import MERGE
+from cfchat.conversation.prepare import MERGE, REJECT
 from cfchat.conversation.responses import parse_response
 from cfchat.errors import (
     CfchatError,
@@ -368,6 +368,7 @@ def limits_of(settings: Settings) -> Limits:
         takes=lambda model, name: takes(model or settings.model, name),
         efforts=lambda model: efforts(model or settings.model),
         images=settings.images,
+        system=settings.client_system != REJECT,
     )
 
 

@@ -40,6 +40,7 @@ _FILE_PARTS = re.compile(r"(?:input_)?(?:image|file|audio|video|document)(?:_url
 _NEVER_GENERATED = frozenset({"image", "image_url", "input_image"})
 # What an assistant's message of OpenAI's API may hold and no text.
 _INSTEAD_OF_TEXT = ("tool_calls", "function_call", "refusal", "audio", "reasoning_content", "reasoning")
+NO_SYSTEM = "System messages are not accepted here."
 PARTS_EACH = 20  # parts for each message that a conversation may have, all together
 _NUMBERS = tuple(option.name for option in fields(Options) if option.name not in ("model", "reasoning_effort"))
 MAX_TOKENS = "max_completion_tokens"  # what OpenAI calls `max_tokens` today
@@ -54,7 +55,7 @@ class Limits(NamedTuple):
     `aliases` are other names of models. `ranges(model)` gives the lowest and highest value of each option of a model
     (None: the default model); `caps` are the operator's own upper bounds. `takes(model, field)` says whether a model
     takes a body field such as `tools`, and `efforts(model)` how much it can be asked to think. A conversation may hold
-    so many `images`.
+    so many `images`, and messages of the system only with `system`.
     """
 
     messages: int = 1000
@@ -65,6 +66,7 @@ class Limits(NamedTuple):
     takes: Callable[[str | None, str], bool] = lambda model, name: True
     efforts: Callable[[str | None], Sequence[str]] = lambda model: ("none", "minimal", "low", "medium", "high")
     images: int = 0
+    system: bool = True
 
 
 def parse_conversation(body: bytes, limits: Limits = Limits()) -> Conversation:
@@ -211,6 +213,8 @@ def parse_message(item: object, place: str, counts: Counts) -> Message:
     if not isinstance(role, str) or role not in _ROLES:
         raise BadChatRequest("The role must be system, user, assistant or tool.", param=f"{place}.role")
     role = _ROLES[role]
+    if role == "system" and not counts.limits.system:
+        raise BadChatRequest(NO_SYSTEM, param=f"{place}.role")
     content, images = _find_content(item, role, place, counts)
     if role == "tool":
         call = item.get("tool_call_id")

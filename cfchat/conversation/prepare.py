@@ -14,7 +14,6 @@ from operator import attrgetter
 from cfchat.conversation.images import TOKENS_OF_IMAGE
 from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.conversation.passed import texts_of
-from cfchat.errors import BadChatRequest
 from cfchat.wire.strict_json import encode as encode_json
 
 # Of UTF-8. Most languages have more in a token, so an estimate is rather too high than too low.
@@ -30,10 +29,7 @@ def with_system(conversation: Conversation, prompt: str, own: str = MERGE) -> Co
 
     The system message is `prompt`, then the client's, with blank lines between. There is only one because the chat
     templates of models merge or refuse system messages anywhere else; there is none if all texts are empty. `own` says
-    how to treat the client's system messages: merge, drop or reject.
-
-    Raises:
-        BadChatRequest: `own` is "reject" and the client sends a system message.
+    whether to merge the client's system messages or to drop them; `parse` has refused those that are to be rejected.
     """
     own_texts, rest = [], []
     for message in conversation.messages:
@@ -41,9 +37,6 @@ def with_system(conversation: Conversation, prompt: str, own: str = MERGE) -> Co
             own_texts.append(message.content)
         else:
             rest.append(message)
-    if own == REJECT and own_texts:
-        place = next(index for index, message in enumerate(conversation.messages) if message.role == "system")
-        raise BadChatRequest("System messages are not accepted here.", param=f"messages[{place}].role")
     text = "\n\n".join([text for text in (prompt, *(own_texts if own == MERGE else ())) if text])
     head = [Message("system", text)] if text else []
     if "user" not in [message.role for message in rest]:

@@ -14,7 +14,15 @@ from typing import NamedTuple
 
 from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.conversation.openai import MOST_FIELDS, parse_named_options, read_flag, select_passed
-from cfchat.conversation.parse import Counts, Limits, parse_content, parse_json, parse_message, without_surrogates
+from cfchat.conversation.parse import (
+    NO_SYSTEM,
+    Counts,
+    Limits,
+    parse_content,
+    parse_json,
+    parse_message,
+    without_surrogates,
+)
 from cfchat.conversation.passed import check_passed
 from cfchat.conversation.prepare import join
 from cfchat.errors import BadChatRequest, BadOption, UnsupportedState
@@ -61,21 +69,8 @@ def parse_response(body: bytes, limits: Limits = Limits()) -> Asked:
     if not isinstance(document, dict):
         raise BadChatRequest("Send an object with `input`.", param="input")
     _refuse_state(document)
-    instructions, messages = document.get("instructions"), _parse_input(document.get("input"), limits)
-    if isinstance(instructions, str):
-        messages = (Message("system", without_surrogates(instructions)), *messages)
-    elif instructions is not None:
-        raise BadChatRequest("`instructions` must be a string.", param="instructions")
-    options = _parse_options(document, limits)
-    for name in _PASSED:
-        if document.get(name) is not None:
-            check_passed(document[name], texts[name], name)
-    asked = {
-        "tools": _read_tools(document.get("tools")),
-        "tool_choice": _read_choice(document.get("tool_choice")),
-        "parallel_tool_calls": document.get("parallel_tool_calls"),
-        "format": _read_format(document.get("text")),
-    }
+    messages, options = _parse_messages(document, limits), _parse_options(document, limits)
+    asked = _read_passed(document, texts)
     passed = select_passed(
         _as_completion(asked),
         lambda name, value: without_surrogates(encode(value)),
@@ -83,7 +78,7 @@ def parse_response(body: bytes, limits: Limits = Limits()) -> Asked:
         {"response_format": "text.format"},
     )
     repeated = {
-        "instructions": instructions,
+        "instructions": document.get("instructions"),
         "max_output_tokens": options.max_tokens,
         "reasoning": {"effort": options.reasoning_effort, "summary": None},
         "temperature": options.temperature,
@@ -105,7 +100,19 @@ def _refuse_state(document: Mapping[str, object]) -> None:
             raise UnsupportedState(words, param=name)
 
 
-# --- items ----------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
+
+
+def _parse_messages(document: Mapping[str, object], limits: Limits) -> tuple[Message, ...]:
+    """Read `instructions`, which is the first message of the system, and `input`."""
+    instructions, messages = document.get("instructions"), _parse_input(document.get("input"), limits)
+    if instructions is None:
+        return messages
+    if not isinstance(instructions, str):
+        raise BadChatRequest("`instructions` must be a string.", param="instructions")
+    if not limits.system:
+        raise BadChatRequest(NO_SYSTEM, param="instructions")
+    return (Message("system", without_surrogates(instructions)), *messages)
 
 
 def _parse_input(value: object, limits: Limits) -> tuple[Message, ...]:
@@ -191,6 +198,19 @@ def _parse_options(document: Mapping[str, object], limits: Limits) -> Options:
         raise BadOption("`reasoning` must be an object.", param="reasoning")
     known = ("model", "max_output_tokens", "temperature", "top_p", "reasoning")
     return parse_named_options({name: document.get(name) for name in known}, limits, "max_output_tokens")
+
+
+def _read_passed(document: Mapping[str, object], texts: Mapping[str, str]) -> dict[str, object]:
+    """Return the fields that only some models take, as the client has them; `texts` has the JSON of each."""
+    for name in _PASSED:
+        if document.get(name) is not None:
+            check_passed(document[name], texts[name], name)
+    return {
+        "tools": _read_tools(document.get("tools")),
+        "tool_choice": _read_choice(document.get("tool_choice")),
+        "parallel_tool_calls": document.get("parallel_tool_calls"),
+        "format": _read_format(document.get("text")),
+    }
 
 
 def _read_tools(value: object) -> list[dict[str, object]]:
