@@ -599,7 +599,13 @@ async def test_models_are_listed_and_found_escaped_or_not() -> None:
 
 @pytest.mark.parametrize(
     ("path", "allow"),
-    [("/v1/models", "GET, HEAD, OPTIONS"), ("/v1/models/a/b", "GET, HEAD, OPTIONS"), ("/api/chat", "POST, OPTIONS")],
+    [
+        ("/v1/models", "GET, HEAD, OPTIONS"),
+        ("/v1/models/a/b", "GET, HEAD, OPTIONS"),
+        ("/api/chat", "POST, OPTIONS"),
+        ("/v1/responses", "POST, OPTIONS"),
+        ("/v1/responses/resp_1", "GET, DELETE, HEAD, OPTIONS"),
+    ],
 )
 async def test_the_methods_of_each_route(path: str, allow: str) -> None:
     async with StandIn([]) as standin, house(standin) as cfchat:
@@ -615,12 +621,13 @@ async def test_head_is_get_without_its_body() -> None:
     assert head.raw == b"" and head.fields["content-length"] == str(len(whole.raw))
 
 
-async def test_a_key_opens_the_models_too() -> None:
+async def test_a_key_opens_the_models_and_the_responses_too() -> None:
     guard = Guard(Settings(keys=parse_keys("laptop 0123456789abcdef0123")))
     async with StandIn([]) as standin, house(standin, guard=guard) as cfchat:
-        shut = [(await get(cfchat, path)).status for path in ("/v1/models", f"/v1/models/{GEMMA}")]
+        paths = ("/v1/models", f"/v1/models/{GEMMA}", "/v1/responses/resp_1")
+        shut = [*[(await get(cfchat, path)).status for path in paths], (await respond(cfchat)).status]
         opened = await get(cfchat, "/v1/models", "Authorization: Bearer 0123456789abcdef0123\r\n")
-    assert (shut, opened.status) == ([401, 401], 200)
+    assert (shut, opened.status) == ([401] * 4, 200)
 
 
 async def test_a_connection_is_kept_behind_a_get() -> None:
