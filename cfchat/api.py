@@ -31,6 +31,7 @@ from cfchat.server.server import Server
 from cfchat.settings.config import Config
 from cfchat.settings.load import load_config
 from cfchat.upstream.client import Settings, Upstream
+from cfchat.upstream.cloudflare.models import is_search
 from cfchat.upstream.connect import make_ssl_context
 from cfchat.upstream.origin import Origin
 from cfchat.wire.messages import ReadLimits
@@ -51,7 +52,9 @@ async def open_service(config: Config, hooks: Hooks = Hooks()) -> AsyncIterator[
     metrics = Metrics()
     async with open_upstream(config, lambda error: metrics.upstream_errors.add(1, error.code)) as upstream:
         demo, model = config.upstream is None, upstream.settings.models[0]
-        chat = config.app._replace(model=model, models=(model, *config.app.aliases.values())) if demo else config.app
+        chat = config.app
+        if demo:
+            chat = chat._replace(model=model, models=(*upstream.settings.models, *chat.aliases.values()))
         service = Service(
             upstream, chat, Guard(config.guard), hooks=hooks, metrics=metrics, limits=config.server,
             peers=Proxies(config.trusted_proxies, config.forwarded_fields),
@@ -160,7 +163,7 @@ def _within_files(config: Config) -> Config:
 async def stream_chat(
     messages: str | Iterable[Mapping[str, object]], config: Config | None = None, **options: str | float
 ) -> AsyncGenerator[str, None]:
-    """Ask the model, and give its words as they come; a string is one message of the user.
+    """Ask the model, and give its words as they come, without reasoning and sources; a string is a message of the user.
 
     Messages and options (`model`, `temperature`, `max_tokens`, ...) are those of POST /api/chatbot. Each call has a
     connection of its own. Images need the setting `images`. Close the generator where you leave it before its end:
@@ -230,7 +233,7 @@ async def open_upstream(
     `failed` gets the error of every try.
     """
     async with AsyncExitStack() as stack:
-        settings = config.upstream or await _start_demo(stack)
+        settings = config.upstream or await _start_demo(stack, config)
         upstream = Upstream(settings, make_context(settings), failed=failed)
         stack.push_async_callback(upstream.aclose)
         yield upstream
@@ -249,7 +252,7 @@ def make_context(settings: Settings) -> ssl.SSLContext | None:
     return make_ssl_context(verify=settings.tls_verify)
 
 
-async def _start_demo(stack: AsyncExitStack) -> Settings:
+async def _start_demo(stack: AsyncExitStack, config: Config) -> Settings:
     """Start the stand-in model on loopback; it is called through the same code as Cloudflare."""
     from cfchat.demo.server import ACCOUNT, BODY_LIMIT, MODEL, TOKEN, Demo  # here, because only a demo pays for it
 
@@ -257,4 +260,6 @@ async def _start_demo(stack: AsyncExitStack) -> Settings:
     host, port = await server.start("127.0.0.1", 0)
     stack.push_async_callback(server.drain, 1.0)
     log.info("demo: the stand-in model listens on http://%s:%d; nothing is sent to Cloudflare", host, port)
-    return Settings(Origin(host, port, False, "/client/v4"), ACCOUNT, Secret(TOKEN), models=(MODEL,))
+    models = (config.app.model, MODEL) if is_search(config.app.model) else (MODEL,)
+    origin = Origin(host, port, False, "/client/v4")
+    return Settings(origin, ACCOUNT, Secret(TOKEN), models, source_base_url=config.source_base_url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import doctest
 import gc
+import json
 import logging
 import os
 import pydoc
@@ -42,9 +43,9 @@ def config(standin: StandIn) -> cfchat.Config:
     )
 
 
-async def post(port: int) -> bytes:
+async def post(port: int, body: bytes = BODY, fields: str = "") -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(request(BODY))
+    writer.write(request(body, fields=fields))
     received = await reader.read()
     writer.close()
     return received
@@ -121,6 +122,19 @@ def test_all_that_is_wrong_is_said_by_the_names_of_keywords() -> None:
 
 
 # --- serve ----------------------------------------------------------------------------------------
+
+
+async def test_the_demo_has_an_ai_search_of_its_own_pages() -> None:
+    base = "https://example.com/cfchat"
+    config = cfchat.load_config(demo=True, port=0, ai_search="demo", source_base_url=base, environ={})
+    question, chat = b'"messages":[{"role":"user","content":"What is a rate?"}]', "Accept: application/json\r\n"
+    async with cfchat.serve(config) as serving:
+        found = json.loads(parse(await post(serving.port, b"{%b}" % question, chat)).body)
+        eliza = b'{"model":"@cf/demo/eliza-1966",%b}' % question
+        other = json.loads(parse(await post(serving.port, eliza, chat)).body)
+    assert (found["model"], other["model"]) == ("ai-search/demo", "@cf/demo/eliza-1966")
+    assert found["sources"][0]["url"].startswith(f"{base}/cfchat/") and "sources" not in other
+    assert found["text"].startswith("**") and found["finish_reason"] == "stop"
 
 
 async def test_two_servers_in_one_loop_leave_nothing_behind(capfd: pytest.CaptureFixture[str]) -> None:

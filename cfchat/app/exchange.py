@@ -32,7 +32,7 @@ from cfchat.replies.form import Meta
 from cfchat.server.request import Request
 from cfchat.upstream.answer import Answer
 from cfchat.upstream.client import Upstream
-from cfchat.upstream.cloudflare.models import is_search
+from cfchat.upstream.cloudflare.models import SEARCH, is_search
 
 log = logging.getLogger("cfchat.app")
 
@@ -51,7 +51,6 @@ class Exchange:
         self._metrics = metrics
         self._system = (system_prompt, client_system)
         self._default_model = default_model
-        self._search = default_model if is_search(default_model) else ""
         self._offered = offered
         self._settling: set[asyncio.Task[None]] = set()  # the `after_reply` hooks that run
 
@@ -76,7 +75,8 @@ class Exchange:
             await asyncio.sleep(0)
         prompt = estimate(conversation)
         max_tokens = conversation.options.max_tokens or self._upstream.settings.max_tokens
-        if model == self._search:  # the client's number is not sent to it, so the reply may be longer
+        searching = SEARCH in model  # as is_search says, but without a call
+        if searching:  # the client's number is not sent, so the reply may be longer
             max_tokens = max(max_tokens, self._upstream.settings.max_tokens)
         usage = ReplyUsage(prompt, max_tokens)
         # A whole form shows nothing before its end, so its reasoning need not be the end of the tries.
@@ -103,7 +103,7 @@ class Exchange:
                     if form.collects:
                         answer.collect()
                     meta = Meta(request.id, int(time.time()), answer.model)
-                    if model == self._search:
+                    if searching:
                         meta = _tell_search(meta, answer, request)
                     model = answer.model
                     into.begin(meta, answer.left_out, answer)

@@ -20,7 +20,7 @@ from cfchat.conversation.model import Conversation, Message, Options
 from cfchat.conversation.passed import texts_of
 from cfchat.errors import CfchatError, RequestTimeout
 from cfchat.server.request import Request
-from cfchat.upstream.cloudflare.models import is_model_name
+from cfchat.upstream.cloudflare.models import is_model_name, is_search
 from cfchat.wire.strict_json import encode
 from cfchat.wire.writer import encode_response_head
 
@@ -157,7 +157,7 @@ def _check_conversation(conversation: object) -> None:
             raise TypeError("the `images` of a message must be Images")
         if message.images and message.role != "user":
             raise ValueError("only a message of a user can have `images`")
-    if options.model is not None and not is_model_name(options.model):
+    if options.model is not None and not (is_model_name(options.model) or is_search(options.model)):
         raise ValueError("`options.model` must be the name of a model")
     numbers = [getattr(options, option.name) for option in fields(Options) if option.name != "model"]
     if not all(isinstance(number, (int, float)) for number in numbers if number is not None):

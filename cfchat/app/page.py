@@ -13,6 +13,7 @@ from functools import cache
 
 from cfchat.server.reply import Handler, Reply
 from cfchat.server.request import Request
+from cfchat.upstream.cloudflare.models import is_search
 
 # A page loads only its own files, has nothing inline, sends no form, and stands in no frame.
 CLOSED = (
@@ -38,14 +39,15 @@ ADMIN_FILES = {
 }
 NOTE = "Answers come from <code>$model</code> and can be wrong."
 DEMO_NOTE = (
-    "This is a demo: ELIZA, of 1966, answers. For a real model set <code>CLOUDFLARE_ACCOUNT_ID</code> and "
+    "This is a demo: $answering. For a real model set <code>CLOUDFLARE_ACCOUNT_ID</code> and "
     "<code>CLOUDFLARE_API_TOKEN</code>, and leave out <code>--demo</code>."
 )
 
 
 def pages(model: str, demo: bool, images: int = 0) -> Mapping[str, Handler]:
     """Return the handlers by path. The page names `model`, or says that it is the demo, and sends so many images."""
-    note = DEMO_NOTE if demo else NOTE
+    answering = "cfchat's own README files answer" if is_search(model) else "ELIZA, of 1966, answers"
+    note = DEMO_NOTE.replace("$answering", answering) if demo else NOTE
     return {path: _handler(name, content_type, note, model, images) for path, (name, content_type) in FILES.items()}
 
 

@@ -30,6 +30,7 @@ from cfchat.errors import (
     UpstreamUnavailable,
 )
 from cfchat.upstream.client import Settings
+from cfchat.upstream.cloudflare.models import is_search
 from cfchat.upstream.connect import HANDSHAKE, NOT_STRICT, UNKNOWN_AUTHORITY
 
 
@@ -112,6 +113,16 @@ _BY_CODE: Mapping[object, str] = {
     3021: "the model's requests for this minute are used up (300 a minute on most): wait, or add --fallback-models",
     **dict.fromkeys((3006, 5021), "make the conversation shorter (--trim does), or lower --max-tokens"),
 }
+# By status, if an instance of AI Search was asked: Cloudflare documents no codes of it.
+_OF_SEARCH: Mapping[int | None, str] = {
+    **dict.fromkeys(
+        (401, 403),
+        "the token needs the permissions AI Search - Run and AI Search - Edit for this account (dashboard: My Profile "
+        "> API Tokens); Workers AI alone is not enough",
+    ),
+    404: "check --ai-search (CFCHAT_AI_SEARCH): the dashboard (AI > AI Search) names the instances of this account; "
+    "one in a namespace is NAMESPACE/NAME",
+}
 _STRANGER = (
     "if {host} is right, for example behind a proxy that inspects TLS, set SSL_CERT_FILE to a PEM file with that "
     "authority; if not, another server answers in its place"
@@ -144,6 +155,8 @@ def explain(error: UpstreamError, settings: Settings) -> Explained:
     what = (general.what or error.message).rstrip(".")
     what = f"{what}: {error.detail}" if error.detail else what
     code = error.origin_code
+    if is_search(error.model) and error.origin_status in _OF_SEARCH:
+        return Explained(what, _OF_SEARCH[error.origin_status])
     advice = _BY_CODE.get((code, type(error))) or _BY_CODE.get(code)
     if advice is not None:
         return Explained(what, advice)

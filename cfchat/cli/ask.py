@@ -62,6 +62,8 @@ async def ask(config: Config, question: str) -> int:
             output.end_line()
             raise
         output.end_line()
+        for number, source in enumerate(answer.sources, 1):
+            say(f"source {number}: {source.title}{f', {source.url}' if source.url else ''}")
         if output.finish_reason == "length":
             say(f"the answer was cut at its limit of {upstream.settings.max_tokens} tokens; --max-tokens sets another")
         return OK

@@ -1,8 +1,8 @@
 """Try each step on the way to the models, and say which one fails and what to do (`cfchat check`).
 
-The steps are tried in order: settings, name or proxy, connection, token, and each model with one short reply. If a step
-fails, all later steps are skipped, because they could only fail for the same reason. A refused list of models is the
-exception: the token may still run them. Each step uses the code that serves clients.
+The steps are tried in order: settings, name or proxy, connection, token, and each model, or instance of AI Search, with
+one short reply. If a step fails, all later steps are skipped, because they could only fail for the same reason. A
+refused list of models is the exception: the token may still run them. Each step uses the code that serves clients.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cfchat.settings.config import Config
 from cfchat.upstream.client import Settings, Upstream
 from cfchat.upstream.cloudflare.account import Api
 from cfchat.upstream.cloudflare.catalogue import Model
-from cfchat.upstream.cloudflare.models import may_be_listed
+from cfchat.upstream.cloudflare.models import is_search, may_be_listed
 from cfchat.upstream.connect import connect
 from cfchat.upstream.origin import Origin
 from cfchat.upstream.proxy import Proxy
@@ -63,7 +63,11 @@ async def check(settings: Settings, context: ssl.SSLContext | None) -> AsyncGene
         yield token
         broken = "token"
     for model in settings.models:
-        yield skipped("model", broken, model)
+        yield skipped(_step_of(model), broken, model)
+
+
+def _step_of(model: str) -> str:
+    return "search" if is_search(model) else "model"
 
 
 def _describe(settings: Settings) -> str:
@@ -139,6 +143,10 @@ async def _try_token(
     settings: Settings, context: ssl.SSLContext | None
 ) -> tuple[Result, Mapping[str, Model] | None, bool]:
     """Ask for the list of models. Return the result, the list by name, and whether to try no model after this."""
+    if all(map(is_search, settings.models)):
+        # The list needs a permission that AI Search does not need.
+        detail = "no model is asked but by AI Search: only the search shows whether the token is good"
+        return Result("token", Status.SKIP, detail), None, False
     if Api(settings.origin, settings.account, settings.token, settings.gateway).on_gateway:
         detail = "AI Gateway's own URL lists no models: only the models show whether the token is good"
         return Result("token", Status.SKIP, detail), None, False
@@ -186,19 +194,20 @@ async def _try_model(
     """Ask one model for one short streamed reply, without retry or fallback."""
     alone = settings._replace(models=(name,), policy=settings.policy._replace(attempts=1))
     upstream = Upstream(alone, context)
-    began = time.perf_counter()
+    step, began = _step_of(name), time.perf_counter()
     try:
         async with upstream.ask(QUESTION, tag="check") as answer:
             ms = ms_since(began)
             async with aclosing(answer.batches()) as batches:
                 async for _ in batches:
                     pass
-        detail = "answers; the time is that of its first words"
+        found = f" from {len(answer.sources)} pages" if step == "search" else ""
+        detail = f"answers{found}; the time is that of its first words"
         if answer.model != name:
             detail = f"{answer.model} {detail}"
     except UpstreamError as error:
         if not (isinstance(error, UpstreamEmpty) and error.cut):
-            return _failed("model", error, settings, began, name)
+            return _failed(step, error, settings, began, name)
         ms, detail = ms_since(began), f"answers, but without words: {MAX_TOKENS} tokens are too few for it"
     finally:
         await upstream.aclose()
@@ -207,7 +216,7 @@ async def _try_model(
         return Result("model", Status.WARN, detail, NOT_LISTED, ms, name)
     if listed is not None and name in listed and (removal := listed[name].removal(time.time())):
         return Result("model", Status.WARN, f"{detail}; but it {removal}", CHOOSE, ms, name)
-    return Result("model", Status.OK, detail, ms=ms, model=name)
+    return Result(step, Status.OK, detail, ms=ms, model=name)
 
 
 async def run_check(config: Config, as_json: bool) -> int:

@@ -33,6 +33,7 @@ from cfchat.ops.workers import Parent, reap_children, take_orders, take_worker
 from cfchat.server.server import Server
 from cfchat.settings.config import Config
 from cfchat.settings.values import LOOPBACK, read_keys
+from cfchat.upstream.cloudflare.models import is_search
 
 log = logging.getLogger("cfchat")
 OPEN_MAX = 10240  # files that macOS allows although it names no limit
@@ -135,12 +136,16 @@ def _print_banner(address: Any, demo: bool, config: Config) -> None:
         way, behind = f"--unix-socket {shlex.quote(path)} ", f" behind {path}"
     key = "-H 'Authorization: Bearer YOUR-KEY' " if config.guard.keys else ""
     page = f"page: {base}/\n" if config.page else ""
-    model = "DEMO: a stand-in model (ELIZA, 1966), not Cloudflare" if demo else config.app.model
+    model, question = config.app.model, "I am unhappy"
+    if demo and is_search(model):
+        model, question = "DEMO: an AI Search of cfchat's own README files, not Cloudflare", "What is a rate?"
+    elif demo:
+        model = "DEMO: a stand-in model (ELIZA, 1966), not Cloudflare"
     print_aside(
         f"cfchat {__version__} listens on {base}/api/chatbot{behind}\n"
         f"model: {model}\n{page}"
         f"try: curl -N {way}{base}/api/chatbot -H 'Content-Type: application/json' {key}"
-        """-d '[{"role":"user","content":"I am unhappy"}]'\n"""
+        f"""-d '[{{"role":"user","content":"{question}"}}]'\n"""
         "Ctrl-C stops it.\n"
     )
 

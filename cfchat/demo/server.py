@@ -2,7 +2,8 @@
 
 The upstream code calls this over a socket on loopback as it calls Cloudflare: with a token, a model in the path, and
 the event stream of Cloudflare's classic dialect as the reply. So the demo shows the real way of a request, and only
-the words come from ELIZA, or from `shows` if they are asked for. Refusals have Cloudflare's status, code and envelope.
+the words come from ELIZA, or from `shows` if they are asked for. One instance of AI Search answers from cfchat's own
+README files (`pages`). Refusals have Cloudflare's status, code and envelope.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from cfchat.demo import pages
 from cfchat.demo.eliza import answer
 from cfchat.demo.shows import Show, find_show
 from cfchat.errors import CfchatError
@@ -22,6 +24,7 @@ from cfchat.wire.sse import encode_event
 ACCOUNT = "0" * 32
 TOKEN = "demo"
 MODEL = "@cf/demo/eliza-1966"
+INSTANCE = "demo"
 PACE = 0.02  # seconds between two tokens
 BODY_LIMIT = 16 << 20
 
@@ -48,8 +51,27 @@ def events(text: str, prompt_tokens: int, reason: str = "") -> Iterator[bytes]:
     yield encode_event("[DONE]")
 
 
-def _event(content: dict[str, object]) -> bytes:
-    return encode_event(json.dumps(content, ensure_ascii=False, separators=(",", ":")))
+def search_events(question: str) -> Iterator[bytes]:
+    """Give the event stream of AI Search: first the pages that it has found, then the words in OpenAI's dialect."""
+    chunks = [
+        {
+            "id": f"chunk-{number:03d}",
+            "type": "text",
+            "score": round(score, 4),
+            "text": part.text,
+            "item": {"key": part.file, "metadata": {"title": part.title}},
+        }
+        for number, (part, score) in enumerate(pages.find(question), 1)
+    ]
+    yield _event(chunks, "chunks")
+    for piece in pieces(pages.answer(question)):
+        choice = {"index": 0, "delta": {"content": piece}}
+        yield _event({"id": "id-1", "object": "chat.completion.chunk", "model": MODEL, "choices": [choice]})
+    yield encode_event("[DONE]")
+
+
+def _event(content: object, name: str | None = None) -> bytes:
+    return encode_event(json.dumps(content, ensure_ascii=False, separators=(",", ":")), name)
 
 
 def _padding(number: int) -> str:
@@ -58,6 +80,7 @@ def _padding(number: int) -> str:
 
 
 _RUN = re.compile(r".*/accounts/[0-9a-f]{32}/ai/run/@.+")
+_SEARCH = re.compile(r".*/accounts/[0-9a-f]{32}/ai-search/(?:namespaces/[^/]+/)?instances/([^/]+)/chat/completions")
 _JSON = ("Content-Type", "application/json")
 
 
@@ -73,11 +96,15 @@ class Demo:
         Raises:
             CfchatError: the body cannot be read, or the reply is to break.
         """
-        if request.method != "POST" or not _RUN.fullmatch(request.path):
+        search = _SEARCH.fullmatch(request.path)
+        if request.method != "POST" or not (search or _RUN.fullmatch(request.path)):
             _refuse(reply, 404, 7003, "Could not route to that path, perhaps your object identifier is invalid?")
             return
         if not (request.fields.get("authorization") or "").startswith("Bearer "):
             _refuse(reply, 401, 10000, "Authentication error")
+            return
+        if search and search[1] != INSTANCE:
+            _refuse(reply, 404, 7002, "ai_search_not_found")
             return
         body = await request.read_body(BODY_LIMIT)
         try:
@@ -85,20 +112,28 @@ class Demo:
         except ValueError:
             _refuse(reply, 400, 5006, "AiError: Bad input: Error: required properties at '/' are 'messages'")
             return
+        if search:
+            asked = [message["content"] for message in messages if message["role"] == "user"]
+            await self._say(reply, [*search_events(asked[-1] if asked else "")])
+            reply.end()
+            return
         show = find_show(messages) or Show(_count(images) + answer(messages))
         tokens = pieces(show.text)
         most = min(max_tokens or len(tokens), show.cut_after or len(tokens))
         text, cut = "".join(tokens[:most]), most < len(tokens)
         prompt = sum(len(pieces(message["content"])) for message in messages)
-        reply.start(200, [("Content-Type", "text/event-stream")])
         stream = [*events(text, prompt, "length" if cut and show.cut_after else "")]
-        for event in stream[:-2] if show.breaks else stream:  # the last two are the usage and [DONE]
-            if reply.begun:
-                await asyncio.sleep(self.pace)
-            reply.write(event)
+        await self._say(reply, stream[:-2] if show.breaks else stream)  # the last two are the usage and [DONE]
         if show.breaks:
             raise CfchatError("a break was asked for")
         reply.end()
+
+    async def _say(self, reply: Reply, events: Sequence[bytes]) -> None:
+        reply.start(200, [("Content-Type", "text/event-stream")])
+        for event in events:
+            if reply.begun:
+                await asyncio.sleep(self.pace)
+            reply.write(event)
 
 
 def _parse(body: bytes) -> tuple[list[dict[str, str]], int, int | None]:

@@ -39,6 +39,7 @@ from cfchat.upstream.cloudflare.catalogue import Model, read_models
 from cfchat.upstream.cloudflare.models import (
     DEFAULT_MODEL,
     MODEL_FIELDS,
+    SEARCH,
     is_route,
     is_search,
     may_be_listed,
@@ -117,7 +118,6 @@ class Upstream:
     ) -> None:
         self.settings = self._settings = settings
         self._defaults = settings.defaults != NO_OPTIONS
-        self._search = next(filter(is_search, settings.models), "")
         self._fits = settings.trim or any(map(needs_turns, settings.models))
         self._clock = clock
         self._chance = chance
@@ -242,7 +242,7 @@ class Upstream:
                 answer = await self._try(asking, model, hurry)
             except UpstreamError as error:
                 error.tries, error.model = attempt, model
-                if model == self._search and not isinstance(error, _NOT_OF_SEARCH):
+                if is_search(model) and not isinstance(error, _NOT_OF_SEARCH):
                     error.elsewhere = True
                 others = self._others(asking, asked, error)
                 following = retry.next_try(
@@ -318,7 +318,7 @@ class Upstream:
     async def _try(self, asking: Asking, model: str, hurry: bool) -> Answer:
         self._circuits.asked(model, asking.client, self._clock())
         settings, question = self._settings, asking.question
-        searching = model == self._search
+        searching = SEARCH in model  # as is_search says, but without a call
         # The client's number is not sent to a search (encode_search), so it says nothing of the reply.
         max_tokens = (not searching and question.options.max_tokens) or settings.max_tokens
         messages, left_out = asking.fitted.get(model, (None, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,11 +17,13 @@ from standin import Model, StandIn, json_error, partial, reply, words
 from cfchat.app.hooks import Hooks
 from cfchat.app.hooks import Reply as Finished
 from cfchat.app.routes import Settings as AppSettings
+from cfchat.conversation.model import Conversation
 from cfchat.guard.cors import EXPOSED
 from cfchat.guard.guard import Guard
 from cfchat.guard.guard import Settings as GuardSettings
 from cfchat.replies.text import LONGEST_FIELD
 from cfchat.secret import Secret
+from cfchat.server.request import Request
 from cfchat.upstream.client import Settings
 from cfchat.upstream.cloudflare.account import Gateway
 from cfchat.wire.sse import Event, SSEParser
@@ -100,6 +103,19 @@ async def test_a_model_by_name_goes_the_usual_way_without_sources() -> None:
     assert json.loads(standin.requests[0].body)["max_tokens"] == 2048
     assert answer.fields["x-model"] == MODEL and "x-search" not in answer.fields
     assert {event.event for event in events_of(answer)} == {"message"}
+
+
+async def test_a_hook_may_leave_the_search_or_name_another() -> None:
+    async def before_call(conversation: Conversation, request: Request) -> Conversation:
+        return replace(conversation, options=replace(conversation.options, model=names.pop()))
+
+    names = ["ai-search/team/other", DOCS]
+    hooks = Hooks(before_call=before_call)
+    async with StandIn([ANSWER] * 2) as standin, house(standin, app=CHAT, change=search(), hooks=hooks) as cfchat:
+        answers = [await cfchat.post({"messages": HELLO, "max_tokens": 9}, fields=SSE) for _ in range(2)]
+    assert [answer.fields["x-model"] for answer in answers] == [DOCS, "ai-search/team/other"]
+    assert [json.loads(request.body) for request in standin.requests] == [{"messages": HELLO, "stream": True}] * 2
+    assert all(data_of(answer)[0]["sources"] == SOURCES for answer in answers)
 
 
 async def test_what_the_operator_sets_is_sent() -> None:

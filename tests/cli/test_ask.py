@@ -84,6 +84,17 @@ async def test_ask_of_a_model_that_only_thinks() -> None:
     assert done.code == 1 and "thinking" in done.err and "--max-tokens" in done.err
 
 
+async def test_ask_names_the_sources_behind_the_answer() -> None:
+    pages = [{"score": 1, "item": {"key": "https://example.com/a", "metadata": {"title": "\x1b[31mA"}}}]
+    pages.append({"score": 0.5, "item": {"key": "b.md"}})
+    found = b"event: chunks\ndata: " + json.dumps(pages).encode() + b"\n\n"
+    async with StandIn([reply(found + HELLO + DONE)]) as standin:
+        done = await cfchat(standin.base_url, "ask", "--ai-search", "docs", "Hello?")
+    assert (done.code, done.out) == (0, "Hello there\n")
+    assert done.err.splitlines() == ["cfchat: source 1: [31mA, https://example.com/a", "cfchat: source 2: b.md"]
+    assert json.loads(standin.requests[0].body) == {"stream": True, "messages": [{"role": "user", "content": "Hello?"}]}
+
+
 def test_ask_of_the_demo() -> None:
     done = run("ask", "--demo", "I am unhappy")
     assert done.returncode == 0 and "unhappy" in done.stdout and done.stderr == ""

@@ -247,3 +247,41 @@ def test_check_of_settings_that_cannot_work() -> None:
     report = json.loads(done.stdout)
     assert report["ok"] is False
     assert [(check["name"], check["status"]) for check in report["checks"]] == [("settings", "fail")]
+
+
+# --- AI Search -----------------------------------------------------------------------------------
+
+CHUNKS = [{"score": 1, "text": "...", "item": {"key": key}} for key in ("a.md", "b.md", "a.md")]
+FOUND = reply(b"event: chunks\ndata: " + json.dumps(CHUNKS).encode() + b"\n\n" + HELLO + b"data: [DONE]\n\n")
+SEARCH = ("--ai-search", "team/docs")
+
+
+async def test_check_of_a_search() -> None:
+    async with StandIn([FOUND]) as standin:
+        done = await cfchat(standin.base_url, "check", *SEARCH)
+    assert done.code == 0 and done.line("token").startswith("skip")
+    assert re.search(r"ok +search +[0-9]+ ms  ai-search/team/docs: answers from 2 pages", done.out)
+    assert standin.requests[0].target.endswith("/ai-search/namespaces/team/instances/docs/chat/completions")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (401, 10000, ["AI Search - Run", "API Tokens"]),
+        (403, 10000, ["AI Search - Run", "API Tokens"]),
+        (403, 9109, ["AI Search - Run", "API Tokens"]),
+        (404, 7002, ["--ai-search", "NAMESPACE/NAME", "dashboard"]),
+        (429, 4006, ["00:00 UTC"]),
+    ],
+)
+async def test_check_of_a_search_that_fails(status: int, code: int, words: list[str]) -> None:
+    async with cloudflare(search=json_error(status, code, "No")) as standin:
+        done = await cfchat(standin.base_url, "check", *SEARCH, "--fallback-models", OTHER)
+    assert done.code == 1 and done.line("token").startswith("ok") and done.line("model").startswith("ok")
+    line = done.line("search")
+    assert line.startswith("FAIL  search") and not [word for word in words if word not in line], line
+
+
+async def test_check_of_a_search_that_cannot_be_reached() -> None:
+    done = await cfchat(f"https://127.0.0.1:{free_port()}/client/v4", "check", *SEARCH)
+    assert done.line("search").startswith("skip") and "`connect` must work first" in done.line("search")

@@ -141,3 +141,36 @@ async def test_it_refuses_as_cloudflare_does(change: dict[str, Any], status: int
     head, (body,) = await answered(posted(**{"body": {"messages": []}, **change}))
     assert head.status == status and head.length == len(body)
     assert json.loads(body)["errors"][0]["code"] == code
+
+
+# --- AI Search -----------------------------------------------------------------------------------
+
+
+def searching(instance: str, question: str) -> Request:
+    path = f"/client/v4/accounts/{ACCOUNT}/ai-search/{instance}/chat/completions"
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}]
+    return posted({"messages": messages, "stream": True}, path)
+
+
+@pytest.mark.parametrize("instance", ["instances/demo", "namespaces/team/instances/demo"])
+async def test_its_ai_search_tells_pages_and_then_words(instance: str) -> None:
+    _, pieces = await answered(searching(instance, "What is a rate?"))
+    name, _, data = pieces[0].decode().partition("\ndata: ")
+    chunks = json.loads(data)
+    assert name == "event: chunks" and chunks[0].keys() == {"id", "type", "score", "text", "item"}
+    assert chunks[0]["item"]["key"].endswith("README.md") and chunks[0]["text"] and 0 < chunks[0]["score"] <= 1
+    assert pieces[-1] == b"data: [DONE]\n\n"
+    events = [json.loads(piece.removeprefix(b"data: ")) for piece in pieces[1:-1]]
+    assert {event["object"] for event in events} == {"chat.completion.chunk"}
+    text = "".join(event["choices"][0]["delta"]["content"] for event in events)
+    assert text.startswith(f"**{chunks[0]['item']['metadata']['title']}**")
+
+
+async def test_its_ai_search_may_find_nothing() -> None:
+    _, pieces = await answered(searching("instances/demo", "zzz"))
+    assert pieces[0] == b"event: chunks\ndata: []\n\n" and b"nothing" in b"".join(pieces)
+
+
+async def test_it_has_one_instance() -> None:
+    head, pieces = await answered(searching("instances/docs", "What is a rate?"))
+    assert head.status == 404 and json.loads(pieces[0])["errors"][0]["code"] == 7002

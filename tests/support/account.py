@@ -35,12 +35,14 @@ def listed(name: str, **properties: object) -> dict[str, object]:
 LISTING = listing(listed(MODEL), listed(OTHER))
 
 
-def cloudflare(models: Script = LISTING, answer: Script = ANSWER, **answers: Script) -> StandIn:
-    """Return an account: `models` replies with the list of models, `answer` for each model."""
+def cloudflare(models: Script = LISTING, answer: Script = ANSWER, search: Script = ANSWER) -> StandIn:
+    """Return an account: `models` replies with the list of models, `answer` for each model, `search` for AI Search."""
 
     async def script(exchange: Exchange) -> None:
         if "/ai/models/search" in exchange.target:
             await models(exchange)
+        elif "/ai-search/" in exchange.target:
+            await search(exchange)
         else:
             await answer(exchange)
 
