@@ -12,13 +12,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from math import log
-from pkgutil import get_data
 
-FILES = (
-    *("README.md", "app/README.md", "deploy/README.md", "guard/README.md", "ops/README.md", "settings/README.md"),
-    "web/README.md",
-)
 # The first letters of a question that are read, the fewest points of a part that is found, and the most parts.
 LETTERS, LEAST, MOST = 2000, 0.25, 10
 HEADING = 3  # words of the text that a word of the heading is worth
@@ -73,11 +69,14 @@ def answer(question: str) -> str:
 @cache
 def parts() -> tuple[Part, ...]:
     """Return all parts of all files. They are read at the first question, because only the demo needs them."""
-    return tuple(part for file in FILES for part in _split(file))
+    package = files("cfchat")
+    folders = {"cfchat": package, **{f"cfchat/{folder.name}": folder for folder in package.iterdir() if folder.is_dir()}}
+    pages = {f"{name}/README.md": folder / "README.md" for name, folder in sorted(folders.items())}
+    texts = {name: page.read_text("utf-8") for name, page in pages.items() if page.is_file()}
+    return tuple(part for name, text in texts.items() for part in _split(name, _LINK.sub(r"\1", text)))
 
 
-def _split(file: str) -> Iterator[Part]:
-    text = _LINK.sub(r"\1", (get_data("cfchat", file) or b"").decode())
+def _split(file: str, text: str) -> Iterator[Part]:
     title, heading, lines, fenced = "", "", list[str](), False
     for line in [*text.splitlines(), "## "]:
         fenced ^= line.startswith("```")
@@ -86,7 +85,7 @@ def _split(file: str) -> Iterator[Part]:
         elif line.startswith("## ") and not fenced:
             if paragraphs := tuple((text, Counter(_words(_FENCED.sub("", text)))) for text in _paragraphs(lines)):
                 words = sum([words for _, words in paragraphs], Counter(_words(heading) * HEADING))
-                yield Part(f"cfchat/{file}", title, heading, paragraphs, words)
+                yield Part(file, title, heading, paragraphs, words)
             heading, lines = line[3:], []
         elif not line.startswith("<!-- "):
             lines.append(line)
