@@ -1,4 +1,4 @@
-"""Find the parts of cfchat's own README files that a question is about: the pages of the demo's AI Search. Pure.
+"""Find the parts of cfchat's own README files that a question is about: the pages of the demo's AI Search.
 
 A part is what stands below one heading. It scores by the words that it shares with the question: a word counts the
 more, the fewer parts have it, and the shorter the part is (BM25, S. Robertson et al., 1994); a word of the heading
@@ -14,6 +14,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from math import log
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 # The first letters of a question that are read, the fewest points of a part that is found, and the most parts.
 LETTERS, LEAST, MOST = 2000, 0.25, 10
@@ -69,11 +74,17 @@ def answer(question: str) -> str:
 @cache
 def parts() -> tuple[Part, ...]:
     """Return all parts of all files. They are read at the first question, because only the demo needs them."""
-    package = files("cfchat")
-    folders = {"cfchat": package, **{f"cfchat/{folder.name}": folder for folder in package.iterdir() if folder.is_dir()}}
-    pages = {f"{name}/README.md": folder / "README.md" for name, folder in sorted(folders.items())}
-    texts = {name: page.read_text("utf-8") for name, page in pages.items() if page.is_file()}
-    return tuple(part for name, text in texts.items() for part in _split(name, _LINK.sub(r"\1", text)))
+    return tuple(part for file, text in _read("cfchat", files("cfchat")) for part in _split(file, text))
+
+
+def _read(name: str, folder: Traversable) -> Iterator[tuple[str, str]]:
+    """Yield the path and the text of each README.md in a folder, which may be part of a zip file."""
+    page = folder / "README.md"
+    if page.is_file():
+        yield f"{name}/README.md", _LINK.sub(r"\1", page.read_text("utf-8"))
+    for inner in sorted(folder.iterdir(), key=attrgetter("name")):
+        if inner.is_dir():
+            yield from _read(f"{name}/{inner.name}", inner)
 
 
 def _split(file: str, text: str) -> Iterator[Part]:

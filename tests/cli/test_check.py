@@ -141,9 +141,9 @@ async def test_check_of_a_model_that_only_thinks() -> None:
 
 async def test_check_misses_no_search_in_the_list_of_models() -> None:
     async with cloudflare() as standin:
-        done = await cfchat(standin.base_url, "check", "--ai-search", "pages", *ALONE)
+        done = await cfchat(standin.base_url, "check", "--ai-search", "pages", "--fallback-models", OTHER)
     assert done.code == 0 and "warn" not in done.out
-    assert done.line("model").startswith("ok") and "ai-search/pages: answers" in done.line("model")
+    assert done.line("search").startswith("ok") and "ai-search/pages: answers" in done.line("search")
 
 
 @pytest.mark.parametrize(("day", "words"), [("2999-05-30", "is going to be"), ("2001-05-30", "was to be")])
