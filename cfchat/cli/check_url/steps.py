@@ -19,7 +19,7 @@ from cfchat.cli.check_url.answers import describe_sender, excerpt, judge_body, j
 from cfchat.cli.check_url.call import SECONDS, Answer, Caller, reason, tls_name
 from cfchat.cli.check_url.cors import judge_cors, preflight_fields
 from cfchat.cli.check_url.pulse import IDLE, Pulse
-from cfchat.cli.check_url.tls import judge_certificate, judge_failure
+from cfchat.cli.check_url.tls import judge_certificate, judge_failure, judge_plain
 from cfchat.cli.results import Result, Status, ms_since, print_results, skipped
 from cfchat.errors import ConfigError, UpstreamError
 from cfchat.secret import Secret
@@ -162,7 +162,7 @@ class _Check:
     async def _shake_hands(self) -> Result:
         base, began = self._base, time.perf_counter()
         if not base.tls:
-            return await self._judge_plain()
+            return judge_plain(await self._caller.public(base), self._asked.key is not None)
         stream = await self._caller.connect(base)
         try:
             async with asyncio.timeout_at(self._caller.until):
@@ -177,13 +177,6 @@ class _Check:
             return judge_certificate(stream.tls_version or "", end, time.time(), ms_since(began))
         finally:
             stream.abort()
-
-    async def _judge_plain(self) -> Result:
-        if not await self._caller.public(self._base):
-            return Result("tls", Status.OK, "plain http, within a machine or a network")
-        kept = "; CFCHAT_CHECK_KEY is not sent" if self._asked.key else ""
-        detail = f"plain http to a public host: everyone on the way can read and change all words{kept}"
-        return Result("tls", Status.WARN, detail, "serve it by https, and redirect http there")
 
     async def _ask_pulse(self) -> Result:
         """Ask for the pulse, and follow redirects. The steps behind this one go where the last of them has led."""

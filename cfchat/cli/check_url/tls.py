@@ -22,8 +22,7 @@ _RENEW = (
     "check the clock of this machine: `date`"
 )
 _INCOMPLETE = _Fault(
-    "certificate: the chain is incomplete: the server sends no certificate of the authority that has signed its own, "
-    "and nobody here knows that authority",
+    "certificate: the chain is incomplete: what the server sends does not lead to an authority that is known here",
     "serve the chain, not the certificate alone (fullchain.pem in nginx's `ssl_certificate` or --tls-cert): browsers "
     "may know the missing one, curl and phones do not; if the authority is your own, SSL_CERT_FILE names its file",
 )
@@ -60,6 +59,15 @@ def judge_failure(error: OSError, host: str) -> tuple[str, str]:
     if isinstance(error, ssl.SSLError):
         return f"no TLS: {reason(error)}", "check the port, and that TLS 1.2 or newer is on there; or is it plain http?"
     return f"no TLS: {reason(error)}", "check the port, and firewalls in between; or is it plain http?"
+
+
+def judge_plain(public: bool, has_key: bool) -> Result:
+    """Judge plain http: with a host that strangers can reach, or one of this machine or network."""
+    if not public:
+        return Result("tls", Status.OK, "plain http, within a machine or a network")
+    kept = "; CFCHAT_CHECK_KEY is not sent" if has_key else ""
+    detail = f"plain http to a public host: everyone on the way can read and change all words{kept}"
+    return Result("tls", Status.WARN, detail, "serve it by https, and redirect http there")
 
 
 def judge_certificate(version: str, end: str, now: float, ms: float) -> Result:

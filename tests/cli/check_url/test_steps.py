@@ -131,6 +131,7 @@ async def test_what_answers_in_the_place_of_a_pulse(answer: Script, words: Seque
         ("self_signed", "ca", "it is self-signed", "Let's Encrypt"),
         ("wrong_host", "ca", "for another host, not for localhost", "server_name"),
         ("chain_incomplete", "chain_ca", "the chain is incomplete", "fullchain.pem"),
+        ("localhost", "chain_ca", "does not lead to an authority that is known here", "SSL_CERT_FILE"),
     ],
 )
 async def test_certificates_that_browsers_refuse(
