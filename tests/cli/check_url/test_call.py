@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from standin import Script, StandIn, partial, silence
+from standin import Script, StandIn, partial, reply, silence
 
 from cfchat.cli.check_url.address import parse_url
-from cfchat.cli.check_url.call import Answer, Caller
+from cfchat.cli.check_url.call import LONGEST, Answer, Caller
 from cfchat.errors import ConfigError
 from cfchat.secret import Secret
 
@@ -41,6 +41,13 @@ async def test_a_request_ends_in_time_and_keeps_what_came() -> None:
     nothing, half = await asyncio.gather(ask(silence()), ask(partial(b"four", then="silence")))
     assert (nothing.status, nothing.fault) == (0, "no answer within 0 s")
     assert (half.status, half.body, half.fault) == (200, b"four", "no end within 0 s")
+
+
+async def test_a_long_text_is_not_read_to_its_end() -> None:
+    async with StandIn([reply(b"x" * 500_000, 404)], certificate=None) as standin:
+        origin = parse_url(f"http://localhost:{standin.port}")
+        answer = await Caller(origin, None, {}).ask(origin, "GET", "/")
+    assert LONGEST <= len(answer.body) < 3 * LONGEST
 
 
 async def test_a_proxy_that_is_no_url_is_not_repeated() -> None:

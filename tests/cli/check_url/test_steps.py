@@ -22,6 +22,7 @@ from cfchat.errors import ConfigError
 
 NAMES = ["name", "tcp", "tls", "pulse", "http", "buffering", "cut", "client", "body", "cors"]
 STREAM = [("Content-Type", "text/event-stream")]
+PULSE = reply(b"".join(b'data: {"n":%d,"client":"1.1.1.1"}\n\n' % n for n in range(1, 6)), fields=STREAM)
 
 
 @pytest.fixture(autouse=True)
@@ -161,9 +162,8 @@ async def test_where_nothing_listens_and_where_nobody_lives() -> None:
 
 
 async def test_a_redirect_is_followed_and_told_and_gets_no_key() -> None:
-    pulse = reply(b"".join(b'data: {"n":%d,"client":"1.1.1.1"}\n\n' % n for n in range(1, 6)), fields=STREAM)
     html = reply(b"<html>413</html>", 413, fields=[("Server", "nginx")])
-    async with StandIn([pulse, html, reply(b"", 405), pulse], certificate=None) as far:
+    async with StandIn([PULSE, html, reply(b"", 405), PULSE], certificate=None) as far:
         there = f"http://127.0.0.1:{far.port}/deep/api/pulse?more=1"
         near = reply(b"", 307, fields=[("Location", there)])
         async with StandIn([near], certificate=None) as standin:
@@ -181,6 +181,22 @@ async def test_a_redirect_is_followed_and_told_and_gets_no_key() -> None:
     assert len(far.requests[1].body) == 256 * 1024
     assert "413, not of cfchat" in results["body"].detail and "client_max_body_size" in results["body"].next
     assert results["cors"].status is Status.FAIL and "preflight 405" in results["cors"].detail
+
+
+async def test_a_redirect_to_a_page_is_none_of_the_pulse() -> None:
+    near = reply(b"", 302, fields=[("Location", "/login?to=/api/pulse")])
+    async with StandIn([near, PULSE], certificate=None) as standin:
+        results = await check(f"http://localhost:{standin.port}")
+    assert faults(results)["pulse"] == "fail" and "without a redirect" in results["pulse"].next
+
+
+async def test_a_preflight_has_no_key_and_a_small_body_limit_is_cfchats_own() -> None:
+    large = reply(b'{"error":{"code":"body_too_large","request_id":"1"}}', 413)
+    async with StandIn([PULSE, large, reply(b"", 204), PULSE], certificate=None) as standin:
+        results = await check(f"http://localhost:{standin.port}", KEY)
+    assert [request.method for request in standin.requests if "authorization" not in request.fields] == ["OPTIONS"]
+    assert results["body"].status is Status.WARN and "--max-body" in results["body"].next
+    assert results["buffering"].status is Status.WARN, "together, but early"
 
 
 @pytest.mark.parametrize("location", ["/api/pulse", "http://[", "ftp://x/", "", "http://a@b/"])
