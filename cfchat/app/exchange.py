@@ -63,7 +63,7 @@ class Exchange:
             BudgetSpent: the reply may cost more tokens than are left of the day's.
             UpstreamError: no words came in all tries, or the reply broke off.
         """
-        conversation, form = with_system(conversation, *self._system), into.form
+        conversation = with_system(conversation, *self._system)
         if self._hooks.before_call is not None:
             before_call = self._hooks.before_call
             conversation = await run_hook("before_call", request.id, before_call, conversation, request)
@@ -79,13 +79,11 @@ class Exchange:
         if searching:  # the client's number is not sent, so the reply may be longer
             max_tokens = max(max_tokens, self._upstream.settings.max_tokens)
         usage = ReplyUsage(prompt, max_tokens)
-        # A whole form shows nothing before its end, so its reasoning need not be the end of the tries.
-        thoughts = form.thoughts and not form.whole
         trace = ""
         if self._upstream.settings.gateway is not None:
             trace = str(read_trace(request.fields.get("traceparent")).get("trace", ""))
         asking = self._upstream.ask(
-            conversation, client=asker.name, tag=request.id, spent=usage.add, thoughts=thoughts,
+            conversation, client=asker.name, tag=request.id, spent=usage.add, thoughts=into.thoughts,
             label=asker.label, trace=trace,
         )  # fmt: skip
         del conversation
@@ -100,7 +98,7 @@ class Exchange:
                 async with asking as answer:
                     request.keep(0)
                     self._note_first_words(request, answer, usage, asked)
-                    if form.collects:
+                    if into.collects:
                         answer.collect()
                     meta = Meta(request.id, int(time.time()), answer.model)
                     if searching:

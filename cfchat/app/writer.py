@@ -16,9 +16,13 @@ from cfchat.server.reply import FieldLines, Pausable, Reply
 
 
 class Into(Protocol):
-    """What an answer goes into. `form` is that of the client that asks."""
+    """What an answer goes into. It `collects` if it keeps the reply until its end.
 
-    form: Form
+    If it shows `thoughts` as they come, the first words may be reasoning.
+    """
+
+    collects: bool
+    thoughts: bool
 
     def begin(self, meta: Meta, left_out: int, source: Pausable) -> None:
         """Take what an answer says about itself, and how many messages it has not read; `source` can be paused."""
@@ -34,7 +38,10 @@ class Writer:
     """Writes one answer: see `Into`. `fields` are further fields of the reply's head."""
 
     def __init__(self, reply: Reply, form: Form, fields: FieldLines) -> None:
-        self.form = form
+        self.collects = form.collects
+        # A whole form shows nothing before its end, so its reasoning need not be the end of the tries.
+        self.thoughts = form.thoughts and not form.whole
+        self._form = form
         self._reply = reply
         self._fields = [
             ("Content-Type", form.content_type),
@@ -51,31 +58,31 @@ class Writer:
         """See Into. From here on the client sets the pace of `source`."""
         fields = [("X-Model", meta.model)]
         if meta.sources:
-            fields += self.form.source_fields(meta.sources)
+            fields += self._form.source_fields(meta.sources)
         if meta.search_failed:
             fields.append(("X-Search", "failed"))
         if left_out:
             fields.append(("X-Messages-Left-Out", str(left_out)))
-        if self.form.whole:
+        if self._form.whole:
             self._fields += fields
         else:
             self._reply.late = fields
-        self._start = self.form.start(meta)
+        self._start = self._form.start(meta)
         self._reply.follow(source)
 
     def take(self, batch: Sequence[Delta]) -> None:
         """See Into."""
-        self._reply.write(self._start + self.form.encode(batch))
+        self._reply.write(self._start + self._form.encode(batch))
         self._start = b""
 
     def take_each(self, entries: Sequence[Delta]) -> None:
         """Take entries of a journal, each by itself: so every reader gets the same events, whenever it reads."""
-        self._reply.write(self._start + b"".join([self.form.encode([entry]) for entry in entries]))
+        self._reply.write(self._start + b"".join([self._form.encode([entry]) for entry in entries]))
         self._start = b""
 
     def end(self, last: Sequence[Delta] = ()) -> None:
         """See Into."""
-        form = self.form
+        form = self._form
         piece = self._start + (form.encode(last) if last else b"") + form.finish()
         if form.whole:
             self._reply.send(200, self._fields, piece)
@@ -88,7 +95,7 @@ class Writer:
         Raises:
             Stopped: the form cannot say it.
         """
-        words = self.form.fail(error)
+        words = self._form.fail(error)
         if not words:
             raise error
         self._reply.record.fault = "stopped"

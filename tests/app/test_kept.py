@@ -17,11 +17,12 @@ from cfchat.app.kept.journal import BASE
 from cfchat.app.kept.replies import WINDOW, Keeping, KeptReplies, KeptReply, Name
 from cfchat.app.writer import Writer
 from cfchat.conversation.model import Delta
-from cfchat.errors import CfchatError, Overloaded, Stopped, UpstreamInterrupted
+from cfchat.errors import CfchatError, Overloaded, Stopped, UpstreamEndless, UpstreamInterrupted
 from cfchat.net.deadline import Deadline
 from cfchat.replies.events import NumberedEvents
 from cfchat.replies.form import Meta
 from cfchat.replies.text import Text
+from cfchat.replies.whole import Whole
 from cfchat.server.record import Record
 from cfchat.server.reply import Head, Reply
 from cfchat.server.request import Request, new_id
@@ -38,8 +39,8 @@ LONG = "x" * 1000
 class Answer:
     """An answer that says what a test tells it, into a kept reply; and what can be paused."""
 
-    def __init__(self, replies: KeptReplies, names: list[Name], lone: bool = False) -> None:
-        kept = replies.add(Text(), names, b"question", lone)
+    def __init__(self, replies: KeptReplies, names: list[Name], owner: str = "ann") -> None:
+        kept = replies.add(owner, Text(), names)
         assert kept is not None
         self.kept: KeptReply = kept
         self.paused = False
@@ -287,7 +288,7 @@ async def test_a_reply_stays_for_a_while_after_its_end() -> None:
 
 async def test_one_that_nobody_can_name_ends_with_its_client() -> None:
     async with replies() as kept:
-        answer = Answer(kept, [], lone=True)
+        answer = Answer(kept, [])
         client = Client(answer.kept)
         await turns()
         await client.leave()
@@ -331,10 +332,36 @@ async def test_all_together_have_a_size() -> None:
         assert [kept.find(name) is not None for name in names] == [False, False, True, False]
         running.say(*[LONG] * 9)
         assert kept.find(names[2]) is None
-        assert kept.add(Text(), [names[3]], b"", False) is None
+        assert kept.add("ann", Text(), [names[3]]) is None
         running.end()
         await client.over()
         assert client.text == LONG * 16
+
+
+async def test_a_greedy_client_loses_its_own_replies_first() -> None:
+    names = [Name("", "chat", str(number) * 16) for number in range(4)]
+    async with replies(Keeping(60, most=3 * BASE + 4 * len(LONG))) as kept:
+        for name, owner in zip(names, ["bob", "ann", "ann", "ann"], strict=True):
+            answer = Answer(kept, [name], owner)
+            answer.say("a")
+            answer.end()
+            await until(lambda answer=answer: answer.kept.over)  # type: ignore[misc]
+        assert [kept.find(name) is not None for name in names] == [True, False, True, True]
+
+
+async def test_a_collecting_reader_is_bounded() -> None:
+    """The asker is bounded by what it has asked for, but one that joins has no such bound."""
+    async with replies(Keeping(60, each=2000)) as kept:
+        answer = Answer(kept, [NAME])
+        client = Client(answer.kept)
+        whole = asyncio.create_task(answer.kept.follow(Writer(Reply(client, client.reply.record, 60), Whole(), [])))
+        await turns()
+        answer.say(LONG, LONG, LONG)
+        with pytest.raises(UpstreamEndless):
+            await whole
+        answer.end()
+        await client.over()
+        assert client.text == LONG * 3
 
 
 async def test_a_stop_comes_back_when_the_answer_is_closed() -> None:

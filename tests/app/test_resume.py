@@ -382,9 +382,15 @@ async def test_the_grace_runs_out() -> None:
         assert parse(await it.send(get())).status == 204
 
 
-@pytest.mark.parametrize("path", ["/api/chatbot", "/v1/chat/completions", "/api/chat"])
-async def test_what_nobody_can_name_ends_with_its_client(path: str) -> None:
-    ask = request(json.dumps({"id": "short", "messages": HELLO}).encode(), path)
+NAMELESS = [("/api/chatbot", ""), ("/api/chatbot", EVENTS), ("/api/chat", "")]
+NAMELESS += [("/v1/chat/completions", ""), ("/v1/responses", "")]
+
+
+@pytest.mark.parametrize(("path", "fields"), NAMELESS)
+async def test_what_nobody_can_name_ends_with_its_client(path: str, fields: str) -> None:
+    """An event or a response has told its name to nobody yet."""
+    body = {"id": "short", "messages": HELLO, "input": "Hello", "stream": path == "/v1/responses"}
+    ask = request(json.dumps(body).encode(), path, fields)
     async with StandIn([silence()]) as standin, house(standin, app=KEPT) as it:
         async with asked(it, ask):
             await standin.wait_requests()

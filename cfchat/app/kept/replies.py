@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
 from typing import NamedTuple
 
 from cfchat.app.kept.journal import BASE, Journal
 from cfchat.app.writer import Writer
 from cfchat.conversation.model import Delta
-from cfchat.errors import CfchatError, Overloaded, Stopped
+from cfchat.errors import CfchatError, Overloaded, Stopped, UpstreamEndless
 from cfchat.replies.form import Form, Meta
 from cfchat.server.reply import Pausable
 from cfchat.server.request import Request
@@ -51,15 +52,17 @@ class Name(NamedTuple):
 class KeptReply:
     """One reply and the clients that read it; it is what an answer goes into (`writer.Into`).
 
-    `id` is a name that nobody can guess, and `question` tells one question from another. `meta` is known when the first
-    words have come. `error` says why a reply that is `over` is not whole. Nobody can join one that is not `open`.
-    `joins` counts the clients that have come back. A reply that is `lone` ends with its client before the first words,
-    because nobody else knows a name of it until then.
+    `owner` is the name that its asker is counted by, and `question` tells one question from another. `id` is a name
+    that nobody can guess. `meta` is known when the first words have come. `error` says why a reply that is `over` is
+    not whole. Nobody can join one that is not `open`. `joins` counts the clients that have come back. `again` makes
+    the form of one that goes on behind an event, if events are numbered by the form.
     """
 
-    def __init__(self, replies: KeptReplies, form: Form, question: bytes, lone: bool) -> None:
-        self.form = form
+    def __init__(self, replies: KeptReplies, owner: str, form: Form, question: bytes) -> None:
+        self.owner = owner
         self.question = question
+        self.collects = form.collects
+        self.thoughts = form.thoughts and not form.whole
         self.id = os.urandom(16).hex()
         self.request_id = ""  # of the question
         self.names: list[Name] = []
@@ -69,14 +72,15 @@ class KeptReply:
         self.over = False
         self.error: CfchatError | None = None
         self.joins = 0
+        self.again: Callable[[int], Form] | None = None
         self.task: asyncio.Task[None] | None = None  # while it runs
         self._replies = replies
-        self._lone = lone
         self._left_out = 0
         self._readers: set[_Reader] = set()
         self._source: Pausable | None = None
         self._paused = False  # the source is
         self._stopped = False
+        self._untold: list[Name] = []  # names that nobody knows before the first words
         self._request: Request | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._weight = 0  # as it is counted in the sum of all
@@ -84,7 +88,7 @@ class KeptReply:
     def weigh(self) -> None:
         """Count the memory that it takes now: none once nobody can read it any more."""
         weight = self.journal.weight if self.open or self._readers or not self.over else 0
-        self._replies.size += weight - self._weight
+        self._replies.weigh(self.owner, weight - self._weight)
         self._weight = weight
 
     @property
@@ -98,6 +102,13 @@ class KeptReply:
         self._request, self.request_id = request, request.id
         self.task = asyncio.get_running_loop().create_task(asking)
         self.task.add_done_callback(self._end)
+
+    def tell(self, name: Name) -> None:
+        """Take a name that clients learn from the reply. Before its first words nobody can know it."""
+        if self.meta is None:
+            self._untold.append(name)
+        elif self.open:
+            self._replies.name(self, name)
 
     async def follow(self, writer: Writer, number: int = 0) -> None:
         """Write the reply to one client, from an entry on, until it is over.
@@ -124,6 +135,8 @@ class KeptReply:
             entries = [] if reader.full else self.journal.read(reader.number)
             reader.number += len(entries)
             if entries:
+                if writer.collects and not self.collects and self.journal.written > self._replies.keeping.each:
+                    raise UpstreamEndless(detail="too long a reply to be collected")
                 writer.take_each(entries)
                 self._let_go()
             if self.over and reader.number == len(self.journal):
@@ -164,7 +177,9 @@ class KeptReply:
 
     def begin(self, meta: Meta, left_out: int, source: Pausable) -> None:
         """See Into."""
-        self.meta, self._left_out, self._source, self._lone = meta, left_out, source, False
+        self.meta, self._left_out, self._source = meta, left_out, source
+        for name in self._untold:
+            self._replies.name(self, name)
 
     def take(self, batch: Sequence[Delta]) -> None:
         """See Into."""
@@ -202,7 +217,7 @@ class KeptReply:
         """See what becomes of the reply, because a reader has left."""
         if self._readers or self.over:
             self._let_go()
-        elif self._lone or not self.open:
+        elif not self.open or not self.names:
             self.cancel()
         else:
             seconds = self._replies.keeping.seconds
@@ -265,7 +280,10 @@ class _Reader:
 
 
 class KeptReplies:
-    """All replies that are kept. `size` is the memory that they take, in bytes."""
+    """All replies that are kept. `size` is the memory that they take, in bytes.
+
+    If there is too much of them, that client loses a reply whose replies take the most.
+    """
 
     def __init__(self, keeping: Keeping) -> None:
         self.keeping = keeping
@@ -273,6 +291,7 @@ class KeptReplies:
         self._named: dict[Name, KeptReply] = {}
         self._running: set[KeptReply] = set()
         self._finished: dict[KeptReply, None] = {}  # the oldest first
+        self._sizes: Counter[str] = Counter()  # by owner
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -283,11 +302,11 @@ class KeptReplies:
         """Return the reply that has the first of these names that any has."""
         return next((self._named[name] for name in names if name in self._named), None)
 
-    def add(self, form: Form, names: Sequence[Name], question: bytes, lone: bool) -> KeptReply | None:
+    def add(self, owner: str, form: Form, names: Sequence[Name], question: bytes = b"") -> KeptReply | None:
         """Return a new reply, to be started; None if there is no room for it."""
         if not self.make_room(BASE):
             return None
-        kept = KeptReply(self, form, question, lone)
+        kept = KeptReply(self, owner, form, question)
         self._running.add(kept)
         kept.weigh()
         for name in names:
@@ -305,10 +324,18 @@ class KeptReplies:
             if older.over and not older.names:
                 self.forget(older)
 
+    def weigh(self, owner: str, more: int) -> None:
+        """Count so many bytes more for a client and for all."""
+        self.size += more
+        self._sizes[owner] += more
+        if not self._sizes[owner]:
+            del self._sizes[owner]
+
     def make_room(self, size: int = 0) -> bool:
-        """Return whether there is room for so many bytes more; forget the oldest replies that are over for that."""
+        """Forget replies that are over, the oldest first, while there is no room; return whether there is room then."""
         while self.size + size > self.keeping.most and self._finished:
-            self.forget(next(iter(self._finished)))
+            most = max(self._sizes[kept.owner] for kept in self._finished)
+            self.forget(next(kept for kept in self._finished if self._sizes[kept.owner] == most))
         return self.size + size <= self.keeping.most
 
     def finish(self, kept: KeptReply) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from urllib.parse import parse_qsl, unquote
@@ -42,7 +42,6 @@ _CHAT_ID = r"[A-Za-z0-9._:-]{16,128}"
 _PLACE = r"([0-9a-f]{32})\.([0-9]{1,9})"
 # A string of RFC 8941 §3.3.3, or as most clients send it, without the quotes.
 _QUOTED, _KEY_TEXT = r'"((?:[!#-\[\]-~]|\\["\\])*)"', r"[!-~]{16,255}"
-_RESPONSES = (responses.Events, responses.Response)
 _STOPPED = b'{"success":true}\n'
 _JSON = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 _REPLAYED = (("Idempotency-Replayed", "true"),)
@@ -89,31 +88,47 @@ class Resume:
         """
         key = read_key(request.fields.get("idempotency-key"))
         conversation, form = parse(body)
-        if isinstance(form, Events) and (place := re.fullmatch(_PLACE, request.fields.get("last-event-id", ""))):
-            kept, number = self.replies.find(Name(asker.label, _EVENTS, place[1])), int(place[2])
-            if kept is not None and number <= len(kept.journal):
-                return self._join(request, reply, asker, form, kept, number)
-        names, question = [], b""
-        if key:
-            names = [Name("", _KEY, self._hash(f"{asker.name}\0{key}".encode()).hex())]
-            # The same body may ask for something else at another path.
-            question = self._hash(body + repr(conversation).encode())
+        if isinstance(form, Events) and (place := self._find_place(request, asker)) is not None:
+            return self._join(request, reply, asker, form, *place)
+        names = [Name("", _KEY, self._hash(f"{asker.name}\0{key}".encode()).hex())] if key else []
+        # The same body may ask for something else at another path.
+        question = self._hash(body + repr(conversation).encode()) if key else b""
         if isinstance(form, UIMessage) and re.fullmatch(_CHAT_ID, form.name):
             names.append(Name(asker.label, _CHAT, form.name))
-        while (found := self.replies.find(*names)) is not None:
-            if key and names[0] in found.names:
-                if found.question != question:
-                    raise IdempotencyKeyReused("This key has come with another question: each needs a key of its own.")
-                return self._join(request, reply, asker, form, found, fields=_REPLAYED)
-            if found.over:
-                break
-            await found.stop()  # the chat goes on with this question
+        if (same := await self._find_same(names, question)) is not None:
+            return self._join(request, reply, asker, form, same, fields=_REPLAYED)
         if names or isinstance(form, (Events, responses.Events)):
-            kept = self.replies.add(form, names, question, lone=not names)
+            kept = self.replies.add(asker.name, form, names, question)
             if kept is not None:
+                if isinstance(form, (responses.Events, responses.Response)):
+                    kept.again = form.again(-1).again
                 kept.start(request, self._exchange.run(request, asker, conversation, kept))
                 return self._follow(reply, asker, form, kept)
         return self._exchange.run(request, asker, conversation, Writer(reply, form, asker.fields))
+
+    def _find_place(self, request: Request, asker: Asker) -> tuple[KeptReply, int] | None:
+        """Return the reply of the last event that a client has, and the event's number."""
+        place = re.fullmatch(_PLACE, request.fields.get("last-event-id", ""))
+        kept = None if place is None else self.replies.find(Name(asker.label, _EVENTS, place[1]))
+        if place is None or kept is None or int(place[2]) > len(kept.journal):
+            return None
+        return kept, int(place[2])
+
+    async def _find_same(self, names: Sequence[Name], question: bytes) -> KeptReply | None:
+        """Return the reply that a question with a key has already. Else stop the one that runs in its chat, if any.
+
+        Raises:
+            IdempotencyKeyReused: another question has come with the key.
+        """
+        while (found := self.replies.find(*names)) is not None:
+            if names[0].kind == _KEY and names[0] in found.names:
+                if found.question != question:
+                    raise IdempotencyKeyReused("This key has come with another question: each needs a key of its own.")
+                return found
+            if found.over:
+                break
+            await found.stop()
+        return None
 
     def _join(
         self, request: Request, reply: Reply, asker: Asker, form: Form, kept: KeptReply, number: int = 0,
@@ -130,10 +145,10 @@ class Resume:
         self, reply: Reply, asker: Asker, form: Form, kept: KeptReply, number: int = 0, fields: FieldLines = ()
     ) -> Awaitable[None]:
         if isinstance(form, Events):
-            self.replies.name(kept, Name(asker.label, _EVENTS, kept.id))
+            kept.tell(Name(asker.label, _EVENTS, kept.id))
             form = NumberedEvents(form.thoughts, kept.id, number)
         elif isinstance(form, responses.Events):
-            self.replies.name(kept, Name(asker.label, _RESPONSE, f"resp_{kept.request_id}"))
+            kept.tell(Name(asker.label, _RESPONSE, f"resp_{kept.request_id}"))
         return kept.follow(Writer(reply, form, [*asker.fields, *fields]), number)
 
     def _hash(self, data: bytes) -> bytes:
@@ -158,12 +173,12 @@ class Resume:
         """
         asker, kept = await self._find(request, _RESPONSE, RESPONSE)
         asked = dict(parse_qsl(request.query))
-        if kept is None or not isinstance(kept.form, _RESPONSES) or asked.get("stream") != "true":
+        if kept is None or kept.again is None or asked.get("stream") != "true":
             raise ResponseNotFound
         after = asked.get("starting_after", "-1")
         if not re.fullmatch(r"-1|[0-9]{1,9}", after):
             raise BadOption("`starting_after` must be the number of an event.", param="starting_after")
-        await self._replay(request, reply, asker, kept.form.again(int(after)), kept)
+        await self._replay(request, reply, asker, kept.again(int(after)), kept)
 
     async def _find(self, request: Request, kind: str, around: tuple[str, str]) -> tuple[Asker, KeptReply | None]:
         label = await self._identify(request)
