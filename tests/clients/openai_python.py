@@ -120,9 +120,10 @@ def response_helper(job: Job) -> object:
 
 def described(response: Any) -> dict[str, Any]:
     calls = [[item.name, item.arguments] for item in response.output if item.type == "function_call"]
+    thoughts = [part.text for item in response.output if item.type == "reasoning" for part in item.content]
     details = response.incomplete_details
     told = {"text": response.output_text, "usage": response.usage.total_tokens, "calls": calls}
-    return {**told, "status": response.status, "reason": details and details.reason}
+    return {**told, "thoughts": "".join(thoughts), "status": response.status, "reason": details and details.reason}
 
 
 def response_whole(job: Job) -> object:

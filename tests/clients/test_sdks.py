@@ -347,6 +347,7 @@ async def test_there_is_nothing_to_resume(client: Client) -> None:
 
 # --- OpenAI's Responses ---------------------------------------------------------------------------
 
+DONE = b"data: [DONE]\n\n"
 ITEM_TOOLS = [
     {"type": "function", "name": name, "parameters": {"type": "object"}, "strict": None}
     for name in TOOL_NAMES
@@ -358,16 +359,26 @@ whole_or_streamed = pytest.mark.parametrize("way", ["response_whole", "response_
 @whole_or_streamed
 @of_responses
 async def test_a_response(client: Client, way: str) -> None:
-    async with asked(client, reply(event("Good morning") + event("", usage=USAGE) + b"data: [DONE]\n\n")):
+    async with asked(client, reply(event("Good morning") + event("", usage=USAGE) + DONE)):
         client.ask(way)
         end = (await client.told())["end"]
-        assert end == {"text": "Good morning", "usage": 7, "calls": [], "status": "completed", "reason": None}
+        assert (end["text"], end["usage"], end["thoughts"], end["calls"]) == ("Good morning", 7, "", [])
+        assert (end["status"], end["reason"]) == ("completed", None)
+
+
+@whole_or_streamed
+@of_responses
+async def test_thoughts_are_an_item_of_a_response(client: Client, way: str) -> None:
+    async with asked(client, reply(event("<think>Hm. So.</think>") + event("Good") + DONE), thoughts=True):
+        client.ask(way)
+        end = (await client.told())["end"]
+        assert (end["text"], end["thoughts"], end["usage"]) == ("Good", "Hm. So.", 0)
 
 
 @whole_or_streamed
 @of_responses
 async def test_a_response_that_is_cut_is_incomplete(client: Client, way: str) -> None:
-    async with asked(client, reply(event("Good") + b'data: {"finish_reason":"length"}\n\ndata: [DONE]\n\n')):
+    async with asked(client, reply(event("Good") + b'data: {"finish_reason":"length"}\n\n' + DONE)):
         client.ask(way)
         end = (await client.told())["end"]
         assert (end["text"], end["status"], end["reason"]) == ("Good", "incomplete", "max_output_tokens")
@@ -376,7 +387,7 @@ async def test_a_response_that_is_cut_is_incomplete(client: Client, way: str) ->
 @pytest.mark.parametrize("way", ["response_whole", "response_last", "response_helper"])
 @of_responses
 async def test_an_empty_response_is_an_error(client: Client, way: str) -> None:
-    async with asked(client, reply(b'data: {"usage":{"completion_tokens":3}}\n\ndata: [DONE]\n\n')) as standin:
+    async with asked(client, reply(event("", usage={"completion_tokens": 3}) + DONE)) as standin:
         client.ask(way)
         end = await client.told()
         assert (end.get("error"), end["status"]) == (OPENAI.errors[502], 502), end
