@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -190,6 +192,26 @@ async def test_turns_that_are_joined_keep_their_images() -> None:
     assert [image["image_url"]["url"] for image in images] == [PNG, GIF]
 
 
+async def test_others_get_a_turn_between_parsing_encoding_and_sending() -> None:
+    """Each of these takes a while for megabytes; `tests/conversation/test_images.py` says how long."""
+    steps = {"parse_messages": "parse", "encode_question": "encode", "Connection.send": "send", "_run_once": "turn"}
+    seen: list[str] = []
+
+    def note(frame: FrameType, what: str, _: object) -> None:
+        name = frame.f_code.co_qualname.removeprefix("BaseEventLoop.")
+        if what == "call" and name in steps and (name != "_run_once" or seen[-1:] != ["turn"]):
+            seen.append(steps[name])
+
+    async with StandIn([WORDS] * 2) as standin, house(standin, app=APP) as cfchat:
+        await cfchat.post()  # makes the connection
+        sys.setprofile(note)
+        try:
+            assert (await cfchat.post(asked(PNG))).status == 200
+        finally:
+            sys.setprofile(None)
+    assert "".join(step[0] for step in seen).strip("t") == "ptets"
+
+
 async def test_what_waits_is_bounded_with_images_too() -> None:
     """Many send an image at once, of which a few fit: at a hundredth of the real sizes."""
     most = 500_000
@@ -263,7 +285,8 @@ async def test_a_hook_cannot_send_what_is_no_image(message: Message) -> None:
 
 def test_the_demo_sees_that_images_come() -> None:
     demo = package.load_config(demo=True, environ={}, images=2)
-    assert package.chat(asked(PNG, "I am unhappy"), demo, max_tokens=6) == "I see 1 image. I"
+    large = url_of_size(1_500_000)  # more than a body may have without images
+    assert package.chat(asked(large, "I am unhappy"), demo, max_tokens=6) == "I see 1 image. I"
     two = [*asked(PNG), {"role": "assistant", "content": "A cat."}, {"role": "user", "files": [{"src": GIF}]}]
     assert package.chat(two, demo, max_tokens=5) == "I see 1 image."
     assert package.chat([*two, *HELLO], demo, max_tokens=1) != "I"
