@@ -281,6 +281,7 @@ async def test_a_hook_cannot_send_what_is_no_image(message: Message) -> None:
 
     async with StandIn([]) as standin, house(standin, hooks=Hooks(before_call=before_call)) as cfchat:
         assert (await cfchat.post()).status == 500
+        await cfchat.logged("before_call failed")
 
 
 def test_the_demo_sees_that_images_come() -> None:

@@ -110,6 +110,7 @@ LARGE = url_of_size(300_001)
 
 
 @given(HEADS, DATA)
+@example("DATA:image/PNG;Base64,", FIRST_BYTES["image/png"])
 def test_what_is_accepted_is_told_as_it_is(head: str, data: bytes) -> None:
     url = head + base64.b64encode(data).decode()
     if accepted(url):

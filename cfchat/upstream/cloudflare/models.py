@@ -99,8 +99,11 @@ _SEES = re.compile(
 
 @lru_cache(maxsize=64)
 def sees(model: str) -> bool:
-    """Return whether the model is known to take images. The account's list may name more."""
-    return _SEES.fullmatch(model) is not None
+    """Return whether the model is known to take images. The account's list may name more.
+
+    Which models a route leads to is the operator's choice, who has allowed images, too.
+    """
+    return _SEES.fullmatch(model) is not None or is_route(model)
 
 
 def window_of(model: str) -> int | None:

@@ -126,6 +126,7 @@ def test_how_much_a_model_can_be_asked_to_think(model: str, known: tuple[str, ..
         ("@cf/zai-org/glm-4.7-flash", False),
         ("@cf/meta/llama-3.1-8b-instruct-fast", False),
         ("@cf/openai/gpt-oss-120b", False),
+        ("dynamic/vision", True),
     ],
 )
 def test_models_that_take_images(model: str, seen: bool) -> None:
