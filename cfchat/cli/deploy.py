@@ -264,7 +264,8 @@ def _with_bytecode(sources: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, 
             # PEP 552: the hash of the source in place of its time, and 0b01 says that it need not be compared. The path
             # is what a traceback names; it leads to no file, so the lines come from the source in the zip.
             code = compile(body, f"cfchat.pyz/{name}", "exec", dont_inherit=True, optimize=0)
-            yield f"{name}c", MAGIC_NUMBER + b"\1\0\0\0" + source_hash(body) + marshal.dumps(code)
+            # From version 3 on marshal also writes which strings the whole process shares: other bytes in each process.
+            yield f"{name}c", MAGIC_NUMBER + b"\1\0\0\0" + source_hash(body) + marshal.dumps(code, 2)
 
 
 def print_deployment(flags: Mapping[str, Any]) -> int:

@@ -249,6 +249,9 @@ def test_the_one_file_is_the_same_wherever_it_is_made(tmp_path: Path, pyz: bytes
     file = tmp_path / "cfchat.pyz"
     file.write_bytes(pyz)
     assert packed(sys.executable, "-OO", str(copy / "cfchat_server.py")) == pyz
+    # In a process that shares other strings than ours does.
+    interned = f"import sys; sys.path[:0] = [{str(ROOT)!r}]; shared = [sys.intern(chr(code)) for code in range(256)]"
+    assert packed(sys.executable, "-c", f"{interned}; from cfchat.cli.start import main; sys.exit(main())") == pyz
     assert packed(sys.executable, "-I", str(file)) == pyz
 
 
