@@ -46,19 +46,21 @@ class Sources:
             value = _decode(data)
         except (ValueError, RecursionError):
             return ()
-        best: dict[str, Source] = {}
+        before, best = len(self.found), dict[str, tuple[float, Any]]()
         for chunk in _chunks(value):
             self.size += len(_text(chunk, "text").encode("utf-8", "replace"))
-            item = chunk.get("item")
+            item, score = chunk.get("item"), _score(chunk.get("score"))
             key = _text(item, "key")
-            source = Source(_title(item, key), _link(key, self._base_url), _score(chunk.get("score")))
-            if source.title and key not in self._keys and (key not in best or source.score > best[key].score):
-                best[key] = source
-        keys = sorted(best, key=lambda key: -best[key].score)[: MOST_SOURCES - len(self._keys)]
-        self._keys.update(keys)
-        new = tuple(best[key] for key in keys)
-        self.found += new
-        return new
+            if key and key not in self._keys and (key not in best or score > best[key][0]):
+                best[key] = score, item
+        # Titles and links are made for few pages only: a hostile event could hold a hundred thousand.
+        for key, (score, item) in sorted(best.items(), key=lambda page: -page[1][0]):
+            if len(self.found) == MOST_SOURCES:
+                break
+            if title := _title(item) or _line(key):
+                self.found.append(Source(title, _link(key, self._base_url), score))
+                self._keys.add(key)
+        return tuple(self.found[before:])
 
 
 def _chunks(value: Any) -> list[dict[str, Any]]:
@@ -75,13 +77,12 @@ def _text(value: object, name: str) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _title(item: Any, key: str) -> str:
-    """Return what a page is called, in one line; empty for a page without a key."""
-    metadata = item.get("metadata") if type(item) is dict else None
-    return (_line(_text(metadata, "title")) or _line(key)) if key else ""
+def _title(item: dict[str, Any]) -> str:
+    return _line(_text(item.get("metadata"), "title"))
 
 
 def _line(text: str) -> str:
+    """Return the beginning of a text as one line, without what would hide or change the rest."""
     line = _BLANKS.sub(" ", text[: 2 * LONGEST_TITLE]).strip()
     return line if len(line) <= LONGEST_TITLE else line[: LONGEST_TITLE - 1] + "\N{HORIZONTAL ELLIPSIS}"
 

@@ -295,14 +295,13 @@ def slow_sources(chunks: list[Any], base_url: str) -> list[Source]:
         title = slow_line(metadata.get("title") if isinstance(metadata, dict) else None) or slow_line(key)
         number = score if isinstance(score, (int, float)) and not isinstance(score, bool) else 0
         number = float(number) if -1e15 < number < 1e15 else 0.0
-        if title:
-            pages.append((key, Source(title, slow_link(key, base_url), number)))
+        pages.append((key, Source(title, slow_link(key, base_url), number)))
     best: dict[str, Source] = {}
     for key, source in pages:
         if key not in best or best[key].score < source.score:
             best[key] = source
     ordered = sorted(zip(best.values(), count(), strict=False), key=lambda pair: (-pair[0].score, pair[1]))
-    return [source for source, _ in ordered][:10]
+    return [source for source, _ in ordered if source.title][:10]
 
 
 CRUMBS = st.sampled_from(
