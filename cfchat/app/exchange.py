@@ -174,7 +174,7 @@ class Exchange:
 def _tell_search(meta: Meta, answer: Answer, request: Request) -> Meta:
     """Return the meta of an answer that a search was asked for. Another model answers if the search has failed."""
     if is_search(answer.model):
-        return meta._replace(sources=answer.sources)
+        return meta._replace(sources=tuple(answer.sources))
     request.notes["search"] = "failed"
     return meta._replace(search_failed=True)
 

@@ -31,7 +31,7 @@ from cfchat.settings.values import BODY_WITH_IMAGES, OPTIONS, to_aliases, to_mod
 from cfchat.upstream import client
 from cfchat.upstream.answer import Deadlines
 from cfchat.upstream.cloudflare.account import Gateway, is_account_id, is_token
-from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS, MODEL_FIELDS, SEARCH, is_route
+from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS, MODEL_FIELDS, SEARCH, is_route, is_search
 from cfchat.upstream.origin import Origin
 from cfchat.upstream.proxy import Proxy, parse_proxy, proxy_for
 from cfchat.wire.messages import ReadLimits
@@ -177,7 +177,9 @@ def _check_gateway(values: Mapping[str, Any]) -> list[str]:
 
 def _check_search(values: Mapping[str, Any], demo: bool) -> list[str]:
     """Return what is wrong with where the instance of AI Search is to be found."""
-    search, origin = values["ai_search"], values["base_url"]
+    search, origin, aliases = values["ai_search"], values["base_url"], values["alias"] or {}
+    if any(is_search(name) and name != search for name in aliases.values()):
+        return ["--alias names another instance of AI Search than --ai-search"]
     if search and demo and search != DEMO_SEARCH:
         return [f"--ai-search must be {DEMO_SEARCH.removeprefix(SEARCH)} with --demo: there is no other instance"]
     if search and not demo and isinstance(origin, Origin) and origin.host == GATEWAY_HOST:

@@ -144,13 +144,13 @@ def to_models(text: str) -> tuple[str, ...]:
 
 
 def to_aliases(text: str) -> dict[str, str]:
-    """Return the models in `ALIAS=NAME,...` by alias."""
+    """Return the models in `ALIAS=NAME,...` by alias. A name may also be that of an instance of AI Search."""
     aliases: dict[str, str] = {}
     for item in text.split(","):
         alias, _, model = item.strip().partition("=")
         if not re.fullmatch(r"[A-Za-z0-9@._:/-]{1,128}", alias):
             raise ValueError("must be such as gpt-4o-mini=" + FALLBACK_MODELS[-1])
-        aliases[alias] = to_model(model)
+        aliases[alias] = model if is_search(model) else to_model(model)
     return aliases
 
 

@@ -405,6 +405,14 @@ def test_a_name_that_no_instance_has(name: str) -> None:
     assert "NAMESPACE/NAME" in fault
 
 
+def test_an_alias_may_name_the_search_that_is_asked() -> None:
+    config = load({"ai_search": "docs", "alias": f"gpt-4o-mini={DOCS}"}, ENVIRON)
+    assert config.app.aliases == {"gpt-4o-mini": DOCS} and config.app.models == (DOCS, DEFAULT_MODEL)
+    for search in (None, "other"):
+        (fault,) = faults({"ai_search": search, "alias": f"gpt-4o-mini={DOCS}"}, ENVIRON)
+        assert "--alias" in fault and "--ai-search" in fault
+
+
 def test_where_a_search_cannot_be_asked() -> None:
     url = "https://gateway.ai.cloudflare.com/v1"
     (fault,) = faults({"ai_search": "docs", "gateway": "g1", "base_url": url}, ENVIRON)

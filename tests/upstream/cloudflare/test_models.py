@@ -10,6 +10,7 @@ from cfchat.upstream.cloudflare.models import (
     FALLBACK_MODELS,
     efforts,
     is_model_name,
+    is_search,
     needs_turns,
     ranges,
     sees,
@@ -131,3 +132,17 @@ def test_how_much_a_model_can_be_asked_to_think(model: str, known: tuple[str, ..
 )
 def test_models_that_take_images(model: str, seen: bool) -> None:
     assert sees(model) is seen
+
+
+@pytest.mark.parametrize("name", ["docs", "team/docs", "llama-2-/qwq", "mistral-7b", "x/my-thinking-blog", "gemma-2-b"])
+def test_a_search_is_judged_by_no_pattern_of_a_model(name: str) -> None:
+    """Its name is the operator's own, and it knows by itself what its model needs."""
+    search = f"ai-search/{name}"
+    assert is_search(search) and not is_model_name(search) and not is_search(name)
+    assert not (thinks_first(search) or needs_turns(search) or sees(search) or takes(search, "tools"))
+    assert efforts(search) == () and window_of(search) is None
+
+
+@pytest.mark.parametrize("name", ["", "a/b/c", "../a", "A", "a b", "a\n", "d" * 65, "a/", "/a", "ä"])
+def test_names_that_no_search_has(name: str) -> None:
+    assert not is_search(f"ai-search/{name}")
