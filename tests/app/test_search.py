@@ -232,6 +232,14 @@ async def test_nothing_found_looks_like_any_other_reply(path: str, fields: str, 
     assert b"source" not in answer.body and b"url_citation" not in answer.body
 
 
+async def test_a_reply_longer_than_the_clients_number_was_not_cut() -> None:
+    """The number was not sent, and the documented stream has no finish reason."""
+    usage = b'data: {"response":"","usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11}}\n\n'
+    async with StandIn([reply(SAID + usage + DONE)]) as standin, house(standin, app=CHAT, change=search()) as cfchat:
+        answer = await cfchat.post({"messages": HELLO, "max_tokens": 1}, fields="Accept: application/json\r\n")
+    assert json.loads(answer.body)["finish_reason"] == "stop"
+
+
 @pytest.mark.parametrize(("path", "fields", "body"), WIRES[1:])
 async def test_late_sources_are_told_all_the_same(path: str, fields: str, body: object) -> None:
     async with StandIn([reply(SAID + FOUND + DONE)]) as standin, house(standin, app=CHAT, change=search()) as cfchat:

@@ -17,8 +17,6 @@ from cfchat.conversation.model import Source
 
 MOST_SOURCES = 10
 LONGEST_TITLE, LONGEST_URL = 200, 2048  # characters
-# NaN and infinities are no JSON, but no reason to lose a page either.
-_decode = json.JSONDecoder(parse_constant=lambda name: None).decode
 # What would break a line, hide what is said, or cannot be encoded.
 _CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
 _CONTROL = re.compile(f"[{_CONTROLS}]")
@@ -43,7 +41,7 @@ class Sources:
     def read(self, data: str) -> tuple[Source, ...]:
         """Return the pages that are new, the best first. `data` is a list of chunks, or a whole reply that has one."""
         try:
-            value = _decode(data)
+            value = json.loads(data)  # not strict_json: a score that is NaN is no reason to lose the pages
         except (ValueError, RecursionError):
             return ()
         before, best = len(self.found), dict[str, tuple[float, Any]]()
@@ -88,7 +86,7 @@ def _line(text: str) -> str:
 
 
 def _score(value: object) -> float:
-    # The bound leaves out infinities, and numbers that a float cannot hold. A boolean is an int, too.
+    # The bound leaves out NaN, infinities, and numbers that a float cannot hold. A boolean is an int, too.
     known = isinstance(value, (int, float)) and type(value) is not bool and abs(value) < 1e15
     return float(value) if known else 0.0  # type: ignore[arg-type]
 
