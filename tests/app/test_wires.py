@@ -17,7 +17,7 @@ from places import STREAMS
 from recorded import STREAMS as RECORDED
 from recorded import load, stream_bytes
 from response_events import calls_of, read_response_events, text_of
-from standin import STREAM_TYPE, Exchange, StandIn, head_of, json_error, partial, reply, silence
+from standin import STREAM_TYPE, Exchange, StandIn, event, head_of, json_error, partial, reply, silence
 
 from cfchat.app.routes import Settings as AppSettings
 from cfchat.guard.guard import Guard, Settings
@@ -561,6 +561,16 @@ async def test_what_the_content_filter_cuts_is_said_on_every_wire() -> None:
     async with StandIn([reply(cut)], repeat=True) as standin, house(standin) as cfchat:
         bodies = [(await ask(cfchat, wire)).body for wire in EVENT_WIRES + WHOLE_WIRES]
     assert all(re.search(rb'"(?:finish_?reason|reason)":"content[_-]filter"', body, re.IGNORECASE) for body in bodies)
+
+
+async def test_a_streamed_response_is_bounded_as_a_whole_one_is() -> None:
+    """Its last event has all of it, so all of it is kept. Chunks are not, and go on."""
+    long = b"".join(event("x" * 40_000) for _ in range(8)) + b"data: [DONE]\n\n"
+    async with StandIn([reply(long)], repeat=True) as standin, house(standin) as cfchat:
+        response = read_response_events((await respond(cfchat, stream=True)).body)
+        assert (response["status"], 0 < len(text_of(response)) < 320_000) == ("failed", True)
+        assert (await respond(cfchat)).status == 502
+        assert words_of((await complete(cfchat, stream=True)).body) == "x" * 320_000
 
 
 async def test_no_response_is_kept() -> None:
