@@ -31,6 +31,7 @@ const LABELS = {
   length: "The reply was cut, because it is as long as replies may be.",
   goOn: "Continue",
   stopped: "You stopped this reply.",
+  sources: "Sources ({count})",
   offline: "The server cannot be reached. Check your connection and try again.",
   failed: "Something went wrong (status {status}).",
   empty: "The reply was empty.",
@@ -83,6 +84,10 @@ const SILENCE = 45;
 const OFFLINE = 60;
 // Seconds for which a server keeps a reply at most. A page that is loaded later does not ask for the rest.
 const KEPT = 600;
+
+// Sources below a reply, and letters of a source's title.
+const MOST_SOURCES = 10;
+const LONGEST_SOURCE = 200;
 
 // A picture's longest side, in pixels. Models look at no more.
 const SIDE = 1568;
@@ -1231,6 +1236,17 @@ function endReply(endpoint, headers, reply) {
   fetch(url, { method: "POST", headers, keepalive: true }).catch(() => {}); // then it ends a while later, by itself
 }
 
+/** Return the sources of a reply and those of one event, each once, as { title, url }. What has no title is left out. */
+function joinSources(known, told) {
+  const joined = [...known];
+  for (const source of Array.isArray(told) ? told : []) {
+    const { title, url } = source ?? {};
+    const isKnown = joined.some((other) => other.title === title && other.url === url);
+    if (title && typeof title === "string" && !isKnown) joined.push({ title, url });
+  }
+  return joined.slice(0, MOST_SOURCES);
+}
+
 /** Return the turns as messages. Neighbours of one role are joined, because some models refuse them. */
 function history(turns) {
   const messages = [];
@@ -1277,7 +1293,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
   headers = {};
 
   #labels = LABELS;
-  #turns = []; // { role, content, pictures, cut, retried }, while its reply runs also `place` (see `ask`)
+  #turns = []; // { role, content, pictures, sources, cut, retried }, while its reply runs also `place` (see `ask`)
   #tray;
   #picturesOff = false; // the server refuses pictures
   #running = null; // the reply that is running: { question, abort, typist, turn, article, stopped }
@@ -1440,6 +1456,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
         if (place.reply !== known) this.#store();
         known = place.reply;
         if (said.finish_reason === "length") turn.cut = "length";
+        if (said.sources) turn.sources = joinSources(turn.sources ?? [], said.sources);
         if (!said.text) continue;
         article.classList.remove("waiting");
         turn.content += said.text;
@@ -1718,12 +1735,21 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     return { article, body };
   }
 
-  /** Draw what stands below a finished reply: why it is not whole, and a button to copy it. */
+  /** Draw what stands below a finished reply: its sources, why it is not whole, and a button to copy it. */
   #drawEnd(turn, article, fault) {
     article.classList.remove("waiting");
+    if (turn.content && turn.sources?.length) article.append(this.#drawSources(turn.sources));
     if (turn.cut) article.append(this.#drawCut(turn, fault));
     if (turn.content) article.append(make("div", { part: "tools" }, button("copy", "copy", this.#labels.copy)));
     else article.classList.add("failed");
+  }
+
+  #drawSources(sources) {
+    const words = fill(this.#labels.sources, { count: sources.length });
+    const items = sources.map((source) => make("li", {}, drawSource(source)));
+    announce(this.#nodes.live, words);
+    const list = [make("summary", {}, words), make("ol", {}, ...items)];
+    return make("details", { part: "sources", ontoggle: () => this.#follow() }, ...list);
   }
 
   /** Show that a reply has lost its connection, or that it has one again. */
@@ -1820,6 +1846,13 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
   #storageKey() {
     return `cf-chat ${this.#endpoint()}`;
   }
+}
+
+/** Return a link to a source. If its address is none of the web, whatever the server says, return only its title. */
+function drawSource({ title, url }) {
+  const text = make("bdi", {}, title.slice(0, LONGEST_SOURCE));
+  if (!url || !URL.canParse(url) || !["http:", "https:"].includes(new URL(url).protocol)) return text;
+  return make("a", { href: url, target: "_blank", rel: "noopener nofollow" }, text);
 }
 
 /** Return a turn as it is stored: with the names of its pictures alone, because they would soon fill the storage. */
@@ -1984,6 +2017,10 @@ svg { flex: none; inline-size: 18.4px; block-size: 18.4px; fill: none; stroke: c
 .copy { min-block-size: 36px; padding: 0 9.6px; color: var(--muted); font-size: .8125em; border-radius: 8px; }
 .copy svg { inline-size: 16px; block-size: 16px; }
 .tools { margin-block-start: 4px; margin-inline-start: -9.6px; }
+.sources { margin-block-start: 10px; font-size: .875em; color: var(--muted); }
+summary { inline-size: fit-content; margin-inline-start: -8px; padding: 6px 10px 6px 8px; border-radius: 8px; cursor: pointer; user-select: none; }
+summary:hover { background: color-mix(in srgb, var(--text) 8%, transparent); }
+.sources ol { padding-block: 4px; }
 .notice { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 9.6px; margin-block-start: 8px; color: var(--muted); }
 .notice > span { font-size: .9375em; padding-block: 8px; }
 .notice:not(.error) > svg { display: none; }

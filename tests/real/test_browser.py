@@ -780,7 +780,8 @@ async def beside(page: Page, attributes: str, *scripts: Any) -> AsyncIterator[St
     """
     async with StandIn([]) as nobody, house(nobody) as cfchat:
         html = (
-            "<!doctype html><html lang=en><title>Beside</title><link rel=icon href=data:,>"
+            "<!doctype html><html lang=en><meta name=viewport content=width=device-width><title>Beside</title>"
+            "<link rel=icon href=data:,>"
             f'<script type=module src="http://127.0.0.1:{cfchat.port}/cfchat.js"></script>'
             f'<main><h1>Beside</h1><cf-chat endpoint="/api/chatbot" {attributes}></cf-chat></main>'
         )
@@ -1254,6 +1255,83 @@ async def test_a_network_that_goes_and_comes_back(page: Page) -> None:
         assert places(server) == [None, f"{REPLY}.0", f"{REPLY}.1"]
 
 
+# --- sources ------------------------------------------------------------------------------------
+
+SOURCES = [
+    {"title": "Getting <b>started</b>", "url": "https://example.com/start?a=1&b=2", "score": 0.9},
+    {"title": "handbook.pdf", "url": None, "score": 0.8},
+    {"title": "Bad", "url": "javascript:reports.push('source')", "score": 0.7},
+    {"title": "Worse", "url": "data:text/html,<script>1</script>", "score": 0.6},
+    {"title": "دليل", "url": "http://example.org/", "score": 0.5},
+]
+
+
+def told(sources: object, text: str) -> bytes:
+    """The events of a reply that has sources."""
+    first = json.dumps({"sources": sources, "text": ""})
+    return f"event: sources\ndata: {first}\n\ndata: {json.dumps({'text': text})}\n\n".encode() + DONE
+
+
+async def test_sources_are_listed_below_the_reply(page: Page) -> None:
+    scripts = (reply(told(SOURCES, "As the handbook says.")), RELOADED, reply(told([], "None.")))
+    async with beside(page, "storage=session", *scripts):
+        await page.say("Where?")
+        await page.said("As the handbook says.")
+        for reloaded in (False, True):
+            if reloaded:
+                await page.run("location.reload()")
+                await page.until("return chat?.shadowRoot && replies().length")
+            assert await page.run("return [$('summary').innerText, $('.sources').open]") == ["Sources (5)", False]
+            shown = "return $$('.sources li').map((it) => [it.textContent, it.querySelector('a')?.href ?? null])"
+            assert await page.run(shown) == [
+                ["Getting <b>started</b>", "https://example.com/start?a=1&b=2"],
+                ["handbook.pdf", None],
+                ["Bad", None],
+                ["Worse", None],
+                ["دليل", "http://example.org/"],
+            ]
+            rels = await page.run("return $$('.sources a').map((it) => it.rel)")
+            assert rels == ["noopener nofollow"] * 2
+            assert await page.run("return chat.messages[1].content") == "As the handbook says."
+        await page.run("chat.focus()")
+        await page.keys(SHIFT + TAB * 2)  # past the button to copy
+        assert await page.run("return focused() == $('summary')")
+        await page.keys(ENTER)
+        assert await page.run("return $('.sources').open")
+        await page.keys(TAB)
+        assert await page.run("return focused().innerText") == "Getting <b>started</b>"
+        await page.say("And?")
+        await page.said("As the handbook says.", "None.")
+        assert await page.run("return $$('.sources').length") == 1
+
+
+async def test_odd_sources_do_no_harm(page: Page) -> None:
+    """What has no title is left out; of many, ten are shown."""
+    odd: list[object] = [
+        None,
+        7,
+        "x",
+        [],
+        {},
+        {"title": ""},
+        {"url": 5},
+        {"title": {"a": 1}},
+        {"title": "t" * 9999, "url": "//x"},
+    ]
+    many = [{"title": str(number % 20), "url": "https://example.com/"} for number in range(200)]
+    scripts = [reply(told(sources, "Well")) for sources in (odd, many, "none", {"title": "x"})]
+    async with beside(page, "", *scripts):
+        listed = "return [...$('.sources').querySelectorAll('li')].map((it) => it.textContent)"
+        for number, titles in enumerate((["t" * 200], [*map(str, range(10))], None, None)):
+            await page.run("chat.clear()")
+            await page.say("Where?")
+            await page.said("Well")
+            if titles is None:
+                assert await page.run("return $('.sources')") is None, number
+            else:
+                assert await page.run(listed) == titles
+
+
 # --- looks --------------------------------------------------------------------------------------
 
 
@@ -1343,4 +1421,24 @@ async def test_axe_finds_no_fault_with_pictures(page: Page, axe: str, scheme: st
         assert await page.run(FAULTS, axe) == []
         await page.run("chat.replaceWith(chat.cloneNode())")
         assert await page.run("return $('.user-bubble').innerText.includes('not kept')")
+        assert await page.run(FAULTS, axe) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_no_fault_with_sources_and_while_reconnecting(page: Page, axe: str, scheme: str) -> None:
+    page.expected = "net::ERR_"
+    await asyncio.to_thread(page.driver.prefer, scheme)
+    line = Line("Half")
+    async with beside(page, "resume", reply(told(SOURCES, "Well.")), line):
+        await page.say("Where?")
+        await page.said("Well.")
+        assert await page.run(FAULTS, axe) == []
+        await page.run("press('summary')")
+        assert await page.run(FAULTS, axe) == []
+        await page.run("window.real = setTimeout; window.setTimeout = () => 0")  # the next try never comes
+        await page.say("And?")
+        await page.until("return replies()[1] == 'Half'")
+        line.cut.set()
+        await page.until("return $('.reconnecting')")
+        await page.run("window.setTimeout = window.real")
         assert await page.run(FAULTS, axe) == []
