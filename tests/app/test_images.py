@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +22,7 @@ from standin import Exchange, StandIn, event, json_error, reply, silence
 
 import cfchat as package
 from cfchat import Conversation, Hooks, Image, Message, Request
+from cfchat.app.kept.replies import Keeping
 from cfchat.app.routes import Settings
 from cfchat.guard.guard import Guard
 from cfchat.guard.guard import Settings as GuardSettings
@@ -192,24 +194,34 @@ async def test_turns_that_are_joined_keep_their_images() -> None:
     assert [image["image_url"]["url"] for image in images] == [PNG, GIF]
 
 
-async def test_others_get_a_turn_between_parsing_encoding_and_sending() -> None:
+@pytest.mark.parametrize(
+    ("key", "order"),
+    [
+        ("", "parse encode send"),
+        ("Idempotency-Key: 8e03978e-40d5-43dd-bc93-6894a57f9324\r\n", "parse hash encode send"),
+    ],
+)
+async def test_others_get_a_turn_between_the_steps(key: str, order: str) -> None:
     """Each of these takes a while for megabytes; `tests/conversation/test_images.py` says how long."""
-    steps = {"parse_messages": "parse", "encode_question": "encode", "Connection.send": "send", "_run_once": "turn"}
-    seen: list[str] = []
+    steps = {"parse_messages": "parse", "encode_question": "encode", "Connection.send": "send", "Resume._hash": "hash"}
+    seen = [""]
 
     def note(frame: FrameType, what: str, _: object) -> None:
-        name = frame.f_code.co_qualname.removeprefix("BaseEventLoop.")
-        if what == "call" and name in steps and (name != "_run_once" or seen[-1:] != ["turn"]):
-            seen.append(steps[name])
+        name = frame.f_code.co_qualname
+        step = "turn" if name == "BaseEventLoop._run_once" else steps.get(name, "")
+        if what == "call" and step and step != seen[-1]:
+            seen.append(step)
 
-    async with StandIn([WORDS] * 2) as standin, house(standin, app=APP) as cfchat:
+    app = APP._replace(keeping=Keeping(1.0 if key else 0.0))
+    async with StandIn([WORDS] * 2) as standin, house(standin, app=app) as cfchat:
         await cfchat.post()  # makes the connection
         sys.setprofile(note)
         try:
-            assert (await cfchat.post(asked(PNG))).status == 200
+            assert (await cfchat.post(asked(PNG), fields=key)).status == 200
         finally:
             sys.setprofile(None)
-    assert "".join(step[0] for step in seen).strip("t") == "ptets"
+    assert " ".join(seen).replace("turn", "").split() == order.split()
+    assert all("turn" in seen[seen.index(step) : seen.index(later)] for step, later in pairwise(order.split()))
 
 
 async def test_what_waits_is_bounded_with_images_too() -> None:

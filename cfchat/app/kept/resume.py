@@ -6,6 +6,7 @@ or has it written to the client directly, as without `--resume`: if nobody could
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import time
@@ -90,9 +91,11 @@ class Resume:
         conversation, form = parse(body)
         if isinstance(form, Events) and (place := self._find_place(request, asker)) is not None:
             return self._join(request, reply, asker, form, *place)
+        if key and conversation.images:
+            await asyncio.sleep(0)  # parsing megabytes took a while, and so does hashing them
         names = [Name("", _KEY, self._hash(f"{asker.name}\0{key}".encode()).hex())] if key else []
         # The same body may ask for something else at another path.
-        question = self._hash(body + repr(conversation).encode()) if key else b""
+        question = self._hash(body, repr(conversation).encode()) if key else b""
         if isinstance(form, UIMessage) and re.fullmatch(_CHAT_ID, form.name):
             names.append(Name(asker.label, _CHAT, form.name))
         if (same := await self._find_same(names, question)) is not None:
@@ -151,8 +154,11 @@ class Resume:
             kept.tell(Name(asker.label, _RESPONSE, f"resp_{kept.request_id}"))
         return kept.follow(Writer(reply, form, [*asker.fields, *fields]), number)
 
-    def _hash(self, data: bytes) -> bytes:
-        return blake2b(data, key=self._secret, digest_size=16).digest()
+    def _hash(self, *pieces: bytes) -> bytes:
+        digest = blake2b(key=self._secret, digest_size=16)
+        for piece in pieces:
+            digest.update(piece)
+        return digest.digest()
 
     # --- routes that need no question ---------------------------------------------------------
 
