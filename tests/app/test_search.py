@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from client import Reply
+from client import Reply, request
 from house import ACCOUNT, HELLO, house
 from response_events import read_response_events
 from standin import Model, StandIn, json_error, partial, reply, words
@@ -24,8 +24,10 @@ from cfchat.guard.guard import Settings as GuardSettings
 from cfchat.replies.text import LONGEST_FIELD
 from cfchat.secret import Secret
 from cfchat.server.request import Request
+from cfchat.upstream.answer import Deadlines
 from cfchat.upstream.client import Settings
 from cfchat.upstream.cloudflare.account import Gateway
+from cfchat.upstream.retry import Policy
 from cfchat.wire.sse import Event, SSEParser
 
 DOCS, MODEL = "ai-search/docs", "@cf/meta/llama-3.1-8b-instruct-fast"
@@ -309,6 +311,25 @@ async def test_a_reply_that_breaks_off_behind_its_words_is_broken() -> None:
     async with StandIn([partial(FOUND + SAID)]) as standin, house(standin, app=CHAT, change=search()) as cfchat:
         answer = await cfchat.post(fields="Accept: text/plain\r\n")
     assert not answer.whole and json.loads(answer.fields["x-sources"]) == SOURCES
+
+
+async def test_pages_without_words_are_too_late() -> None:
+    """The pages are no sign that the model answers: the deadline of the first words still counts."""
+    change = search(policy=Policy(attempts=1), deadlines=Deadlines(first_delta=0.05))
+    silent = partial(FOUND, then="silence")
+    async with StandIn([silent]) as standin, house(standin, app=CHAT, change=change) as cfchat:
+        answer = await cfchat.post(fields=SSE)
+    assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")
+
+
+async def test_a_client_that_leaves_ends_the_search() -> None:
+    silent = partial(FOUND, then="silence")
+    async with StandIn([silent]) as standin, house(standin, app=CHAT, change=search()) as cfchat:
+        _, writer = await cfchat.connect()
+        writer.write(request(json.dumps(HELLO).encode()))
+        await standin.wait_requests()
+        writer.transport.abort()
+        await standin.wait_closed_by_peer()
 
 
 # --- what it costs -------------------------------------------------------------------------------
