@@ -75,4 +75,5 @@ class NumberedEvents(Events):
         """Return the event of an entry; empty if the entry shows nothing."""
         self._number += 1
         event = super().encode(deltas)
-        return b"id: %b.%d\n%b" % (self._name.encode(), self._number, event) if event else b""
+        # Last, because fetch-event-source takes an id with its line, also if the rest of the event never comes.
+        return b"%bid: %b.%d\n\n" % (event[:-1], self._name.encode(), self._number) if event else b""

@@ -56,6 +56,11 @@ def text_of(body: bytes) -> str:
     return "".join(data.get("delta", data.get("text", "")) for data in data_of(body))
 
 
+def name_of(body: bytes) -> str:
+    """The name of a reply in the ids of its events."""
+    return SSEParser().feed(body)[0].id.partition(".")[0]
+
+
 class Client:
     """A client that reads as far as a test wants."""
 
@@ -229,11 +234,18 @@ async def test_events_go_on_behind_the_last_one() -> None:
 @pytest.mark.parametrize("field", ["x", f"{'0' * 32}.1", "{}.99", f"{'0' * 32}.", "٣", f"{'0' * 32}.1.1"])
 async def test_an_unknown_last_event_is_an_ordinary_question(field: str) -> None:
     async with StandIn([words("Hi")], repeat=True) as standin, house(standin, app=KEPT) as it:
-        first = await it.post(fields=EVENTS)
-        field = field.replace("{}", first.body[4:36].decode())
+        first = name_of((await it.post(fields=EVENTS)).body)
+        field = field.replace("{}", first)
         data = request(json.dumps(HELLO).encode(), fields=f"{EVENTS}Last-Event-ID: ").partition(b"Last-Event-ID: ")
         answer = parse(await it.send(data[0] + data[1] + field.encode() + b"\r\n" + data[2]))
-        assert text_of(answer.body) == "Hi" and answer.body[4:36] != first.body[4:36]
+        assert text_of(answer.body) == "Hi" and name_of(answer.body) != first
+
+
+async def test_the_id_of_an_event_stands_behind_its_data() -> None:
+    """fetch-event-source takes an id with its line: if the data came later, a cut between the two would lose it."""
+    async with StandIn([words("Hi", " you")]) as standin, house(standin, app=KEPT) as it:
+        body = (await it.post(fields=EVENTS)).body
+    assert re.fullmatch(rb'(?s)data: \{"response":"Hi.*"\}\nid: [0-9a-f]{32}\.1\n\n.*', body)
 
 
 # --- responses ------------------------------------------------------------------------------------
