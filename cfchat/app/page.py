@@ -44,11 +44,15 @@ DEMO_NOTE = (
 )
 
 
-def pages(model: str, demo: bool, images: int = 0) -> Mapping[str, Handler]:
-    """Return the handlers by path. The page names `model`, or says that it is the demo, and sends so many images."""
+def pages(model: str, demo: bool, images: int = 0, resume: bool = False) -> Mapping[str, Handler]:
+    """Return the handlers by path. The page names `model`, or says that it is the demo.
+
+    It sends so many `images`, and its replies go on after a loss or a reload with `resume`.
+    """
     answering = "cfchat's own README files answer" if is_search(model) else "ELIZA, of 1966, answers"
     note = DEMO_NOTE.replace("$answering", answering) if demo else NOTE
-    return {path: _handler(name, content_type, note, model, images) for path, (name, content_type) in FILES.items()}
+    offers = (f' images="{images}"' if images else "") + (" resume" if resume else "")
+    return {path: _handler(name, content_type, note, model, offers) for path, (name, content_type) in FILES.items()}
 
 
 def admin_pages() -> Mapping[str, Handler]:
@@ -56,9 +60,9 @@ def admin_pages() -> Mapping[str, Handler]:
     return {path: _handler(name, content_type) for path, (name, content_type) in ADMIN_FILES.items()}
 
 
-def _handler(name: str, content_type: str, note: str = "", model: str = "", images: int = 0) -> Handler:
+def _handler(name: str, content_type: str, note: str = "", model: str = "", offers: str = "") -> Handler:
     async def handle(request: Request, reply: Reply) -> None:
-        body, tag = _read(name, note, model, images)
+        body, tag = _read(name, note, model, offers)
         fields = [
             ("ETag", tag),
             # Kept, but asked for each time: a 304 costs one round trip.
@@ -76,7 +80,7 @@ def _handler(name: str, content_type: str, note: str = "", model: str = "", imag
 
 
 @cache
-def _read(name: str, note: str, model: str, images: int) -> tuple[bytes, str]:
+def _read(name: str, note: str, model: str, offers: str) -> tuple[bytes, str]:
     """Return a file and its entity tag, also from a package in a zip.
 
     Raises:
@@ -90,8 +94,7 @@ def _read(name: str, note: str, model: str, images: int) -> tuple[bytes, str]:
     assert body is not None
     if name.endswith(".html"):
         text = Template(note).substitute(model=escape(model))
-        attribute = f' images="{images}"' if images else ""
-        body = Template(body.decode()).substitute(note=text, images=attribute).encode()
+        body = Template(body.decode()).substitute(note=text, offers=offers).encode()
     return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 

@@ -69,7 +69,8 @@ class Service:
         self.of_all: Callable[[], Awaitable[Samples]] | None = None
         self._admin_address = admin
         self.admin: Server | None = None
-        shown = {**(pages(self.model, demo, settings.images) if page else {}), **self._probes(admin is None)}
+        resume = settings.keeping.seconds > 0
+        shown = {**(pages(self.model, demo, settings.images, resume) if page else {}), **self._probes(admin is None)}
         self.app = App(upstream, settings, guard, shown, hooks, self.metrics)
 
     @property

@@ -18,6 +18,7 @@ from house import House, house
 from places import ROOT
 from standin import StandIn
 
+from cfchat.app.kept.replies import Keeping
 from cfchat.app.page import FILES, matches, pages
 from cfchat.app.routes import Settings as AppSettings
 from cfchat.guard.cors import Origins
@@ -150,12 +151,19 @@ async def test_a_page_says_which_model_answers() -> None:
     assert "@cf/google/gemma-4-26b-a4b-it" in html and "demo" not in html and "$" not in html
 
 
-async def test_the_page_sends_images_if_the_server_takes_them() -> None:
-    for images, attribute in ((0, ""), (4, ' images="4"')):
-        app = AppSettings(images=images)
-        async with StandIn([]) as standin, house(standin, app=app) as cfchat:
-            page = await get(cfchat, "/")
-        assert f'<cf-chat storage="session"{attribute}>'.encode() in page.body
+@pytest.mark.parametrize(
+    ("app", "attributes"),
+    [
+        (AppSettings(), ""),
+        (AppSettings(images=4), ' images="4"'),
+        (AppSettings(keeping=Keeping(60)), " resume"),
+        (AppSettings(images=4, keeping=Keeping(60)), ' images="4" resume'),
+    ],
+)
+async def test_the_page_offers_what_the_server_can(app: AppSettings, attributes: str) -> None:
+    async with StandIn([]) as standin, house(standin, app=app) as cfchat:
+        page = await get(cfchat, "/")
+    assert f'<cf-chat storage="session"{attributes}>'.encode() in page.body
 
 
 async def test_a_models_name_is_no_markup() -> None:
