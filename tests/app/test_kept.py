@@ -32,6 +32,7 @@ from cfchat.wire.sse import SSEParser
 
 META = Meta("0a1b", 1764000000, "@cf/x/y")
 NAME = Name("ann", "chat", "c" * 16)
+OTHER = Name("bob", "chat", "d" * 16)
 END = Delta("", "stop")
 LONG = "x" * 1000
 
@@ -270,6 +271,40 @@ async def test_a_reply_waits_for_a_reader_and_then_ends() -> None:
             assert kept.find(NAME) is answer.kept
         await until(lambda: answer.closed)
         assert kept.find(NAME) is None
+
+
+async def test_a_reader_that_comes_back_ends_the_wait() -> None:
+    async with replies(Keeping(0.02)) as kept:
+        answer, other = Answer(kept, [NAME]), Answer(kept, [OTHER])
+        clients = Client(answer.kept), Client(other.kept)
+        await turns()
+        await clients[0].leave()
+        again = Client(answer.kept)
+        await turns()
+        await clients[1].leave()  # whose wait began later
+        await until(lambda: other.closed)
+        assert not answer.closed
+        answer.say("a")
+        answer.end()
+        await again.over()
+        assert again.text == "a"
+
+
+async def test_a_source_is_left_alone_once_it_has_said_all() -> None:
+    """It may serve another reply by then."""
+    async with replies(Keeping(60, each=2000)) as kept:
+        answer = Answer(kept, [NAME])
+        client = Client(answer.kept)
+        await turns()
+        answer.say(LONG, LONG, LONG)
+        await turns()
+        client.reply.press(True)
+        answer.kept.end([Delta(LONG * 100)])
+        assert not answer.paused
+        client.reply.press(False)
+        answer.end()
+        await client.over()
+        assert client.text == LONG * 103
 
 
 async def test_a_reply_stays_for_a_while_after_its_end() -> None:

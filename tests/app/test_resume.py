@@ -248,6 +248,15 @@ async def test_the_id_of_an_event_stands_behind_its_data() -> None:
     assert re.fullmatch(rb'(?s)data: \{"response":"Hi.*"\}\nid: [0-9a-f]{32}\.1\n\n.*', body)
 
 
+async def test_the_events_of_another_cannot_be_joined() -> None:
+    guard = Guard(GuardSettings(keys=KEYS))
+    async with StandIn([words("Ann"), words("Bob")]) as standin, house(standin, app=KEPT, guard=guard) as it:
+        first = await it.post(fields=EVENTS + ANN)
+        place = f"Last-Event-ID: {first.body[4:36].decode()}.0\r\n"
+        assert text_of((await it.post(fields=EVENTS + BOB + place)).body) == "Bob"
+        assert text_of((await it.post(fields=EVENTS + ANN + place)).body) == "Ann"
+
+
 # --- responses ------------------------------------------------------------------------------------
 
 RESPOND = request(b'{"input": "Hello", "stream": true}', "/v1/responses")

@@ -217,7 +217,7 @@ class KeptReply:
         """See what becomes of the reply, because a reader has left."""
         if self._readers or self.over:
             self._let_go()
-        elif not self.open or not self.names:
+        elif not self.names:
             self.cancel()
         else:
             seconds = self._replies.keeping.seconds
