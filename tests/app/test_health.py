@@ -9,7 +9,7 @@ import re
 import socket
 
 import pytest
-from client import FROM_HERE, get, request, scrape, until
+from client import FROM_HERE, get, request, scrape, send, until
 from serving import BODY, WORDS, post, served
 from standin import STREAM_TYPE, Exchange, StandIn, head_of, json_error, partial
 
@@ -51,6 +51,17 @@ async def test_the_numbers_are_right_after_known_traffic() -> None:
     by_worker = {name.removesuffix(own): number for name, number in numbers.items() if name.endswith(own)}
     assert by_worker.pop("cfchat_worker_cpu_seconds") > 0
     assert by_worker == {"cfchat_tokens_today": 3 * 60, "cfchat_neurons_today": 0, "cfchat_worker_streams": 0}
+
+
+async def test_kept_replies_are_counted() -> None:
+    async with served(WORDS, resume=60) as serving:
+        ask = request(BODY, fields=f"Idempotency-Key: {'k' * 16}\r\n")
+        assert [(await send(serving.port, ask)).whole for _ in range(3)] == [True] * 3
+        numbers = await scrape(serving.port)
+    assert numbers['cfchat_kept_replies{state="running"}'] == 0
+    assert numbers['cfchat_kept_replies{state="finished"}'] == 1
+    assert 4096 < numbers["cfchat_kept_bytes"] < 8192
+    assert (numbers["cfchat_resumed_total"], numbers["cfchat_tries_total"]) == (2, 1)
 
 
 async def test_the_days_budget_stands_beside_what_is_used() -> None:

@@ -1,7 +1,7 @@
 """What a client costs: `python tests/bench/memory.py [CLIENTS]`.
 
-KiB for an idle connection and for a running reply, and microseconds of the processor for a token: of plain HTTP, of
-this checkout alone. `run.py --only memory` has HTTPS, and the others beside it.
+KiB for an idle connection, for a running reply and for one that is kept, and microseconds of the processor for a
+token: of plain HTTP, of this checkout alone. `run.py --only memory` has HTTPS, and the others beside it.
 """
 
 from __future__ import annotations
@@ -68,6 +68,31 @@ async def measure(clients: int) -> None:
             writer.transport.abort()
 
 
+async def measure_kept(replies: int) -> None:
+    """Let so many chats end, and measure what is kept of them."""
+    async with StandIn([talk], repeat=True) as standin, serve(standin, CFCHAT_RESUME="600") as served:
+
+        async def chat(number: int) -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            writer.write(post("word", path="/api/chat", chat=f"chat-{number:016d}"))
+            await reader.readuntil(b"[DONE]")
+            writer.close()
+
+        async def ask(first: int, last: int) -> int:
+            for number in range(first, last, 200):
+                await asyncio.gather(*map(chat, range(number, number + 200)))
+            while (state := await served.state())["clients"]:
+                await asyncio.sleep(0.1)
+            assert state["kept"] == last
+            kib: int = state["kib"]
+            return kib
+
+        before = await ask(0, 200)
+        after = await ask(200, 200 + replies)
+        print(f"a kept reply of {TOKENS} tokens that is over: {(after - before) / replies:.1f} KiB")
+
+
 if __name__ == "__main__":
     asyncio.run(measure(int(sys.argv[1]) if sys.argv[1:] else 500))
     asyncio.run(time_tokens(50))
+    asyncio.run(measure_kept(1000))

@@ -1,9 +1,9 @@
 """cfchat in a process of its own, watched from inside: settings from the environment, a line of JSON on each SIGUSR1.
 
-The line holds tasks, client and upstream connections, file descriptors, bytes of requests that wait, log lines that
-were dropped, Python's blocks of memory, KiB that are resident, microseconds of the processor since the start, and the
-longest time in ms for which the event loop ran nothing else since the line before. Tasks and blocks cannot be seen from
-another process: this is why soak.py does not start the command.
+The line holds tasks, client and upstream connections, file descriptors, bytes of requests that wait, kept replies, log
+lines that were dropped, Python's blocks of memory, KiB that are resident, microseconds of the processor since the
+start, and the longest time in ms for which the event loop ran nothing else since the line before. Tasks and blocks
+cannot be seen from another process: this is why soak.py does not start the command.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ async def watched(serving: Serving) -> None:
             "idle": pool.idle,
             "files": len(os.listdir("/proc/self/fd")),
             "waiting": serving.service.app.waiting.size,
+            "kept": sum(serving.service.app.kept[:2]),
             "dropped": count_dropped_lines(),
             "blocks": sys.getallocatedblocks(),
             "kib": resident(os.getpid()),

@@ -1,9 +1,9 @@
 """A soak: `python tests/bench/soak.py [SECONDS [CONNECTIONS]]`, 60 seconds and 500 connections by default.
 
-Good, slow, hostile, heavy and vanishing clients of many addresses at once, one address that takes whatever it gets, an
-upstream on TLS that fails at times, never ends, or babbles behind its close_notify, and a log that nobody reads. Exits
-with 1 where a good client was not served, a hostile one was answered twice, or a task, connection, file or memory is
-left behind.
+Good, slow, hostile, heavy, vanishing and returning clients of many addresses at once, one address that takes whatever
+it gets, an upstream on TLS that fails at times, never ends, or babbles behind its close_notify, and a log that nobody
+reads. Exits with 1 where a good client was not served, a hostile one was answered twice, or a task, connection, file,
+kept reply or memory is left behind.
 """
 
 from __future__ import annotations
@@ -50,13 +50,15 @@ ENDLESS = b"%x\r\n%b\r\n" % (len(ENDLESS), ENDLESS)
 HEAVY = 1_000_000
 BABBLE = 64  # MiB behind a close_notify
 MOST_KIB = 400 * 1024  # the 256 MiB that may wait, the server itself, and what is on its way
+BARE = b"%b /api/chat/%b/%b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+KEPT = 20  # seconds that replies are kept: a busy server lets a client wait before it has come back
 BEHIND = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-def post(word: str, keep: bool = False) -> bytes:
-    body = json.dumps([{"role": "user", "content": word}]).encode()
+def post(word: str, keep: bool = False, path: str = "/api/chatbot", fields: str = "", chat: str = "") -> bytes:
+    body = json.dumps({"id": chat, "messages": [{"role": "user", "content": word}]}).encode()
     connection = "keep-alive" if keep else "close"
-    head = f"POST /api/chatbot HTTP/1.1\r\nHost: x\r\nConnection: {connection}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: {connection}\r\nContent-Length: {len(body)}\r\n{fields}\r\n"
     return head.encode() + body
 
 
@@ -158,6 +160,35 @@ class Clients:
         await asyncio.sleep(random.random() * 0.1)
         writer.transport.abort()
 
+    async def returning(self) -> None:
+        """Lose a chat's reply at some place, and get all of it at the next try; perhaps stop it in the middle."""
+        chat = f"chat-{random.getrandbits(64):016x}"
+        reader, writer = await self._connect()
+        writer.write(post("return.", path="/api/chat", chat=chat))
+        with suppress(asyncio.IncompleteReadError):
+            await reader.readexactly(random.randrange(1, 3000))
+        writer.transport.abort()
+        stops = random.random() < 0.3
+        if stops:
+            await self._ask(BARE % (b"POST", chat.encode(), b"stop"))
+        received = await self._ask(BARE % (b"GET", chat.encode(), b"stream"))
+        whole = received.count(b"return.") == WORDS and b'"finish"' in received
+        if not (whole or (stops and (b'"abort"' in received or received.startswith(b"HTTP/1.1 204 ")))):
+            self.faults[f"a client that came back got {received[-60:]!r}"] += 1
+
+    async def retrying(self) -> None:
+        """Ask with a key, leave, and ask again."""
+        key = f"Idempotency-Key: {random.getrandbits(128):032x}\r\n"
+        reader, writer = await self._connect()
+        writer.write(post("retry.", fields=key))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(random.random() * 0.3):
+                await reader.read()
+        writer.transport.abort()
+        received = await self._ask(post("retry.", fields=key))
+        if received.count(b"retry.") != WORDS:
+            self.faults[f"a client that tried again got {received[:60]!r}"] += 1
+
     async def greedy(self, until: float) -> None:
         """Ask, and hold the connection without reading, time and again."""
         while time.monotonic() < until:
@@ -170,7 +201,7 @@ class Clients:
     async def live(self, until: float) -> None:
         lives: tuple[tuple[int, Callable[[], Awaitable[None]]], ...] = (
             (5, self.good), (1, self.slow), (1, self.cut), (2, self.hostile), (3, self.vanishing),
-            (1, self.endless), (1, self.heavy), (1, self.babble),
+            (1, self.endless), (1, self.heavy), (1, self.babble), (1, self.returning), (1, self.retrying),
         )  # fmt: skip
         names = [life for weight, life in lives for _ in range(weight)]
         while time.monotonic() < until:
@@ -222,15 +253,15 @@ class Served:
         return state
 
     async def quiet(self) -> dict[str, Any]:
-        """Return its state when the last client has gone."""
-        while (state := await self.state())["clients"] or state["lent"]:
+        """Return its state when the last client has gone, and no reply is kept any more."""
+        while (state := await self.state())["clients"] or state["lent"] or state["kept"]:
             await asyncio.sleep(0.1)
         return state
 
 
 @asynccontextmanager
-async def serve(standin: StandIn) -> AsyncIterator[Served]:
-    """Start a server whose upstream is the stand-in; it must end cleanly."""
+async def serve(standin: StandIn, **more: str) -> AsyncIterator[Served]:
+    """Start a server whose upstream is the stand-in, with more settings; it must end cleanly."""
     environ = {
         **os.environ,
         "CLOUDFLARE_ACCOUNT_ID": "0" * 32,
@@ -241,6 +272,7 @@ async def serve(standin: StandIn) -> AsyncIterator[Served]:
         "CFCHAT_DRAIN_TIMEOUT": "5",
         "CFCHAT_MAX_STREAMS": "600",
         "SSL_CERT_FILE": str(CERTS / "ca.pem"),
+        **more,
     }
     unread, log = os.pipe()
     process = await asyncio.create_subprocess_exec(
@@ -256,7 +288,7 @@ async def serve(standin: StandIn) -> AsyncIterator[Served]:
 
 
 async def soak(seconds: float, connections: int) -> int:
-    async with StandIn([upstream], repeat=True) as standin, serve(standin) as served:
+    async with StandIn([upstream], repeat=True) as standin, serve(standin, CFCHAT_RESUME=str(KEPT)) as served:
         clients = Clients(served.port)
         fresh = await served.ready()
 

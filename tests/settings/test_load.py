@@ -317,6 +317,13 @@ def test_settings_of_the_guard(tmp_path: Path) -> None:
     assert "0123456789abcdef" not in repr(config.guard)
 
 
+def test_replies_are_kept_by_one_process() -> None:
+    assert load({"resume": "600", "workers": "1"}, ENVIRON).app.keeping.seconds == 600
+    assert load({}, ENVIRON).app.keeping.seconds == 0
+    (line,) = faults({"resume": "1", "workers": "2"}, ENVIRON)
+    assert line.startswith("--resume cannot go with --workers above 1")
+
+
 def test_one_client_may_have_a_quarter_unless_another_share_is_set() -> None:
     assert load({}, ENVIRON).server.connections_each == 256
     assert load({"max_connections": "10"}, ENVIRON).server.connections_each == 3
@@ -333,6 +340,8 @@ def test_origins_are_kept_as_browsers_write_them_and_hosts_are_told() -> None:
 @pytest.mark.parametrize(
     ("flag", "value", "words"),
     [
+        ("resume", "601", "600 seconds at most"),
+        ("resume", "ten", "number of seconds"),
         ("keep_alive", "0.5", "1 second at least"),
         ("keep_alive", "1m", "number of seconds"),
         ("allow_origin", "example.com", "origins such as"),
