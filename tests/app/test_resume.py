@@ -252,9 +252,10 @@ async def test_the_events_of_another_cannot_be_joined() -> None:
     guard = Guard(GuardSettings(keys=KEYS))
     async with StandIn([words("Ann"), words("Bob")]) as standin, house(standin, app=KEPT, guard=guard) as it:
         first = await it.post(fields=EVENTS + ANN)
-        place = f"Last-Event-ID: {first.body[4:36].decode()}.0\r\n"
+        place = f"Last-Event-ID: {SSEParser().feed(first.body)[0].id}\r\n"
         assert text_of((await it.post(fields=EVENTS + BOB + place)).body) == "Bob"
-        assert text_of((await it.post(fields=EVENTS + ANN + place)).body) == "Ann"
+        rest = await it.post(fields=EVENTS + ANN + place)
+        assert text_of(rest.body) == "" and rest.body.endswith(b"data: [DONE]\n\n")
 
 
 # --- responses ------------------------------------------------------------------------------------
