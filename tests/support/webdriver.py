@@ -23,6 +23,7 @@ FLAGS = (
 )  # fmt: skip
 ENTER, ESCAPE, TAB, SHIFT, SPACE = "\ue007", "\ue00c", "\ue004", "\ue008", " "
 PATIENCE = 15.0  # seconds
+STARTS = 20
 
 
 class WebDriverError(Exception):
@@ -103,19 +104,24 @@ def call(port: int, method: str, path: str, body: dict[str, Any] | None = None) 
 def browser(folder: Path) -> Iterator[Browser]:
     """A browser with a profile of its own in `folder`. Needs CHROMIUM and CHROMEDRIVER."""
     assert CHROMIUM and CHROMEDRIVER, "chromium and chromedriver are required"
-    command = [CHROMEDRIVER, "--port=0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
+    with _driver() as (driver, port):
         try:
-            yield from _session(_port(driver), folder)
+            yield from _session(port, folder)
         finally:
             driver.terminate()
 
 
-def _port(driver: subprocess.Popen[str]) -> int:
-    assert driver.stdout
-    for line in driver.stdout:
-        if found := re.search(r"started successfully on port (\d+)", line):
-            return int(found[1])
+@contextmanager
+def _driver() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A chromedriver and its port. It takes any that is free of IPv6, and ends if IPv4 has none of that number."""
+    command = [str(CHROMEDRIVER), "--port=0"]
+    for _ in range(STARTS):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
+            assert driver.stdout
+            for line in driver.stdout:
+                if found := re.search(r"started successfully on port (\d+)", line):
+                    yield driver, int(found[1])
+                    return
     raise AssertionError("chromedriver did not start")
 
 
