@@ -55,20 +55,15 @@ class Application:
         await self._open()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            await self._drain()
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections to the model. A further request opens new ones."""
-        stack, self._stack, self._service = self._stack, AsyncExitStack(), None
+        """Let kept replies finish, and close the connections to the model. A further request opens new ones."""
+        service, stack, self._stack, self._service = self._service, self._stack, AsyncExitStack(), None
+        if service is not None:
+            await service.app.drain(service.limits.drain)
         await stack.aclose()
-
-    async def _drain(self) -> None:
-        """Let kept replies finish that have lost their clients: a server waits for those of the others."""
-        if self._service is not None:
-            await self._service.app.drain(self._service.limits.drain)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -99,7 +94,6 @@ class Application:
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()  # lifespan.shutdown
-        await self._drain()
         await self.aclose()
         await send({"type": "lifespan.shutdown.complete"})
 

@@ -265,7 +265,7 @@ async def test_a_client_that_leaves_in_mid_reply_closes_upstream(caplog: pytest.
 
 
 async def test_a_kept_reply_goes_on_without_its_client(caplog: pytest.LogCaptureFixture) -> None:
-    """Also while the application ends."""
+    """Also while the application closes."""
     caplog.set_level("INFO", "cfchat")
     chat, model = json.dumps({"id": "c" * 16, "messages": [{"role": "user", "content": "Hello"}]}).encode(), Model()
     async with mounted(model, resume=60, drain_timeout=10) as (app, standin):
@@ -280,7 +280,9 @@ async def test_a_kept_reply_goes_on_without_its_client(caplog: pytest.LogCapture
         await again.until(b'"lo"')
         again.leave()
         await again.task
-        asyncio.get_running_loop().call_later(0.02, model.end)
+        closing = asyncio.create_task(app.aclose())
+        model.end()
+        await closing
     assert any(line.endswith("ended after its client had left: whole") for line in caplog.messages)
     assert again.status == 200 and len(standin.requests) == 2
 

@@ -4,90 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import pytest
-from house import HELLO, house
-from installs import node_modules
+from house import HELLO
 from leaving import closes_at_once
-from standin import Exchange, Model, Script, StandIn, event, json_error, reply, words
-from webdriver import Browser, browser
+from pages import Page, asked
+from standin import Exchange, Model, event, json_error, reply, words
 
 from cfchat.app.routes import Settings
 from cfchat.server.request import Limits
 
 # Where a client connects just as the house closes, asyncio (3.11) leaves the socket to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-
-
-class Files(SimpleHTTPRequestHandler):
-    """Modules name each other without their `.js`, as bundlers have it."""
-
-    def translate_path(self, path: str) -> str:
-        found = Path(super().translate_path(path))
-        return str(found if found.exists() else found.with_suffix(".js"))
-
-    def log_message(self, *_: object) -> None: ...
-
-
-@pytest.fixture(scope="module")
-def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the pages are, and the packages beside them."""
-    packages = ("@microsoft/fetch-event-source@2.0.1", "deep-chat@2.4.2")
-    folder = node_modules(tmp_path_factory.mktemp("pages"), *packages)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://localhost:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("profile")) as started:
-        yield started
-
-
-class Page:
-    """The loop goes on while chromedriver is waited for."""
-
-    def __init__(self, driver: Browser, origin: str) -> None:
-        self._driver = driver
-        self._origin = origin
-        self.house = ""
-
-    async def open(self, name: str) -> None:
-        await asyncio.to_thread(self._driver.open, f"{self._origin}/{name}")
-        await self.until("return window.ready")
-
-    async def run(self, script: str, *arguments: object) -> Any:
-        return await asyncio.to_thread(self._driver.run, script, *arguments)
-
-    async def until(self, script: str, *arguments: object) -> Any:
-        return await asyncio.to_thread(self._driver.until, script, *arguments)
-
-
-@pytest.fixture
-def page(driver: Browser, origin: str) -> Page:
-    return Page(driver, origin)
-
-
-@asynccontextmanager
-async def asked(
-    page: Page, *scripts: Script, limits: Limits = Limits(), app: Settings = Settings()
-) -> AsyncIterator[StandIn]:
-    async with StandIn(scripts) as standin, house(standin, limits=limits, app=app) as cfchat:
-        page.house = f"http://127.0.0.1:{cfchat.port}"
-        yield standin
-
 
 BEATING = Limits(heartbeat=0.05)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -53,6 +54,7 @@ class Between:
             self.seen.append(head.decode("latin-1"))
             far_writer.write(head)
             up = asyncio.get_running_loop().create_task(_pump(reader, far_writer))
+            up.add_done_callback(lambda _: far_writer.close())  # a client that leaves ends both ways
             try:
                 await self._treat(far_reader, writer)
             finally:
@@ -74,6 +76,37 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def passes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Leave all as it is."""
     await _pump(reader, writer)
+
+
+class Line:
+    """Leave all as it is, until the test cuts the connections that are open."""
+
+    def __init__(self) -> None:
+        self._open: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        passing = asyncio.get_running_loop().create_task(_pump(reader, writer))
+        self._open.add(passing)
+        try:
+            await asyncio.wait([passing])
+        finally:
+            passing.cancel()
+            self._open.discard(passing)
+
+    def cut(self) -> None:
+        for passing in self._open:
+            passing.cancel()
+
+
+def lasts(seconds: float) -> Treat:
+    """Cut each connection after so long."""
+
+    async def treat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await _pump(reader, writer)
+
+    return treat
 
 
 async def holds(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
