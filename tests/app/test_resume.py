@@ -447,6 +447,22 @@ async def test_what_is_too_long_is_read_to_its_end_and_not_joined() -> None:
         assert it.app.kept == (0, 0, 0)
 
 
+async def test_what_is_too_long_to_be_joined_can_be_stopped() -> None:
+    small = Settings(keeping=Keeping(60, each=1000))
+    one, two = Model(), Model()
+    async with StandIn([one, two, words("Hi")]) as standin, house(standin, app=small) as it:
+        async with asked(it, post()) as client:
+            one.say("x" * 1001)
+            await client.until("x" * 1001)
+            await stop(it, f"/api/chat/{CHAT}/stop")
+            assert (await client.rest()).body.endswith(b'{"type":"abort"}\n\ndata: [DONE]\n\n')
+        async with asked(it, post()) as client:
+            two.say("x" * 1001)
+            await client.until("x" * 1001)
+            assert text_of(parse(await it.send(post())).body) == "Hi"
+            assert (await client.rest()).body.endswith(b'{"type":"abort"}\n\ndata: [DONE]\n\n')
+
+
 # --- Idempotency-Key ------------------------------------------------------------------------------
 
 

@@ -186,7 +186,7 @@ class KeptReply:
         self.journal.add(batch)
         self.weigh()
         if self.open and (self.journal.written > self._replies.keeping.each or not self._replies.make_room()):
-            self._replies.forget(self)
+            self.open = False
             if not self._readers:
                 self.cancel()
         self._let_go()
@@ -217,7 +217,7 @@ class KeptReply:
         """See what becomes of the reply, because a reader has left."""
         if self._readers or self.over:
             self._let_go()
-        elif not self.names:
+        elif not self.open or not self.names:
             self.cancel()
         else:
             seconds = self._replies.keeping.seconds
@@ -298,9 +298,18 @@ class KeptReplies:
         """Return how many replies run, how many are kept after their end, and `size`."""
         return len(self._running), len(self._finished), self.size
 
-    def find(self, *names: Name) -> KeptReply | None:
-        """Return the reply that has the first of these names that any has."""
-        return next((self._named[name] for name in names if name in self._named), None)
+    def find(self, name: Name) -> KeptReply | None:
+        """Return the reply of this name that can be joined."""
+        kept = self._named.get(name)
+        return kept if kept is not None and kept.open else None
+
+    async def stop(self, name: Name) -> bool:
+        """Stop the reply of this name, also one that cannot be joined; return whether there is one that ran."""
+        kept = self._named.get(name)
+        if kept is None or kept.over:
+            return False
+        await kept.stop()
+        return True
 
     def add(self, owner: str, form: Form, names: Sequence[Name], question: bytes = b"") -> KeptReply | None:
         """Return a new reply, to be started; None if there is no room for it."""

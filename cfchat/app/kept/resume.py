@@ -123,15 +123,14 @@ class Resume:
         Raises:
             IdempotencyKeyReused: another question has come with the key.
         """
-        while (found := self.replies.find(*names)) is not None:
-            if names[0].kind == _KEY and names[0] in found.names:
+        chat = next((name for name in names if name.kind == _CHAT), None)
+        while True:
+            if question and (found := self.replies.find(names[0])) is not None:
                 if found.question != question:
                     raise IdempotencyKeyReused("This key has come with another question: each needs a key of its own.")
                 return found
-            if found.over:
-                break
-            await found.stop()
-        return None
+            if chat is None or not await self.replies.stop(chat):
+                return None
 
     def _join(
         self, request: Request, reply: Reply, asker: Asker, form: Form, kept: KeptReply, number: int = 0,
@@ -202,9 +201,7 @@ class Resume:
     async def _stop(self, kind: str, around: tuple[str, str], request: Request, reply: Reply) -> None:
         """Close the call to the model, then answer. A reply that is over, or was never there, is stopped as well."""
         label = await self._identify(request)
-        kept = self.replies.find(Name(label, kind, _id_in(request.path, around)))
-        if kept is not None:
-            await kept.stop()
+        await self.replies.stop(Name(label, kind, _id_in(request.path, around)))
         reply.send(200, _JSON, _STOPPED)
 
 
