@@ -237,7 +237,7 @@ class KeptReply:
                 log.error("%s reply failed", self._request.id, exc_info=fault)
             self.error = _copy(fault) if isinstance(fault, CfchatError) else CfchatError()
         if not self._readers:
-            how = "whole" if self.error is None else self.error.code
+            how = "whole" if self.error is None else "cut short" if task.cancelled() else self.error.code
             log.info("%s ended after its client had left: %s", self._request.id, how)
         self._request.keep(0)
         self.over = True
