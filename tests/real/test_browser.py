@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 from axe import FAULTS, install_axe
-from house import house
+from between import Between
+from between import Line as Cable
+from house import House, house
 from standin import (
     Exchange,
     Model,
@@ -32,6 +34,7 @@ from standin import (
 )
 from webdriver import ENTER, ESCAPE, SHIFT, SPACE, TAB, Browser, browser, is_missing
 
+from cfchat.app.kept.replies import Keeping
 from cfchat.app.routes import Settings as AppSettings
 from cfchat.guard.cors import Origins
 from cfchat.guard.guard import Guard, Settings
@@ -1330,6 +1333,58 @@ async def test_odd_sources_do_no_harm(page: Page) -> None:
                 assert await page.run("return $('.sources')") is None, number
             else:
                 assert await page.run(listed) == titles
+
+
+@asynccontextmanager
+async def keeping(page: Page, model: Model) -> AsyncIterator[tuple[House, Cable]]:
+    """The served page of a house that keeps replies, behind a line that the test may cut."""
+    page.expected = "net::ERR_"
+    line, app = Cable(), AppSettings(keeping=Keeping(60))
+    async with StandIn([model]) as standin, house(standin, app=app) as cfchat, Between(cfchat.port, line) as between:
+        await page.open(f"http://127.0.0.1:{between.port}/")
+        await page.run(QUICK)
+        yield cfchat, line
+        await page.leave()
+        assert len(standin.requests) == 1
+
+
+async def test_the_whole_answer_comes_though_no_connection_lasts(page: Page) -> None:
+    """Each is cut after 300 ms at most. The page is the one that cfchat serves."""
+    words_ = [f"word{number} " for number in range(30)]
+    model = Model()
+
+    async def cut() -> None:
+        while True:
+            await asyncio.sleep(0.3)
+            line.cut()
+
+    async with keeping(page, model) as (cfchat, line):
+        await page.say("Hello")
+        cutting = asyncio.get_running_loop().create_task(cut())
+        for word in words_:
+            model.say(word)
+            await asyncio.sleep(0.05)
+        model.end()
+        await page.until("return fired.at(-1)?.[0] == 'done'")
+        cutting.cancel()
+        assert await page.run("return fired.at(-1)") == ["done", {"text": "".join(words_), "stopped": False}]
+        assert await page.run("return [replies(), !!$('.notice')]") == [["".join(words_).strip()], False]
+        joined = [entry for entry in cfchat.log if " resumed=" in entry]
+        assert len(joined) >= 3, joined
+
+
+async def test_a_kept_reply_goes_on_after_reloads(page: Page) -> None:
+    model = Model()
+    async with keeping(page, model) as (_, _):
+        await page.say("Hello")
+        model.say("One **tw")
+        await page.until("return replies()[0] == 'One tw'")
+        for word, shown in (("o**", "One two"), (" three", "One two three")):
+            await asyncio.to_thread(page.driver.call, "POST", "/refresh")
+            model.say(word)
+            await page.until("return chat?.shadowRoot && replies()[0] == arguments[0]", shown)
+        model.end()
+        await page.said("One two three")
 
 
 # --- looks --------------------------------------------------------------------------------------

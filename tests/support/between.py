@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -96,17 +95,6 @@ class Line:
     def cut(self) -> None:
         for passing in self._open:
             passing.cancel()
-
-
-def lasts(seconds: float) -> Treat:
-    """Cut each connection after so long."""
-
-    async def treat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await _pump(reader, writer)
-
-    return treat
 
 
 async def holds(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
