@@ -1,7 +1,12 @@
-// The AI SDK: its chat, as useChat has it, over both transports, and its provider of OpenAI-compatible models.
+// The AI SDK: its chat, as useChat has it, over both transports; its provider of OpenAI-compatible models, and that of
+// OpenAI's, which calls the Responses API unless it is told otherwise.
+import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { AbstractChat, DefaultChatTransport, TextStreamChatTransport, generateId, generateText, jsonSchema, streamText, tool } from "ai";
+import { AbstractChat, DefaultChatTransport, TextStreamChatTransport, generateId, generateObject, generateText, jsonSchema, streamObject, streamText, tool } from "ai";
 import { reader, serve } from "./jobs.mjs";
+
+// It would write them among what is told.
+globalThis.AI_SDK_LOG_WARNINGS = false;
 
 const wordsOf = (message, type) => message.parts.filter((part) => part.type === type).map((part) => part.text).join("");
 const textOf = (message) => wordsOf(message, "text");
@@ -60,19 +65,23 @@ const resume = async (job) => {
   return await transport.reconnectToStream({ chatId: "c1" });
 };
 
-// One click must not be nine calls: this provider knows no x-should-retry.
-const asked = ({ url, key, model, messages, options = {} }) => ({
-  model: createOpenAICompatible({ name: "cfchat", baseURL: `${url}/v1`, apiKey: key, includeUsage: true })(model),
-  messages,
-  maxOutputTokens: options.max_tokens,
-  maxRetries: options.retries ?? 0,
+const compatible = ({ url, key, model }) => createOpenAICompatible({ name: "cfchat", baseURL: `${url}/v1`, apiKey: key, includeUsage: true })(model);
+const openai = ({ url, key, model }) => createOpenAI({ baseURL: `${url}/v1`, apiKey: key })(model);
+
+// One click must not be nine calls: these providers know no x-should-retry.
+const asked = (job, model) => ({
+  model: model(job),
+  messages: job.messages,
+  maxOutputTokens: job.options?.max_tokens,
+  maxRetries: job.options?.retries ?? 0,
+  providerOptions: { openai: job.options?.openai ?? {} },
 });
 
-async function provider(job) {
+const streamed = (model) => async (job) => {
   const controller = new AbortController();
   const saw = reader(job, () => controller.abort());
   let text = "", thoughts = "", end = {};
-  const stream = streamText({ ...asked(job), abortSignal: controller.signal, onError: () => {} });
+  const stream = streamText({ ...asked(job, model), abortSignal: controller.signal, onError: () => {} });
   for await (const part of stream.fullStream) {
     if (part.type === "text-delta") {
       text += part.text;
@@ -81,19 +90,56 @@ async function provider(job) {
     else if (part.type === "error") throw part.error;
     else if (part.type === "finish" || part.type === "abort") end = part;
   }
-  return { text, thoughts, usage: end.totalUsage?.totalTokens ?? null, aborted: end.type === "abort" };
-}
+  const usage = end.totalUsage?.totalTokens ?? null;
+  return { text, thoughts, usage, reason: end.finishReason ?? null, aborted: end.type === "abort" };
+};
 
-async function whole(job) {
-  const { text, reasoningText, usage } = await generateText(asked(job));
-  return { text, thoughts: reasoningText ?? "", usage: usage.totalTokens };
-}
+const whole = (model) => async (job) => {
+  const { text, reasoningText, usage, finishReason } = await generateText(asked(job, model));
+  return { text, thoughts: reasoningText ?? "", usage: usage.totalTokens, reason: finishReason };
+};
+
+const toolsOf = (job) =>
+  Object.fromEntries(
+    job.options.tools.map(({ function: { name, parameters } }) => [name, tool({ inputSchema: jsonSchema(parameters) })]),
+  );
+const callsOf = (calls) => calls.map((call) => [call.toolName, call.input]);
 
 // Calls as streamText puts them together.
-async function tools(job) {
-  const named = job.options.tools.map(({ function: { name, parameters } }) => [name, tool({ inputSchema: jsonSchema(parameters) })]);
-  const stream = streamText({ ...asked(job), tools: Object.fromEntries(named) });
-  return { reason: await stream.finishReason, calls: (await stream.toolCalls).map((call) => [call.toolName, call.input]) };
-}
+const tools = (model) => async (job) => {
+  const stream = streamText({ ...asked(job, model), tools: toolsOf(job) });
+  return { reason: await stream.finishReason, calls: callsOf(await stream.toolCalls) };
+};
 
-await serve({ text, ui, resume, provider, whole, tools });
+// What came back is what goes on: the calls with their results, or the words with another question.
+const turns = (model) => async (job) => {
+  const { tools = [] } = job.options ?? {};
+  const first = streamText({ ...asked(job, model), ...(tools.length ? { tools: toolsOf(job) } : {}), onError: () => {} });
+  const [{ messages }, called] = [await first.response, await first.toolCalls];
+  const results = called.map(({ toolCallId, toolName }) => ({
+    type: "tool-result", toolCallId, toolName, output: { type: "text", value: "rain" },
+  }));
+  const next = results.length ? { role: "tool", content: results } : { role: "user", content: "And you?" };
+  const { text } = await generateText(asked({ ...job, messages: [...job.messages, ...messages, next] }, model));
+  return { calls: callsOf(called), text };
+};
+
+const schema = { type: "object", properties: { city: { type: "string" }, degrees: { type: "number" } }, required: ["city", "degrees"] };
+const parsed = (model) => async (job) => {
+  const options = { ...asked(job, model), schema: jsonSchema({ ...schema, additionalProperties: false }), schemaName: "Weather" };
+  const stream = streamObject(options);
+  for await (const _ of stream.partialObjectStream);
+  return [(await generateObject(options)).object, await stream.object];
+};
+
+const responses = {
+  response_stream: streamed(openai),
+  response_last: streamed(openai),
+  response_whole: whole(openai),
+  response_tools: tools(openai),
+  response_turns: turns(openai),
+  response_parsed: parsed(openai),
+};
+await serve({
+  text, ui, resume, provider: streamed(compatible), whole: whole(compatible), tools: tools(compatible), ...responses,
+});

@@ -1,5 +1,6 @@
-"""What the tests of pages share: the pages and the browser, each started once."""
+"""What the tests of pages and of SDKs share: the pages, the browser and each SDK's process, each started once."""
 
 from pages import driver, origin, page
+from sdks import client, processes
 
-__all__ = ["driver", "origin", "page"]
+__all__ = ["client", "driver", "origin", "page", "processes"]

@@ -15,11 +15,11 @@ export async function serve(ways) {
   }
 }
 
-// The AI SDK's classes are told by their names, OpenAI's by their constructors.
+// The AI SDK's classes are told by their names, OpenAI's by their constructors. An event of an error may be thrown as it is.
 const fault = (error) => ({
   error: error?.name && error.name !== "Error" ? error.name : error?.constructor?.name,
   status: error?.statusCode ?? error?.status ?? null,
-  message: error?.message ?? String(error),
+  message: error?.message ?? error?.error?.message ?? String(error),
 });
 
 // Tells each piece; leaves behind the first where the job says so.
