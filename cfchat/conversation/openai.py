@@ -104,14 +104,16 @@ def select_passed(
     passed = {}
     for name, check in _CHECKS.items():
         value, place = document.get(name), places.get(name, name)
-        if value is None or value in _NO_EFFECT.get(name, ()):
+        if value is None:
+            continue
+        if problem := check(value):
+            raise BadOption(problem, param=place)
+        if value in _NO_EFFECT.get(name, ()):
             continue
         if not document.get("tools") and name in _NO_EFFECT_WITHOUT_TOOLS:
             if value in _NO_EFFECT_WITHOUT_TOOLS[name]:
                 continue
             raise BadOption(f"`{place}` has no meaning without `tools`.", param=place)
-        if problem := check(value):
-            raise BadOption(problem, param=place)
         text = encode(name, value)
         if not takes(name):
             raise BadOption(f"This model does not take `{place}`.", param=place)
@@ -136,7 +138,7 @@ def _check_tools(value: object) -> str:
 
 
 def _check_tool_choice(value: object) -> str:
-    if value in ("none", "required") or _is_function(value):
+    if value in ("none", "auto", "required") or _is_function(value):
         return ""
     return "`tool_choice` must be none, auto, required or a function."
 
@@ -154,7 +156,7 @@ def _check_parallel(value: object) -> str:
 
 def _check_response_format(value: object) -> str:
     kind = value.get("type") if isinstance(value, dict) else None
-    if kind == "json_object":
+    if kind in ("text", "json_object"):
         return ""
     if kind != "json_schema":
         return "`response_format` must have the type text, json_object or json_schema."

@@ -96,7 +96,7 @@ def _refuse_state(document: Mapping[str, object]) -> None:
     """Refuse a request that refers to an earlier one. SDKs send a null or `background: false` for nothing."""
     read_flag(document, "background")
     for name, words in _STATE.items():
-        if document.get(name) not in (None, False):
+        if not (document.get(name) is None or document[name] is False):
             raise UnsupportedState(words, param=name)
 
 
@@ -127,7 +127,10 @@ def _parse_input(value: object, limits: Limits) -> tuple[Message, ...]:
         raise BadChatRequest(f"There are more than {limits.messages} items.", param="input")
     counts = Counts(limits)
     items = [_parse_item(item, f"input[{index}]", counts) for index, item in enumerate(value)]
-    return tuple(_join_calls(filter(None, items)))
+    messages = tuple(_join_calls(filter(None, items)))
+    if not messages:
+        raise BadChatRequest("No item of the list is for the model.", param="input")
+    return messages
 
 
 def _join_calls(messages: Iterable[Message]) -> Iterator[Message]:
@@ -144,7 +147,7 @@ def _parse_item(item: object, place: str, counts: Counts) -> Message | None:
     """Read one item; None for one that is not for the model."""
     if not isinstance(item, dict):
         raise BadChatRequest("An item is an object with `type`, or with `role` and `content`.", param=place)
-    kind = item.get("type") or "message"
+    kind = "message" if item.get("type") is None else item["type"]
     parse = _ITEMS.get(kind) if isinstance(kind, str) else None
     if parse is None:
         known = "An item can only be a message, a function_call, a function_call_output or a reasoning."
@@ -223,7 +226,9 @@ def _read_tools(value: object) -> list[dict[str, object]]:
 
 
 def _read_choice(value: object) -> object:
-    return _read_function(value, {"name": str}, "tool_choice") if isinstance(value, dict) else value or "auto"
+    if isinstance(value, dict):
+        return _read_function(value, {"name": str}, "tool_choice")
+    return "auto" if value is None else value
 
 
 def _read_function(value: object, kinds: Mapping[str, type], place: str) -> dict[str, object]:

@@ -117,6 +117,7 @@ for _ in range(MOST_LEVELS + 1):
         ({"tool_choice": "any"}, "tool_choice"),
         ({"tool_choice": 3}, "tool_choice"),
         ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
+        ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
         ({"response_format": "json"}, "response_format"),

@@ -149,6 +149,7 @@ def test_neighbours_without_a_call_stay_apart() -> None:
         ({"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}, ".content[0].type"),
         ({"type": "web_search_call"}, ".type"),
         ({"type": 7}, ".type"),
+        ({**HI, "type": ""}, ".type"),
         ({**CALL, "call_id": None}, ".call_id"),
         ({**CALL, "name": 7}, ".name"),
         ({**CALL, "arguments": {}}, ".arguments"),
@@ -162,7 +163,7 @@ def test_a_wrong_item_is_named(item: object, place: str) -> None:
     assert (caught.value.param, caught.value.code) == (f"input[1]{place}", "invalid_messages")
 
 
-@pytest.mark.parametrize("value", [None, 7, {}, [], [HI] * 1001])
+@pytest.mark.parametrize("value", [None, 7, {}, [], [{"type": "reasoning", "summary": []}], [HI] * 1001])
 def test_an_input_is_a_text_or_a_list(value: object) -> None:
     with pytest.raises(BadChatRequest) as caught:
         parse(input=value)
@@ -253,7 +254,9 @@ for _ in range(MOST_LEVELS + 1):
         ({"tools": [TOOL], "tool_choice": {"type": "web_search"}}, "tool_choice.type"),
         ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.name"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": ""}, "tool_choice"),
         ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
+        ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
         ({"text": "json"}, "text"),
         ({"text": {"format": "json"}}, "text.format"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
