@@ -33,6 +33,7 @@ from cfchat.upstream.origin import Origin
 
 BASE_URL = "https://api.cloudflare.com/client/v4"
 BODY_WITH_IMAGES = 8 << 20  # bytes; one image has 4 MiB at most, and base64 adds a third
+MOST_LEVELS = 64  # of lists and tables in a file
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -216,9 +217,19 @@ def parse_toml(text: str) -> dict[str, Any]:
     import tomllib  # here, because it is rarely needed
 
     try:
-        return tomllib.loads(text.removeprefix("\ufeff"))  # a mark that editors on Windows put first
+        document = tomllib.loads(text.removeprefix("\ufeff"))  # a mark that editors on Windows put first
+        too_deep = _is_deep(document, MOST_LEVELS)  # tomllib has no limit for `a.a.a = 1`
     except RecursionError:
-        raise ValueError("its lists or tables are nested too deeply") from None
+        too_deep = True
+    if too_deep:
+        raise ValueError("its lists or tables are nested too deeply")
+    return document
+
+
+def _is_deep(value: object, levels: int) -> bool:
+    """Return whether there are more levels of lists and tables."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not levels or any(_is_deep(each, levels - 1) for each in inner)
 
 
 def to_model_fields(path: str) -> dict[str, Any]:

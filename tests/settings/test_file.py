@@ -218,6 +218,7 @@ def test_a_secret_is_refused_by_name(write: Write, key: str, instead: str) -> No
         ("port = 1\nport = 2", ": this is no TOML: Cannot overwrite"),
         ("x = [", ": this is no TOML: "),
         (f"x = {'[' * 9999}", ": this is no TOML: its lists or tables are nested too deeply"),
+        (f"x{'.x' * 2000} = 1", ": this is no TOML: its lists or tables are nested too deeply"),
         (f"x = {'1' * 9999}", ": this is no TOML: Exceeds the limit"),
     ],
 )

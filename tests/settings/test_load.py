@@ -223,6 +223,7 @@ def test_model_options_override_the_built_in_ones(tmp_path: Path) -> None:
         ('["@cf/a/b"]\nx = [2026-01-01]', "cannot send x"),
         ('["@cf/a/b"]\nx = {a = inf}', "cannot send x"),
         ("[", "is not TOML"),
+        (f'["@cf/a/b"]\nx{".x" * 2000} = 1', "nested too deeply"),
         ("\udcff", "is not UTF-8"),
     ],
 )
