@@ -17,15 +17,17 @@ class Admission:
     """A turn is the time from `enter` to `leave`. `running` and `waiting` say how many conversations do so.
 
     At most `streams` run and `queue` wait, `each` of a client's run, and as large a part of the queue is its share.
+    `what` a refusal calls them.
     """
 
-    def __init__(self, streams: int, queue: int, timeout: float, each: int) -> None:
+    def __init__(self, streams: int, queue: int, timeout: float, each: int, what: str = "conversations") -> None:
         self.running = 0
         self.waiting = 0
         self._streams = streams
         self._queue = queue
         self._timeout = timeout
         self._each = each
+        self._what = what
         self._queue_each = -(-queue * min(each, streams) // streams)  # rounded up
         self._running: Counter[str] = Counter()
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the client whose turn is next comes first
@@ -76,9 +78,9 @@ class Admission:
     async def _wait(self, name: str) -> None:
         turns = self._waiting.get(name, deque())
         if self.waiting >= self._queue:
-            raise _too_many("Too many conversations at once.")
+            raise self._too_many()
         if len(turns) >= self._queue_each:
-            raise _too_many("Too many conversations of yours at once.")
+            raise self._too_many(" of yours")
         turn = asyncio.get_running_loop().create_future()
         turns.append(turn)
         self._waiting[name] = turns
@@ -92,7 +94,7 @@ class Admission:
             else:  # the turn came in the same moment
                 self.leave(name)
             if isinstance(error, TimeoutError):
-                raise _too_many("Too many conversations at once.") from None
+                raise self._too_many() from None
             raise
 
     def _take_out(self, name: str, turn: asyncio.Future[None]) -> None:
@@ -102,6 +104,5 @@ class Admission:
         if not self._waiting[name]:
             del self._waiting[name]
 
-
-def _too_many(what: str) -> Overloaded:
-    return Overloaded(f"{what} Please try again in a moment.", retry_after=1)
+    def _too_many(self, whose: str = "") -> Overloaded:
+        return Overloaded(f"Too many {self._what}{whose} at once. Please try again in a moment.", retry_after=1)

@@ -13,11 +13,13 @@ import time
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs
 
+from cfchat.app.admission import Admission
 from cfchat.app.writer import Writer
-from cfchat.errors import BadOption, Overloaded
+from cfchat.errors import BadOption
 from cfchat.guard.guard import Guard
 from cfchat.replies.events import Events
 from cfchat.replies.form import encode_json_event
+from cfchat.server.files import share_of
 from cfchat.server.reply import Reply
 from cfchat.server.request import Request
 
@@ -33,22 +35,20 @@ class Pulse:
     def __init__(self, identify: Callable[[Request], Awaitable[str]], guard: Guard) -> None:
         self._identify = identify
         self._guard = guard
-        self._running = 0
+        self._admission = Admission(MOST, 0, 0, share_of(MOST), "pulses")
 
     async def __call__(self, request: Request, reply: Reply) -> None:
         """Let the client in by the rules of a chat, and send it the events.
 
         Raises:
             BadOption: `idle` is not a number of seconds in IDLE.
-            Overloaded: MOST pulses run already.
+            Overloaded: MOST pulses run already, or this client's share of them.
             CfchatError: the client may not ask, or sends a body.
         """
         asker = self._guard.admit(await self._identify(request), request.client, time.monotonic())
         idle = _read_idle(request.query)
         await request.read_body(0)  # behind it the server watches for a client that leaves
-        if self._running >= MOST:
-            raise Overloaded(f"{MOST} pulses run already. Please try again in a moment.", retry_after=2)
-        self._running += 1
+        await self._admission.enter(asker.name)
         try:
             Writer(reply, Events(), asker.fields)  # which begins the stream
             if request.method == "HEAD":
@@ -56,7 +56,7 @@ class Pulse:
             else:
                 await _send_events(reply, request.client, idle)
         finally:
-            self._running -= 1
+            self._admission.leave(asker.name)
 
 
 async def _send_events(reply: Reply, client: str, idle: float) -> None:
