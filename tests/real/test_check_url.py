@@ -1,4 +1,4 @@
-"""`check --url` through nginx, HAProxy and Caddy: what they do to a stream, and what the check says of it."""
+"""`check --url` through nginx, HAProxy, Caddy and worse: what they do to a stream, and what the check says of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from between import Between, adds, cuts, holds
 from checked import check, demo, faults
 from command import deploy, free_port
 from proxies import running
@@ -19,6 +20,27 @@ PACKED = "gzip on; gzip_types text/event-stream; gzip_proxied any;"
 def server(port: int, behind: int, location: str = "", more: str = "") -> str:
     listen = f"127.0.0.1:{port}" if port else "80"  # the support module has its own port for the latter
     return f"server {{ listen {listen}; {more} location / {{ proxy_pass http://127.0.0.1:{behind}; {location} }} }}\n"
+
+
+async def test_proxies_that_spoil_replies() -> None:
+    """One after the other, because one client has only two pulses at once."""
+    origin = "https://a.example"
+    twice = adds(b"Access-Control-Allow-Origin: https://a.example\r\nServer: nginx\r\n")
+    async with (
+        demo(allow_origin=origin) as serving,
+        Between(serving.port, holds) as holding,
+        Between(serving.port, cuts) as cutting,
+        Between(serving.port, twice) as adding,
+    ):
+        held = await check(holding.url)
+        cut = await check(cutting.url)
+        allowed = await check(adding.url, origin=origin)
+    assert faults(held) == {"buffering": "fail"}
+    assert re.match(r"the events come together, the first after 1\d{3} ms: held back by a ", held["buffering"].detail)
+    assert faults(cut)["cut"] == "fail" and cut["buffering"].status is Status.SKIP
+    assert re.match("cut after .* 1 of 5 events.*; no field names a proxy$", cut["cut"].detail)
+    assert faults(allowed) == {"cors": "fail"}
+    assert "has 2 Access-Control-Allow-Origin" in allowed["cors"].detail and "add_header" in allowed["cors"].next
 
 
 async def test_nginx_in_its_moods(tmp_path: Path) -> None:
@@ -37,8 +59,8 @@ async def test_nginx_in_its_moods(tmp_path: Path) -> None:
             + server(ports["is small and allows twice"], back, "", small)
         )
         async with running("nginx", text, tmp_path) as port:
-            checks = [check(f"http://localhost:{each}") for each in (port, *ports.values())]
-            plain, buffers, twice, packs, ignoring, small_one = await asyncio.gather(*checks)
+            checks = [await check(f"http://localhost:{each}") for each in (port, *ports.values())]
+    plain, buffers, twice, packs, ignoring, small_one = checks
     # cfchat's X-Accel-Buffering switches the buffering of one nginx off.
     assert faults(plain) == faults(buffers) == {}
     assert faults(twice) == {"buffering": "fail"}

@@ -50,9 +50,9 @@ def error_code(answer: Answer) -> str:
 
 
 def name_proxy(fields: Fields, secrets: Sequence[str]) -> str:
-    """Return what kind of proxy a reply has come through, and the fields that say so."""
+    """Return what kind of proxy a reply has come through, and the fields that say so; empty if none does."""
     names = ", ".join(f"{name} {excerpt(value, secrets)}" for name in SIGNS if (value := fields.get(name)))
-    return f"{identify(fields).name} ({names})" if names else identify(fields).name
+    return f"{identify(fields).name or 'a proxy'} ({names})" if names else identify(fields).name
 
 
 def describe_sender(answer: Answer, secrets: Sequence[str]) -> str:

@@ -12,7 +12,10 @@ from cfchat.wire.fields import Fields
 
 
 class Proxy(NamedTuple):
-    """What to do so that a kind of proxy passes on `streams`, waits in `silence`, and takes a large `body`."""
+    """What to do so that a kind of proxy passes on `streams`, waits in `silence`, and takes a large `body`.
+
+    The `name` is empty for a kind that is not known, or if there is no proxy.
+    """
 
     name: str
     streams: str
@@ -22,7 +25,7 @@ class Proxy(NamedTuple):
 
 _EXAMPLES = "`cfchat deploy nginx`, `haproxy` and `caddy` print files that do all of it"
 _UNKNOWN = Proxy(
-    "an unnamed proxy",
+    "",
     f"switch off buffering, compression and scanning of replies in each proxy for this path; {_EXAMPLES}",
     f"let each proxy wait longer for a silent server, at least 90 s (HAProxy: `timeout server`); {_EXAMPLES}",
     f"let each proxy take bodies as large as --max-body (1 MiB if it is not set); {_EXAMPLES}",

@@ -88,9 +88,13 @@ class Pulse:
         return bool(self.events) and not any("n" in data or "error" in data for _, data in self.events)
 
     @property
-    def by(self) -> str:
-        """Return what the reply has come through."""
-        return name_proxy(self.fields, self._secrets)
+    def _held(self) -> str:
+        return f"held back by {name_proxy(self.fields, self._secrets) or 'a proxy that no field names'}"
+
+    @property
+    def _way(self) -> str:
+        name = name_proxy(self.fields, self._secrets)
+        return f"through {name}" if name else "no field names a proxy"
 
     def judge_buffering(self) -> Result:
         """Judge whether the events came one by one, as they were sent, or all together."""
@@ -104,10 +108,10 @@ class Pulse:
             detail = (
                 f"the first event after {first:.0f} ms, but most of them together{packed}, after {times[-1]:.0f} ms"
             )
-            detail = f"{detail}: held back by {self.by}"
+            detail = f"{detail}: {self._held}"
             return Result("buffering", Status.WARN, detail, self._advise_on_buffering(), ms)
         if together or (not self.readable and first >= LATE):
-            detail = f"the events come together{packed}, the first after {first:.0f} ms: held back by {self.by}"
+            detail = f"the events come together{packed}, the first after {first:.0f} ms: {self._held}"
             return Result("buffering", Status.FAIL, detail, self._advise_on_buffering(), ms)
         if self.readable and len(times) < EVENTS - 1:
             return Result("buffering", Status.SKIP, f"too few events to judge: {len(times)}", ms=ms)
@@ -136,10 +140,10 @@ class Pulse:
         count = f"{len(self.events)} of {EVENTS} events" if self.readable else "its events unread"
         step = f"see the logs of the proxy and of cfchat for the reason; {identify(self.fields).silence}"
         if self.fault:
-            detail = f"cut after {end:.0f} ms, {count}, without its end: {self.fault}; through {self.by}"
+            detail = f"cut after {end:.0f} ms, {count}, without its end: {self.fault}; {self._way}"
             return Result("cut", Status.FAIL, detail, step, end)
         if self.readable and len(self.events) < EVENTS:
-            return Result("cut", Status.FAIL, f"ended after {end:.0f} ms, {count}; through {self.by}", step, end)
+            return Result("cut", Status.FAIL, f"ended after {end:.0f} ms, {count}; {self._way}", step, end)
         return Result("cut", Status.OK, f"whole after {end:.0f} ms: {count}", ms=end)
 
     def judge_silence(self) -> Result:
@@ -152,11 +156,11 @@ class Pulse:
             return Result("slow", Status.SKIP, "heartbeats of a compressed stream cannot be read here", ms=end)
         if self.fault or len(self.events) < EVENTS:
             detail = (
-                f"cut after {seconds}, with {in_time} heartbeats in time: {self.fault or 'it ended'}; through {self.by}"
+                f"cut after {seconds}, with {in_time} heartbeats in time: {self.fault or 'it ended'}; {self._way}"
             )
             return Result("slow", Status.FAIL, detail, identify(self.fields).silence, end)
         if in_time < BEATS:
-            detail = f"whole after {seconds}, but {heard}: held back by {self.by}"
+            detail = f"whole after {seconds}, but {heard}: {self._held}"
             return Result("slow", Status.WARN, detail, self._advise_on_buffering(), end)
         return Result("slow", Status.OK, f"silent for {IDLE} s and whole, {heard}", ms=end)
 

@@ -68,6 +68,7 @@ def test_held_back_is_three_gaps_of_four_behind_a_late_first_event(between: list
         ((("Via", "1.1 varnish (Varnish/7.1)"), UNBUFFERED), ["vcl_recv"]),
         ((("Server", "Apache/2.4"), UNBUFFERED), ["flushpackets=on"]),
         ((("Via", "1.1 \u202esomething\x07"), UNBUFFERED), ["cfchat deploy nginx"]),
+        ((UNBUFFERED,), ["cfchat deploy nginx"]),
         ((("Content-Encoding", "gzip"), UNBUFFERED), ["gzip_types"]),
     ],
 )
@@ -129,6 +130,7 @@ def test_few_bytes_that_unpack_to_many_are_read_up_to_a_limit() -> None:
 def test_a_cut(times: Sequence[float], fault: str, words: str | None) -> None:
     result = pulse(times, UNBUFFERED, fault=fault).judge_end()
     assert result.status is (Status.OK if words is None else Status.FAIL)
+    assert ("no field names a proxy" in result.detail) is (result.status is Status.FAIL)
     assert (words or "whole after 1005 ms") in result.detail and fault in result.detail
 
 
