@@ -21,8 +21,10 @@ _RENEW = (
     "renew it, and let the program that serves it read the new file (nginx -s reload; SIGHUP to cfchat); if it is new, "
     "check the clock of this machine: `date`"
 )
+# Only the missing certificate would tell these apart.
 _INCOMPLETE = _Fault(
-    "certificate: the chain is incomplete: what the server sends does not lead to an authority that is known here",
+    "certificate: the chain is incomplete, or its authority is private: what the server sends does not lead to an "
+    "authority that is known here",
     "serve the chain, not the certificate alone (fullchain.pem in nginx's `ssl_certificate` or --tls-cert): browsers "
     "may know the missing one, curl and phones do not; if the authority is your own, SSL_CERT_FILE names its file",
 )
