@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from itertools import pairwise
 from typing import Any
 
+from cfchat.app.pulse import EVENTS
 from cfchat.cli.check_url.answers import excerpt, name_proxy
 from cfchat.cli.check_url.call import LONGEST, Answer
 from cfchat.cli.check_url.proxies import NGINX, identify
@@ -17,7 +18,6 @@ from cfchat.cli.results import Result, Status
 from cfchat.errors import EventTooLarge
 from cfchat.wire.sse import SSEParser
 
-EVENTS = 5  # in a pulse, 250 ms apart
 TOGETHER = 50.0  # ms between two events that something has held back
 LATE = 700.0  # ms after which even the first event of a pulse is late
 IDLE = 65  # seconds of a silent pulse

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from http import HTTPStatus
 from typing import NamedTuple
 
+from cfchat.app.pulse import PULSE
 from cfchat.cli.check_url.address import follow, parse_url
 from cfchat.cli.check_url.answers import describe_sender, excerpt, judge_body, judge_pulse, show_url
 from cfchat.cli.check_url.call import SECONDS, Answer, Caller, reason, tls_name
@@ -26,7 +27,7 @@ from cfchat.secret import Secret
 from cfchat.settings.values import to_origins
 from cfchat.upstream.origin import Origin
 
-PULSE, CHAT = "/api/pulse", "/api/chatbot"
+CHAT = "/api/chatbot"
 Step = Callable[[], Awaitable[Result]]
 NEEDED = ("name", "proxy", "tcp", "tls", "pulse")  # by all later steps
 REDIRECTS = 5
