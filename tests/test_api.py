@@ -17,7 +17,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
-from client import parse, request, until
+from client import get, parse, request, until
 from standin import STREAM_TYPE, Exchange, Model, Script, StandIn, head_of, json_error, partial, reply
 
 import cfchat
@@ -127,14 +127,15 @@ def test_all_that_is_wrong_is_said_by_the_names_of_keywords() -> None:
 async def test_the_demo_has_an_ai_search_of_its_own_pages() -> None:
     base = "https://example.com/cfchat"
     config = cfchat.load_config(demo=True, port=0, ai_search="demo", source_base_url=base, environ={})
-    question, chat = b'"messages":[{"role":"user","content":"What is a rate?"}]', "Accept: application/json\r\n"
     async with cfchat.serve(config) as serving:
-        found = json.loads(parse(await post(serving.port, b"{%b}" % question, chat)).body)
-        eliza = b'{"model":"@cf/demo/eliza-1966",%b}' % question
-        other = json.loads(parse(await post(serving.port, eliza, chat)).body)
-    assert (found["model"], other["model"]) == ("ai-search/demo", "@cf/demo/eliza-1966")
-    assert found["sources"][0]["url"].startswith(f"{base}/cfchat/") and "sources" not in other
-    assert found["text"].startswith("**") and found["finish_reason"] == "stop"
+        reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+        writer.write(request(b'{"messages":[{"role":"user","content":"What is a rate?"}]}'))
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        assert await reader.readuntil(b"*"), "an answer begins"
+        writer.transport.abort()  # it takes seconds, at the pace of a model
+        offered = json.loads((await get(serving.port, "/v1/models")).body)["data"]
+    assert "X-Model: ai-search/demo" in head and f'"url":"{base}/cfchat/' in head
+    assert [model["id"] for model in offered] == ["ai-search/demo", "@cf/demo/eliza-1966"]
 
 
 async def test_two_servers_in_one_loop_leave_nothing_behind(capfd: pytest.CaptureFixture[str]) -> None:

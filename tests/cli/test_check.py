@@ -173,7 +173,7 @@ async def test_check_where_tls_fails(certificate: str | None, words: list[str]) 
     trusted = CERTS / {"localhost": "wrong_host.pem", "company": "company_ca.pem"}.get(certificate or "", "ca.pem")
     async with StandIn([silence()], certificate=certificate) as standin:
         url = f"https://localhost:{standin.port}/client/v4"
-        seconds = "10" if certificate else "1"
+        seconds = "10" if certificate else "0.2"
         flags = ("--tls-verify", "strict", "--connect-timeout", seconds)
         done = await cfchat(url, "check", *flags, SSL_CERT_FILE=str(trusted))
     assert (done.code, done.err) == (1, "")
