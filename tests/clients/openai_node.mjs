@@ -4,7 +4,7 @@ import { zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
 import { reader, serve } from "./jobs.mjs";
 
-const client = (job) => new OpenAI({ baseURL: `${job.url}/v1`, apiKey: job.key });
+const client = (job) => new OpenAI({ baseURL: `${job.url}/v1`, apiKey: job.key, defaultHeaders: job.fields });
 const asked = (job) => ({ model: job.model, messages: job.messages, ...job.options });
 const callsOf = (message) => (message.tool_calls ?? []).map((call) => [call.function.name, call.function.arguments]);
 
