@@ -1387,6 +1387,31 @@ async def test_a_kept_reply_goes_on_after_reloads(page: Page) -> None:
         await page.said("One two three")
 
 
+async def test_stop_before_the_first_word_of_a_kept_reply(page: Page) -> None:
+    model = Model()
+    async with chatting(page, model, app=AppSettings(keeping=Keeping(60))) as standin:
+        await page.say("Hello")
+        await standin.wait_requests()
+        await page.run("press('.stop')")
+        model.say("Half")
+        await standin.wait_closed_by_peer()
+        assert await page.run("return [replies()[0], $('.stop').hidden]") == ["", True]
+
+
+async def test_the_page_sends_a_picture_to_the_model(page: Page) -> None:
+    """Under the policy of the page, which names no other place of images than `data:`."""
+    async with chatting(page, words("A hill"), app=AppSettings(images=2)) as standin:
+        await page.run(PAINT)
+        await page.run("return paint(40, 30, 'image/png', 'a.png').then((it) => give(it, it, it))")
+        await page.until("return $('.hint').innerText.startsWith('A chat takes 2 pictures')")
+        await page.until(SHOWN, 2)
+        await page.run("press('.send')")
+        await page.said("A hill")
+        assert await page.run("return $$('.user-bubble img').map((it) => it.naturalWidth)") == [40, 40]
+        urls = await page.run("return $$('.user-bubble img').map((it) => it.src)")
+    assert [part["image_url"]["url"] for part in sent(standin.requests[0])] == urls
+
+
 # --- looks --------------------------------------------------------------------------------------
 
 
