@@ -43,6 +43,20 @@ async function models(job) {
   return [list, (await client(job).models.retrieve(job.model)).id];
 }
 
+// The sources of a whole reply, of a streamed one, of a response, of a streamed one, each as the SDK has them.
+async function sources(job) {
+  const [{ message }] = (await client(job).chat.completions.create(asked(job))).choices;
+  const streamed = [], added = [];
+  for await (const { choices } of await client(job).chat.completions.create({ ...asked(job), stream: true }))
+    streamed.push(...choices.flatMap(({ delta }) => delta.annotations ?? []));
+  const { output } = await client(job).responses.create(response_asked(job));
+  for await (const event of await client(job).responses.create({ ...response_asked(job), stream: true }))
+    if (event.type === "response.output_text.annotation.added") added.push(event.annotation);
+  const whole = output.flatMap(({ content }) => content).flatMap(({ annotations }) => annotations);
+  const cited = [message.annotations, streamed].map((list) => list.map((it) => it.url_citation));
+  return [...cited, whole, added].map((list) => list.map(({ title, url }) => [title, url]));
+}
+
 // --- Responses ------------------------------------------------------------------------------------
 
 const response_asked = ({ model, messages, options: { max_tokens, ...options } = {} }) => ({
@@ -122,4 +136,4 @@ async function response_parsed(job) {
 const response_kept = async (job) => (await client(job).responses.retrieve("resp_1")).output_text;
 
 const responses = { response_stream, response_helper, response_whole, response_last, response_turns, response_parsed, response_kept };
-await serve({ stream, whole, tools, models, ...responses });
+await serve({ stream, whole, tools, models, sources, ...responses });

@@ -74,6 +74,28 @@ def models(job: Job) -> object:
     return [[model.id for model in client.models.list()], client.models.retrieve(job["model"]).id]
 
 
+def sources(job: Job) -> object:
+    """The sources of a whole reply, of a streamed one, of a response, of a streamed one, each as the SDK has them."""
+    client = openai.OpenAI(base_url=job["url"] + "/v1", api_key=job["key"])
+    [choice] = client.chat.completions.create(**whole_asked(job)).choices
+    chunks = client.chat.completions.create(**asked(job))
+    deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
+    response = client.responses.create(**response_asked(job))
+    events = client.responses.create(**response_asked(job), stream=True)
+    added = [event.annotation for event in events if event.type == "response.output_text.annotation.added"]
+    return [
+        [[it.url_citation.title, it.url_citation.url] for it in choice.message.annotations],
+        [[it["url_citation"]["title"], it["url_citation"]["url"]] for delta in deltas for it in annotations_of(delta)],
+        [[it.title, it.url] for item in response.output for part in item.content for it in part.annotations],
+        [[it.title, it.url] for it in added],
+    ]
+
+
+def annotations_of(delta: Any) -> Any:
+    """What the SDK's type of a delta does not name."""
+    return (delta.model_extra or {}).get("annotations", [])
+
+
 # --- Responses ------------------------------------------------------------------------------------
 
 
@@ -186,4 +208,5 @@ responses = {
     "response_whole": response_whole, "response_last": response_last, "response_turns": response_turns,
     "response_parsed": response_parsed, "response_kept": response_kept, "validate": validate,
 }  # fmt: skip
-serve({"sync": sync, "task": in_a_task, "whole": whole, "tools": tools, "models": models, **responses})
+completions = {"sync": sync, "task": in_a_task, "whole": whole, "tools": tools, "models": models, "sources": sources}
+serve({**completions, **responses})

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from house import house
 from pages import AI_SDK, Page
+from sdks import Client, each
 from standin import StandIn, event, reply
 
 from cfchat.app.routes import Settings
@@ -30,16 +31,24 @@ def search(settings: Upstream) -> Upstream:
 
 
 @asynccontextmanager
-async def searched(page: Page) -> AsyncIterator[StandIn]:
-    async with StandIn([ANSWER]) as standin, house(standin, app=APP, change=search) as cfchat:
-        page.house = f"http://127.0.0.1:{cfchat.port}"
-        yield standin
+async def searched() -> AsyncIterator[str]:
+    """The address of a house whose answers come from a search."""
+    async with StandIn([ANSWER], repeat=True) as standin, house(standin, app=APP, change=search) as cfchat:
+        yield f"http://127.0.0.1:{cfchat.port}"
+
+
+@each("openai-python", "openai-node")
+async def test_openais_sdks_have_annotations(client: Client) -> None:
+    """Of what has an address."""
+    async with searched() as client.url:
+        client.ask("sources", model=SEARCH)
+        assert (await client.end()).get("end") == [[["On A", "https://example.com/a"]]] * 4
 
 
 @pytest.mark.parametrize("version", AI_SDK)
 async def test_use_chat_has_a_part_for_each_source(page: Page, version: str) -> None:
-    async with searched(page):
-        await page.open(f"use_chat.html?version={version}&id=sources-of-{version}&api={page.house}/api/chat")
+    async with searched() as url:
+        await page.open(f"use_chat.html?version={version}&id=sources-of-{version}&api={url}/api/chat")
         await page.until("return status == 'ready'")
         await page.run("ask('Hello')")
         await page.until("return status == 'ready' && shown.at(-1) == 'Good morning'")
@@ -57,9 +66,9 @@ async def test_use_chat_has_a_part_for_each_source(page: Page, version: str) -> 
     ids=["events", "readable", "whole"],
 )
 async def test_deep_chat_draws_the_answer_alone(page: Page, how: dict[str, object]) -> None:
-    async with searched(page):
+    async with searched() as url:
         await page.open("deep_chat.html")
-        await page.run("open_chat(arguments[0])", {"url": page.house + "/api/chatbot", **how})
+        await page.run("open_chat(arguments[0])", {"url": url + "/api/chatbot", **how})
         await page.until("return !!chat.shadowRoot?.querySelector('#text-input')")
         await page.run("chat.submitUserMessage({ text: 'Hello' })")
         await page.until("return replies().at(-1) == 'Good morning' && button().classList.contains('disabled-button')")
