@@ -1412,6 +1412,25 @@ async def test_the_page_sends_a_picture_to_the_model(page: Page) -> None:
     assert [part["image_url"]["url"] for part in sent(standin.requests[0])] == urls
 
 
+async def test_a_kept_reply_waits_for_the_network(page: Page) -> None:
+    """DevTools' offline refuses what is asked from then on. What runs goes on, so the line is cut, too."""
+    model = Model()
+    off = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    async with keeping(page, model) as (cfchat, line):
+        await page.say("Hello")
+        model.say("One")
+        await page.until("return replies()[0] == 'One'")
+        await page.command("Network.enable")
+        await page.command("Network.emulateNetworkConditions", offline=True, **off)
+        line.cut()
+        await page.until("return $('.reconnecting')")
+        model.say(" two")
+        model.end()
+        await cfchat.logged("ended after its client had left: whole")
+        await page.command("Network.emulateNetworkConditions", offline=False, **off)
+        await page.said("One two")
+
+
 # --- looks --------------------------------------------------------------------------------------
 
 
