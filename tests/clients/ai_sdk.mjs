@@ -2,7 +2,10 @@
 // OpenAI's, which calls the Responses API unless it is told otherwise.
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { AbstractChat, DefaultChatTransport, TextStreamChatTransport, generateId, generateObject, generateText, jsonSchema, streamObject, streamText, tool } from "ai";
+import {
+  AbstractChat, DefaultChatTransport, TextStreamChatTransport, convertToModelMessages, generateId, generateObject,
+  generateText, jsonSchema, streamObject, streamText, tool,
+} from "ai";
 import { reader, serve } from "./jobs.mjs";
 
 // It would write them among what is told.
@@ -48,7 +51,7 @@ async function talk(job, transport) {
   });
   state.messages = job.earlier ?? [];
   const chat = new Chat({ transport, state, generateId: generateId, onFinish: (how) => { end = how; } });
-  await chat.sendMessage({ text: job.messages.at(-1).content });
+  await chat.sendMessage({ text: job.messages.at(-1).content, files: job.files });
   if (chat.status === "error") throw chat.error;
   const last = chat.messages.at(-1);
   const usage = last.metadata?.usage?.totalTokens ?? null, thoughts = wordsOf(last, "reasoning");
@@ -68,10 +71,17 @@ const resume = async (job) => {
 const compatible = ({ url, key, model }) => createOpenAICompatible({ name: "cfchat", baseURL: `${url}/v1`, apiKey: key, includeUsage: true })(model);
 const openai = ({ url, key, model }) => createOpenAI({ baseURL: `${url}/v1`, apiKey: key })(model);
 
+// What useChat sends a server that calls a provider itself.
+const messagesOf = ({ messages, files }) => {
+  if (!files) return messages;
+  const [{ content }] = messages;
+  return convertToModelMessages([{ id: "m1", role: "user", parts: [{ type: "text", text: content }, ...files] }]);
+};
+
 // One click must not be nine calls: these providers know no x-should-retry.
-const asked = (job, model) => ({
+const asked = async (job, model) => ({
   model: model(job),
-  messages: job.messages,
+  messages: await messagesOf(job),
   maxOutputTokens: job.options?.max_tokens,
   maxRetries: job.options?.retries ?? 0,
   providerOptions: { openai: job.options?.openai ?? {} },
@@ -81,7 +91,7 @@ const streamed = (model) => async (job) => {
   const controller = new AbortController();
   const saw = reader(job, () => controller.abort());
   let text = "", thoughts = "", end = {};
-  const stream = streamText({ ...asked(job, model), abortSignal: controller.signal, onError: () => {} });
+  const stream = streamText({ ...(await asked(job, model)), abortSignal: controller.signal, onError: () => {} });
   for await (const part of stream.fullStream) {
     if (part.type === "text-delta") {
       text += part.text;
@@ -95,7 +105,7 @@ const streamed = (model) => async (job) => {
 };
 
 const whole = (model) => async (job) => {
-  const { text, reasoningText, usage, finishReason } = await generateText(asked(job, model));
+  const { text, reasoningText, usage, finishReason } = await generateText(await asked(job, model));
   return { text, thoughts: reasoningText ?? "", usage: usage.totalTokens, reason: finishReason };
 };
 
@@ -107,26 +117,26 @@ const callsOf = (calls) => calls.map((call) => [call.toolName, call.input]);
 
 // Calls as streamText puts them together.
 const tools = (model) => async (job) => {
-  const stream = streamText({ ...asked(job, model), tools: toolsOf(job) });
+  const stream = streamText({ ...(await asked(job, model)), tools: toolsOf(job) });
   return { reason: await stream.finishReason, calls: callsOf(await stream.toolCalls) };
 };
 
 // What came back is what goes on: the calls with their results, or the words with another question.
 const turns = (model) => async (job) => {
   const { tools = [] } = job.options ?? {};
-  const first = streamText({ ...asked(job, model), ...(tools.length ? { tools: toolsOf(job) } : {}), onError: () => {} });
+  const first = streamText({ ...(await asked(job, model)), ...(tools.length ? { tools: toolsOf(job) } : {}), onError: () => {} });
   const [{ messages }, called] = [await first.response, await first.toolCalls];
   const results = called.map(({ toolCallId, toolName }) => ({
     type: "tool-result", toolCallId, toolName, output: { type: "text", value: "rain" },
   }));
   const next = results.length ? { role: "tool", content: results } : { role: "user", content: "And you?" };
-  const { text } = await generateText(asked({ ...job, messages: [...job.messages, ...messages, next] }, model));
+  const { text } = await generateText(await asked({ ...job, messages: [...job.messages, ...messages, next] }, model));
   return { calls: callsOf(called), text };
 };
 
 const schema = { type: "object", properties: { city: { type: "string" }, degrees: { type: "number" } }, required: ["city", "degrees"] };
 const parsed = (model) => async (job) => {
-  const options = { ...asked(job, model), schema: jsonSchema({ ...schema, additionalProperties: false }), schemaName: "Weather" };
+  const options = { ...(await asked(job, model)), schema: jsonSchema({ ...schema, additionalProperties: false }), schemaName: "Weather" };
   const stream = streamObject(options);
   for await (const _ of stream.partialObjectStream);
   return [(await generateObject(options)).object, await stream.object];

@@ -94,6 +94,10 @@ class Page:
     async def run(self, script: str, *arguments: object) -> Any:
         return await asyncio.to_thread(self.driver.run, script, *arguments)
 
+    async def upload(self, field: str, file: Path) -> None:
+        """Choose a file in a field, by the reference of its element."""
+        await asyncio.to_thread(self.driver.call, "POST", f"/element/{field}/value", {"text": str(file)})
+
     async def until(self, script: str, *arguments: object) -> Any:
         return await asyncio.to_thread(self.driver.until, script, *arguments)
 

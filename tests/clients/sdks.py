@@ -130,15 +130,15 @@ def each(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("client", names, indirect=True)
 
 
-def _each_way(*pairs: tuple[str, str]) -> pytest.MarkDecorator:
+def each_of(*pairs: tuple[str, str]) -> pytest.MarkDecorator:
     named = [pytest.param(name, way, id=f"{name}-{way}") for name, way in pairs]
     return pytest.mark.parametrize(("client", "way"), named, indirect=["client"])
 
 
 STREAMED = [(name, way) for name, sdk in SDKS.items() for way in sdk.streams]
 WHOLE = [(name, way) for name, sdk in SDKS.items() for way in sdk.wholes]
-each_stream, each_whole, each_way = _each_way(*STREAMED), _each_way(*WHOLE), _each_way(*STREAMED, *WHOLE)
-each_response_stream = _each_way(*((name, way) for name, way in STREAMED if way.startswith("response_")))
+each_stream, each_whole, each_way = each_of(*STREAMED), each_of(*WHOLE), each_of(*STREAMED, *WHOLE)
+each_response_stream = each_of(*((name, way) for name, way in STREAMED if way.startswith("response_")))
 
 
 @dataclass
@@ -189,7 +189,7 @@ async def asked(
 ) -> AsyncIterator[StandIn]:
     """A house for the client, whose model follows the scripts."""
     guard = Guard(GuardSettings(keys=parse_keys(f"tests {KEY}\n")))
-    settings = Settings(models=(GEMMA, LLAMA), thoughts=thoughts)
+    settings = Settings(models=(GEMMA, LLAMA), thoughts=thoughts, images=images)
     async with StandIn(scripts) as standin, house(standin, app=settings, guard=guard, limits=limits) as cfchat:
         client.url = f"http://127.0.0.1:{cfchat.port}"
         yield standin
