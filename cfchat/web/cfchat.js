@@ -1110,6 +1110,9 @@ class Refusal extends Error {
   }
 }
 
+/** Return whether the server takes no pictures, or its model does not: a page names no other option. */
+const refusesPictures = (fault) => ["invalid_image", "invalid_option"].includes(fault?.code);
+
 /** Return the Refusal for an error reply of the server, or of a proxy before it. */
 async function refusal(response, labels) {
   const error = (await response.json().catch(() => null))?.error;
@@ -1512,7 +1515,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     else if (fault && turn.place.begun) turn.cut = "length"; // the rest did not come, and can be asked for again
     else if (fault) turn.cut = turn.content ? "cut" : "failed";
     delete turn.place;
-    if (fault?.code === "invalid_image") this.#forgetPictures();
+    if (refusesPictures(fault)) this.#forgetPictures();
     this.#drawEnd(turn, article, stopped ? null : fault);
     this.#store();
     this.#showState();
@@ -1768,7 +1771,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     const words = fault && turn.cut !== "cut" ? fault.message : this.#labels[turn.cut];
     const wait = fault?.retryAfter ?? 0;
     const text = make("span", { dir: "auto" }, words);
-    if (fault?.code === "invalid_image") text.append(` ${this.#labels.picturesOff}`);
+    if (refusesPictures(fault)) text.append(` ${this.#labels.picturesOff}`);
     const action = turn.cut === "length" ? "goOn" : "retry";
     const retry = button(action, "retry", this.#labels[action]);
     if (wait > COUNTDOWN) {
@@ -1782,7 +1785,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     const notice = make("div", { part }, icon("warning"), text);
     const question = this.#turns.findLast(({ role }) => role === "user");
     // Without its pictures a question may be empty, and there is nothing to try again.
-    if (fault?.code !== "invalid_image" || question.content) notice.append(retry);
+    if (!refusesPictures(fault) || question.content) notice.append(retry);
     return notice;
   }
 

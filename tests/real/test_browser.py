@@ -927,9 +927,10 @@ async def test_pictures_that_are_too_large_together(page: Page) -> None:
         assert 3e6 < await page.run(letters) <= 7e6
 
 
-async def test_a_server_that_takes_no_pictures(page: Page) -> None:
+@pytest.mark.parametrize("code", ["invalid_image", "invalid_option"])  # the latter of a model that does not see
+async def test_a_server_that_takes_no_pictures(page: Page, code: str) -> None:
     page.expected = "status of 400"
-    error = {"message": "Images are not taken here.", "code": "invalid_image"}
+    error = {"message": "Images are not taken here.", "code": code}
     refused = reply(
         json.dumps({"error": error}).encode(), 400, framing="length", fields=[("content-type", "application/json")]
     )
