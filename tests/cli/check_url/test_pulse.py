@@ -79,6 +79,7 @@ def test_the_advice_names_the_culprit(fields: tuple[tuple[str, str], ...], words
     result = Pulse(answer(pieces, *fields)).judge_buffering()
     assert result.status is Status.FAIL and not [word for word in words if word not in result.next], result
     assert (result.detail + result.next).isprintable()
+    assert ("nothing but an nginx" in result.next) is (fields == (("CF-Ray", "8f-AMS"),))
 
 
 @pytest.mark.parametrize(("first", "status"), [(5.0, Status.WARN), (1000.0, Status.FAIL)])

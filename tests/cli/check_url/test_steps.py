@@ -20,7 +20,8 @@ from cfchat.errors import ConfigError
 
 NAMES = ["name", "tcp", "tls", "pulse", "http", "buffering", "cut", "client", "body", "cors"]
 STREAM = [("Content-Type", "text/event-stream")]
-PULSE = reply(b"".join(b'data: {"n":%d,"client":"1.1.1.1"}\n\n' % n for n in range(1, 6)), fields=STREAM)
+SENT = b"".join(b'data: {"n":%d,"client":"1.1.1.1"}\n\n' % n for n in range(1, 6))
+PULSE = reply(SENT, fields=STREAM)
 
 
 @pytest.fixture(autouse=True)
@@ -185,11 +186,28 @@ async def test_a_preflight_has_no_key_and_a_small_body_limit_is_cfchats_own() ->
     assert results["buffering"].status is Status.WARN, "together, but early"
 
 
-@pytest.mark.parametrize("location", ["/api/pulse", "http://[", "ftp://x/", "", "http://a@b/"])
-async def test_a_redirect_that_leads_nowhere(location: str) -> None:
-    async with StandIn([reply(b"", 302, fields=[("Location", location)])], repeat=True, certificate=None) as standin:
+@pytest.mark.parametrize("location", ["/api/pulse", "http://[", "ftp://x/", "", "http://a@b/", None])
+async def test_a_redirect_that_leads_nowhere(location: str | None) -> None:
+    fields = [] if location is None else [("Location", location)]
+    async with StandIn([reply(b"", 302, fields=fields)], repeat=True, certificate=None) as standin:
         results = await check(f"http://localhost:{standin.port}", KEY)
     assert faults(results)["pulse"] == "fail" and len(standin.requests) <= 6
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "words"),
+    [
+        (reply(b": \n\n" * 4 + SENT, fields=STREAM), Status.OK, "4 of 4 heartbeats"),
+        (reply(SENT, fields=STREAM), Status.WARN, "0 of 4 heartbeats"),
+        (reply(b'{"error":{"code":"overloaded","request_id":"1"}}', 503), Status.FAIL, "503 of a cfchat: overloaded"),
+    ],
+)
+async def test_a_silent_pulse_is_asked_for_if_it_is_wanted(answer: Script, status: Status, words: str) -> None:
+    scripts = [PULSE, answer, reply(b"", 404), reply(b"", 204), PULSE]
+    async with StandIn(scripts, certificate=None) as standin:
+        result = (await check(f"http://localhost:{standin.port}", slow=True))["slow"]
+    assert standin.requests[1].target == "/api/pulse?idle=65"
+    assert result.status is status and words in result.detail
 
 
 async def test_a_proxy_that_lets_nobody_out() -> None:
