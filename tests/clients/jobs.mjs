@@ -1,7 +1,7 @@
 // A client's side of its process: jobs come in, what the client shows goes out.
 import { createInterface } from "node:readline";
 
-const tell = (seen) => process.stdout.write(JSON.stringify(seen) + "\n");
+export const tell = (seen) => process.stdout.write(JSON.stringify(seen) + "\n");
 
 // A job's `way` says which of these does it; then its value is told, or the class of its exception.
 export async function serve(ways) {

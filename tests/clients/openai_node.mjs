@@ -2,7 +2,7 @@
 import OpenAI from "openai";
 import { zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
-import { reader, serve } from "./jobs.mjs";
+import { reader, serve, tell } from "./jobs.mjs";
 
 const client = (job) => new OpenAI({ baseURL: `${job.url}/v1`, apiKey: job.key, defaultHeaders: job.fields });
 const asked = (job) => ({ model: job.model, messages: job.messages, ...job.options });
@@ -133,7 +133,26 @@ async function response_parsed(job) {
   return [whole.output_parsed, streamed.output_parsed];
 }
 
+// A stream that is lost goes on behind its last event. Where the job says so, it is cancelled there instead.
+async function response_resumed(job) {
+  const { responses } = client(job), seen = [];
+  let text = "";
+  const follow = async (events) => {
+    for await (const event of events) {
+      seen.push(event);
+      if (event.type !== "response.output_text.delta") continue;
+      text += event.delta;
+      tell({ piece: event.delta });
+    }
+  };
+  await follow(await responses.create({ ...response_asked(job), stream: true })).catch((error) => tell({ lost: error.constructor.name }));
+  const { id } = seen[0].response;
+  if (job.cancel) await responses.cancel(id);
+  await follow(await responses.retrieve(id, { stream: true, starting_after: seen.at(-1).sequence_number }));
+  return { text, last: seen.at(-1).type, each_once: seen.every((event, at) => event.sequence_number === at) };
+}
+
 const response_kept = async (job) => (await client(job).responses.retrieve("resp_1")).output_text;
 
-const responses = { response_stream, response_helper, response_whole, response_last, response_turns, response_parsed, response_kept };
+const responses = { response_stream, response_helper, response_whole, response_last, response_turns, response_parsed, response_kept, response_resumed };
 await serve({ stream, whole, tools, models, sources, ...responses });

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import openai  # type: ignore[import-not-found]
-from jobs import Job, read, read_in_a_task, serve
+from jobs import Job, read, read_in_a_task, serve, tell
 from openai.types.responses import Response, ResponseStreamEvent  # type: ignore[import-not-found]
 from pydantic import BaseModel, TypeAdapter  # type: ignore[import-not-found]
 
@@ -188,6 +188,32 @@ def response_parsed(job: Job) -> object:
     return [whole.model_dump(), streamed.model_dump()]
 
 
+def response_resumed(job: Job) -> object:
+    """A stream that is lost goes on behind its last event. Where the job says so, it is cancelled there instead."""
+    client = openai.OpenAI(base_url=job["url"] + "/v1", api_key=job["key"])
+    seen: list[Any] = []
+
+    def pieces(events: Iterator[Any]) -> Iterator[str]:
+        for event in events:
+            seen.append(event)
+            yield words_of(event)
+
+    text = ""
+    try:
+        for piece in filter(None, pieces(client.responses.create(**response_asked(job), stream=True))):
+            text += piece
+            tell(piece=piece)
+    except openai.APIError as error:
+        tell(lost=type(error).__name__)
+    name = seen[0].response.id
+    if job.get("cancel"):
+        client.responses.cancel(name)
+    rest = client.responses.retrieve(name, stream=True, starting_after=seen[-1].sequence_number)
+    text += "".join(pieces(rest))
+    numbers = [event.sequence_number for event in seen]
+    return {"text": text, "last": seen[-1].type, "each_once": numbers == list(range(len(numbers)))}
+
+
 def response_kept(job: Job) -> object:
     client = openai.OpenAI(base_url=job["url"] + "/v1", api_key=job["key"])
     return client.responses.retrieve("resp_1").output_text
@@ -206,7 +232,8 @@ def validate(job: Job) -> object:
 responses = {
     "response_stream": response_stream, "response_task": response_task, "response_helper": response_helper,
     "response_whole": response_whole, "response_last": response_last, "response_turns": response_turns,
-    "response_parsed": response_parsed, "response_kept": response_kept, "validate": validate,
+    "response_parsed": response_parsed, "response_kept": response_kept, "response_resumed": response_resumed,
+    "validate": validate,
 }  # fmt: skip
 completions = {"sync": sync, "task": in_a_task, "whole": whole, "tools": tools, "models": models, "sources": sources}
 serve({**completions, **responses})

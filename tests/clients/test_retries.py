@@ -1,4 +1,4 @@
-"""OpenAI's SDKs that try a question again with the same `Idempotency-Key`: it is asked once, and paid for once."""
+"""OpenAI's SDKs that come back, by the `Idempotency-Key` of a question or by a response's id: it is paid for once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import sdks
 from between import Between, Line, Treat, passes
 from house import House, house
 from sdks import GEMMA, USAGE, Client
@@ -112,4 +113,26 @@ async def test_a_stream_that_was_cut_is_whole_when_it_is_asked_for_again(client:
         ask(client, way)
         end = (await client.end())["end"]
         assert (end["text"], end["usage"]) == ("Good morning", 7)
+        assert len(standin.requests) == 1
+
+
+@pytest.mark.parametrize("cancel", [False, True], ids=["goes on", "is cancelled"])
+@sdks.each("openai-python", "openai-node")
+async def test_a_response_that_was_cut_goes_on_behind_its_last_event(client: Client, cancel: bool) -> None:
+    """By `retrieve` with `stream` and `starting_after`; `cancel` closes the call to the model."""
+    line, model = Line(), Model()
+    async with kept(client, line, model) as (standin, _):
+        client.ask("response_resumed", cancel=cancel)
+        model.say("Good")
+        assert await client.told() == {"piece": "Good"}
+        line.cut()
+        assert (await client.told()).get("lost")
+        if cancel:
+            await standin.wait_closed_by_peer()
+        else:
+            model.say(" morning")
+            model.end(usage=USAGE)
+        end = (await client.end()).get("end")
+        text, last = ("Good", "response.incomplete") if cancel else ("Good morning", "response.completed")
+        assert end == {"text": text, "last": last, "each_once": True}
         assert len(standin.requests) == 1
