@@ -211,3 +211,28 @@ async def test_use_chat_stops_on_the_server(page: Page, version: str) -> None:
         await page.until("return status == 'ready'")
         assert await page.run("return shown.at(-1)") == "Good"
         assert len(standin.requests) == 1
+
+
+# --- deep-chat --------------------------------------------------------------------------------------
+
+
+async def test_deep_chat_draws_numbered_events_and_shows_a_cut(page: Page) -> None:
+    """It does not come back."""
+    whole, half, line = Model(), Model(), Line()
+    async with kept(page, whole, half, line=line) as (standin, _):
+        await page.open("deep_chat.html")
+        await page.run("open_chat(arguments[0])", {"url": page.house + "/api/chatbot", "stream": True})
+        await page.until("return !!chat.shadowRoot?.querySelector('#text-input')")
+        await page.run("chat.submitUserMessage({ text: 'Hello' })")
+        for word, shown in (("Good", "Good"), (" morning", "Good morning")):
+            whole.say(word)
+            await page.until("return replies().at(-1) == arguments[0]", shown)
+        whole.end()
+        await page.until("return button().classList.contains('disabled-button')")
+        assert await page.run("return [replies(), errors()]") == [["Good morning"], []]
+        await page.run("chat.submitUserMessage({ text: 'And you?' })")
+        half.say("Fi")
+        await page.until("return replies().at(-1) == 'Fi'")
+        line.cut()
+        assert await page.until("return errors().length && errors()") == ["Error, please try again."]
+        assert len(standin.requests) == 2
