@@ -163,9 +163,11 @@ async def test_a_reload_reads_the_file_of_settings_but_for_what_the_parent_has(t
     config.write_text("workers = 2\ndaily-tokens = 1_000_000\n")
     async with standin() as upstream, started(upstream.base_url, CFCHAT_CONFIG=str(config)) as process:
         assert is_whole(await (await ask(process.port)).rest())
+        old = process.workers()
         config.write_text("workers = 0\ndaily-tokens = 1_000_000\nmax-body = 9\n")
         process.send(signal.SIGHUP)
         await process.logged("SIGHUP: 2 new workers accept")
+        await asyncio.gather(*(gone(pid) for pid in old if pid in process.workers()))
         assert (await (await ask(process.port)).rest()).status == 413
         config.write_text("max-body = many\n")
         process.send(signal.SIGHUP)
