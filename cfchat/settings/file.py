@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from cfchat.ops.logs import one_line
 from cfchat.settings.table import SETTINGS, Setting
 from cfchat.settings.values import (
+    OPTIONS,
     faults_in_tables,
     parse_toml,
     read_text,
@@ -99,12 +100,22 @@ def read_settings(source: str, path: str, faults: list[str]) -> dict[str, Entry]
 def _faults_of(key: str, value: object) -> Iterator[tuple[Key, str]]:
     """Give what is wrong with a key at the top, and with those in the tables below it."""
     if key in ("models", "model-options") and isinstance(value, dict):
-        yield from (((key, *inner), reason) for inner, reason in faults_in_tables(value))
+        yield from (((key, *inner), reason) for inner, reason in (*faults_in_tables(value), *_settings_in(value)))
     elif key not in _BY_KEY or key in _ELSEWHERE:
         yield (key,), _misplaced(key) or _say_unknown(key)
         if isinstance(value, dict):
             # A secret should be out of the file before anything else.
             yield from (((key, *inner), reason) for inner in _keys_in(value) if (reason := _misplaced(inner[-1])))
+
+
+def _settings_in(tables: Mapping[str, object]) -> Iterator[tuple[Key, str]]:
+    """Give the settings among the fields of models: TOML takes what stands below a table for a part of it."""
+    for model, fields in tables.items():
+        for name in fields if isinstance(fields, dict) else ():
+            if name in _BY_KEY and name not in OPTIONS:
+                yield (model, name), "is a setting, and not a field of a model: settings stand above the first table"
+            elif _plain(name) in _ELSEWHERE:
+                yield (model, name), _ELSEWHERE[_plain(name)]
 
 
 def _misplaced(key: str) -> str:

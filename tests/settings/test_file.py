@@ -227,6 +227,15 @@ def test_a_file_that_is_no_toml(write: Write, text: str, words: str) -> None:
     assert words in said
 
 
+def test_a_setting_below_a_table_of_a_model_is_no_field_of_it(write: Write) -> None:
+    """Who adds a line at the end of the file would set nothing, and send it to Cloudflare."""
+    fields = 'temperature = 1\nmax_tokens = 7\nport = 1\nrate-limit = "20/minute"\napi-token = "hush"\n'
+    told = faults(write(f'[models."{MODEL}"]\n{fields}'))
+    assert [line.partition(":")[2].partition(":")[0] for line in told] == ["4", "5", "6"]
+    assert "settings stand above the first table" in told[0] and "is a secret" in told[2]
+    assert "hush" not in "".join(told)
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(ConfigError, match=r"^CFCHAT_CONFIG cannot read .*[^\n]$"):

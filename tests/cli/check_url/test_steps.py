@@ -83,6 +83,7 @@ async def test_the_proxy_of_the_environment_leads_there() -> None:
         (reply(b'data: {"price":1}\n\n', fields=STREAM), ["an event stream, but not of cfchat"], "prefix"),
         (reply(b"busy", 502, framing="length"), ["502", 'text "busy"'], "no connection to cfchat"),
         (reply(b"", 401, framing="length"), ["401", "no text"], "login"),
+        (reply(b"", 500), ["500"], "log of the program"),
         (reply(b"", 403, fields=[("cf-mitigated", "challenge"), ("cf-ray", "1")]), ["403"], "Cloudflare"),
         (
             reply(b'{"error":{"code":"not_found","request_id":"1"}}', 404),
@@ -99,7 +100,7 @@ async def test_the_proxy_of_the_environment_leads_there() -> None:
         (reply(KEY.encode(), 404), ['text "***"'], "prefix"),
         (reply(b'{"error":{"code":"\\u001b[2J","request_id":"1"}}', 404), ["not of cfchat"], "prefix"),
     ],
-    ids=["404", "login", "stream", "502", "401", "challenge", "old", "ssh", "endless", "cut", "key", "code"],
+    ids=["404", "login", "stream", "502", "401", "500", "challenge", "old", "ssh", "endless", "cut", "key", "code"],
 )
 async def test_what_answers_in_the_place_of_a_pulse(answer: Script, words: Sequence[str], step: str) -> None:
     async with StandIn([answer], repeat=True, certificate=None) as standin:
