@@ -1,8 +1,7 @@
 """The way to Cloudflare: `async with upstream.ask(conversation) as answer`.
 
 A request is tried until its first words have come: again, or with another model, as `retry` decides and `circuits`
-advise. Connections are lent by the pool. Beside the requests runs the upkeep: connections kept warm, and a look at the
-account's list of models once a day.
+advise. Connections are lent by the pool.
 """
 
 from __future__ import annotations
@@ -13,13 +12,12 @@ import random
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from cfchat.conversation.model import NO_OPTIONS, Conversation, Options
 from cfchat.conversation.prepare import in_turns, trim, with_defaults
 from cfchat.errors import (
-    DAY,
     ContentBlocked,
     NoFreeFile,
     UpstreamConnectError,
@@ -56,6 +54,7 @@ from cfchat.upstream.connect import connect
 from cfchat.upstream.connection import LIST_OF_MODELS, Connection, UpstreamStale
 from cfchat.upstream.origin import Origin
 from cfchat.upstream.proxy import Proxy
+from cfchat.upstream.upkeep import Upkeep
 
 log = logging.getLogger("cfchat.upstream")
 
@@ -124,13 +123,14 @@ class Upstream:
         self._api = Api(settings.origin, settings.account, settings.token, settings.gateway)
         self._circuits = circuits.Circuits(settings.circuits)
         self._learned: defaultdict[str, Learned] = defaultdict(Learned)  # by model, of which few are offered
-        self._upkeep: list[asyncio.Task[None]] = []
         self._context = context
         self._failed = failed  # gets the error of every try
         self._failures, self._lost = 0, 0.0
-        self._seeing: frozenset[str] = frozenset()  # the models that take images, by the account's list
         self._resolver = Resolver()
         self.pool = self._pool = pool.Pool(self._connect, settings.pool, clock)
+        listed = () if self._api.on_gateway else tuple(filter(may_be_listed, settings.models))
+        pause = settings.pool.idle_timeout / 4
+        self._upkeep = Upkeep(self.pool, settings.warm, pause, self._circuits, listed, self.catalogue)
 
     @property
     def reachable(self) -> bool:
@@ -139,7 +139,7 @@ class Upstream:
 
     def sees(self, model: str) -> bool:
         """Return whether the model takes images, as far as is known."""
-        return sees(model) or model in self._seeing
+        return sees(model) or model in self._upkeep.seeing
 
     async def _connect(self) -> Connection:
         settings = self._settings
@@ -155,16 +155,11 @@ class Upstream:
 
     async def start(self) -> None:
         """Begin the upkeep: connections kept warm, and a look at the list of models now and once a day."""
-        chores: tuple[Coroutine[None, None, None], ...] = (self._keep_warm(), self._watch_models())
-        self._upkeep = [asyncio.get_running_loop().create_task(chore) for chore in chores]
-        for task in self._upkeep:
-            task.add_done_callback(_report)
+        self._upkeep.start()
 
     async def aclose(self) -> None:
         """End the upkeep and close what lies idle. Replies under way keep their connections and close them after."""
-        for task in self._upkeep:
-            task.cancel()
-        await asyncio.gather(*self._upkeep, return_exceptions=True)
+        await self._upkeep.aclose()
         self.close()
 
     def close(self) -> None:
@@ -377,42 +372,6 @@ class Upstream:
                 fitted[model] = made[left_out, turns], left_out
         return fitted
 
-    # --- upkeep --------------------------------------------------------------------------------------
-
-    async def _keep_warm(self) -> None:
-        """A first user, or one after a quiet hour, does not wait for a TLS handshake."""
-        said = False
-        while True:
-            try:
-                self._pool.expire()
-                await self._pool.warm(self._settings.warm)
-                said = False
-            except UpstreamError as error:
-                if not said:
-                    log.warning("no connection to the model's server: %s; it is tried again", str(error))
-                said = True
-            await asyncio.sleep(self._settings.pool.idle_timeout / 4)
-
-    async def _watch_models(self) -> None:
-        names = [name for name in self._settings.models if may_be_listed(name)]
-        while names and not self._api.on_gateway:
-            try:
-                listed = {model.name: model for model in await self.catalogue()}
-            except UpstreamError as error:
-                log.warning("the account's list of models could not be read: %s; `cfchat check` says more", str(error))
-            else:
-                self._circuits.listed(listed)
-                self._seeing = frozenset(name for name, model in listed.items() if model.vision)
-                for name in names:
-                    self._warn_of_model(name, listed.get(name))
-            await asyncio.sleep(DAY)
-
-    def _warn_of_model(self, name: str, listed: Model | None) -> None:
-        if listed is None:
-            log.warning("model %s is not in the account's list of models", name)
-        elif removal := listed.removal(time.time()):
-            log.warning("model %s %s: choose another", name, removal)
-
 
 class Asking:
     """A question under way; see `Upstream.ask`. Once the first words have come, nothing is kept of it."""
@@ -452,9 +411,3 @@ class Asking:
 
     async def __aexit__(self, *_: object) -> None:
         self._upstream.end(self._answer, self.spent)
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    """A chore has no end but cancellation: any other is a fault of ours, and must be seen."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("upkeep of the connections ended: %r", error, exc_info=error)
