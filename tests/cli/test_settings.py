@@ -78,4 +78,4 @@ def test_settings_that_are_wrong_are_told_and_an_account_may_be_missing(config: 
 
 def test_the_level_of_the_log_may_come_from_the_file(config: str) -> None:
     Path(config).write_text('log-level = "debug"\n')
-    assert "INFO demo: " in run("ask", "--demo", "--config", config, "Hi").stderr
+    assert "INFO demo: " in run("ask", "--demo", "--config", config, "bye").stderr
