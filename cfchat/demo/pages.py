@@ -33,6 +33,7 @@ _COMMON = frozenset(
         you your""",
     )
 )
+_BEGINS = re.compile(r"\s*(?:\||[-*>] |[0-9]+\. )|```")  # a line of its own: an item, a quote, a row, code
 _FENCED = re.compile(r"```.*?```", re.DOTALL)
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 
@@ -95,7 +96,9 @@ def _split(file: str, text: str) -> Iterator[Part]:
             title = heading = line[2:]
         elif line.startswith("## ") and not fenced:
             if paragraphs := tuple((text, Counter(_words(_FENCED.sub("", text)))) for text in _paragraphs(lines)):
-                words = sum([words for _, words in paragraphs], Counter(_words(heading) * HEADING))
+                words = Counter(_words(heading) * HEADING)
+                for _, inside in paragraphs:
+                    words.update(inside)
                 yield Part(file, title, heading, paragraphs, words)
             heading, lines = line[3:], []
         elif not line.startswith("<!-- "):
@@ -103,10 +106,16 @@ def _split(file: str, text: str) -> Iterator[Part]:
 
 
 def _paragraphs(lines: list[str]) -> Iterator[str]:
-    """Yield what blank lines separate, but a block of code stays whole, and each row of a table is one."""
+    """Yield what blank lines separate, but a block of code stays whole, and each row of a table is one.
+
+    The lines of a sentence are joined, because a chat shows the end of each line.
+    """
     paragraph, fenced = list[str](), False
     for line in [*lines, ""]:
         fenced ^= line.startswith("```")
+        if paragraph and line and not (fenced or _BEGINS.match(line) or paragraph[-1].startswith("```")):
+            paragraph[-1] += f" {line.lstrip()}"
+            continue
         if line or fenced:
             paragraph.append(line)
             continue

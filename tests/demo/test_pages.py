@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -47,6 +48,16 @@ def test_the_best_come_first_and_the_answer_is_quoted(words: list[str]) -> None:
     if found:
         quoted = pages.answer(" ".join(words)).partition(":\n\n")[2]
         assert quoted in found[0][0].text or "|---" in quoted
+
+
+def test_a_sentence_stays_in_one_line() -> None:
+    """A chat shows each end of a line: the next one begins an item, a row or code, or the text was all code."""
+    texts = [text for part in pages.parts() for text, _ in part.paragraphs if "```" not in text]
+    assert len(texts) > 100 and any("\n- " in text for text in texts) and any("\n| " in text for text in texts)
+    joints = [line for text in texts for line in text.split("\n")[1:]]
+    assert [line for line in joints if not re.match(r"\s*([-*] |[0-9]+[.] |[|>])", line)] == []
+    code = next(text for part in pages.parts() for text, _ in part.paragraphs if "systemctl enable" in text)
+    assert "\nset -- " in code and "\n```\n" in code
 
 
 def test_links_lead_nowhere_in_a_chat_and_marks_are_gone() -> None:
