@@ -8,7 +8,7 @@ Content-Security-Policy; the module may be embedded in any page.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 
 from cfchat.server.reply import Handler, Reply
@@ -44,15 +44,20 @@ DEMO_NOTE = (
 )
 
 
-def pages(model: str, demo: bool, images: int = 0, resume: bool = False) -> Mapping[str, Handler]:
+def pages(
+    model: str, demo: bool, images: Callable[[], int] = lambda: 0, resume: bool = False
+) -> Mapping[str, Handler]:
     """Return the handlers by path. The page names `model`, or says that it is the demo.
 
     It sends so many `images`, and its replies go on after a loss or a reload with `resume`.
     """
+
+    def offer() -> str:
+        return (f' images="{most}"' if (most := images()) else "") + (" resume" if resume else "")
+
     answering = "cfchat's own README files answer" if is_search(model) else "ELIZA, of 1966, answers"
     note = DEMO_NOTE.replace("$answering", answering) if demo else NOTE
-    offers = (f' images="{images}"' if images else "") + (" resume" if resume else "")
-    return {path: _handler(name, content_type, note, model, offers) for path, (name, content_type) in FILES.items()}
+    return {path: _handler(name, content_type, note, model, offer) for path, (name, content_type) in FILES.items()}
 
 
 def admin_pages() -> Mapping[str, Handler]:
@@ -60,9 +65,11 @@ def admin_pages() -> Mapping[str, Handler]:
     return {path: _handler(name, content_type) for path, (name, content_type) in ADMIN_FILES.items()}
 
 
-def _handler(name: str, content_type: str, note: str = "", model: str = "", offers: str = "") -> Handler:
+def _handler(
+    name: str, content_type: str, note: str = "", model: str = "", offer: Callable[[], str] = str
+) -> Handler:
     async def handle(request: Request, reply: Reply) -> None:
-        body, tag = _read(name, note, model, offers)
+        body, tag = _read(name, note, model, offer() if content_type == HTML else "")
         fields = [
             ("ETag", tag),
             # Kept, but asked for each time: a 304 costs one round trip.

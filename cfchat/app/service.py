@@ -69,8 +69,12 @@ class Service:
         self.of_all: Callable[[], Awaitable[Samples]] | None = None
         self._admin_address = admin
         self.admin: Server | None = None
+
+        def images() -> int:
+            return settings.images if upstream.sees(self.model) else 0  # as the account's list says by then
+
         resume = settings.keeping.seconds > 0
-        shown = {**(pages(self.model, demo, settings.images, resume) if page else {}), **self._probes(admin is None)}
+        shown = {**(pages(self.model, demo, images, resume) if page else {}), **self._probes(admin is None)}
         self.app = App(upstream, settings, guard, shown, hooks, self.metrics)
 
     @property

@@ -24,6 +24,7 @@ from cfchat.app.routes import Settings as AppSettings
 from cfchat.guard.cors import Origins
 from cfchat.guard.guard import Guard, Settings
 from cfchat.server.server import Server
+from cfchat.upstream.client import Settings as UpstreamSettings
 
 PATHS = sorted(FILES)
 
@@ -164,6 +165,16 @@ async def test_the_page_offers_what_the_server_can(app: AppSettings, attributes:
     async with StandIn([]) as standin, house(standin, app=app) as cfchat:
         page = await get(cfchat, "/")
     assert f'<cf-chat storage="session"{attributes}>'.encode() in page.body
+
+
+@pytest.mark.parametrize("model", ["ai-search/docs", "@cf/qwen/qwen3-30b-a3b-fp8"])
+async def test_the_page_offers_no_images_where_its_model_takes_none(model: str) -> None:
+    def asks(settings: UpstreamSettings) -> UpstreamSettings:
+        return settings._replace(models=(model,))
+
+    async with StandIn([]) as standin, house(standin, app=AppSettings(images=4), change=asks) as cfchat:
+        page = await get(cfchat, "/")
+    assert b'<cf-chat storage="session">' in page.body
 
 
 async def test_a_models_name_is_no_markup() -> None:
