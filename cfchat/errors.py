@@ -206,7 +206,7 @@ class ResponseNotFound(RequestError):
     """A reply of an earlier request, which is not kept."""
 
     status, code = 404, "response_not_found"
-    words = "This server keeps no replies."
+    words = "This server does not keep this response."
 
 
 class ModelNotFound(RequestError):

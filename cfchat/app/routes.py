@@ -65,6 +65,7 @@ log = logging.getLogger("cfchat.app")
 Route = Mapping[str, Handler]  # by method
 
 _MODELS = "/v1/models/"
+_OTHER = "other"  # the route of a path that there is not
 _QUIET = (*PROBES, PULSE)  # paths whose successes are logged at debug
 _JSON = (("Content-Type", "application/json"), ("Cache-Control", "no-cache"))
 
@@ -182,7 +183,10 @@ class App:
     def note(self, record: Record) -> None:
         """Count a request that is over, and log it. What tests come every few seconds is logged at debug."""
         path = record.path
-        self.metrics.requests.add(1, path if path in self._routes else self._name_of(path), str(record.status))
+        route = path if path in self._routes else self._name_of(path)
+        self.metrics.requests.add(1, route, str(record.status))
+        if route != _OTHER:
+            record.path = route  # who knows the name in a path can read that reply
         log_request(record, logging.DEBUG if path in _QUIET and record.status < 400 else logging.INFO)
 
     @property
@@ -198,7 +202,7 @@ class App:
     def _name_of(self, path: str) -> str:
         """The route of a path that has a name in it, so that there are no more of them than routes."""
         named = (f"{before}*{behind}" for before, behind in self._named_routes if _between(path, before, behind))
-        return next(named, "other")
+        return next(named, _OTHER)
 
     async def _route(self, request: Request, reply: Reply) -> None:
         if request.method not in _METHODS or request.method == "CONNECT":

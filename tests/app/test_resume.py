@@ -285,12 +285,29 @@ async def test_a_response_goes_on_behind_any_event() -> None:
             rest = parse(await it.send(get_response(name, f"stream=true&starting_after={after}")))
             assert data_of(rest.body) == whole[after + 1 :]
         for query in ("", "stream=false", "starting_after=1"):
-            assert parse(await it.send(get_response(name, query))).error["code"] == "response_not_found"
+            error = parse(await it.send(get_response(name, query))).error
+            assert error["code"] == "response_not_found" and "stream=true" in error["message"]
         assert parse(await it.send(get_response(name, "stream=true&starting_after=x"))).status == 400
         assert parse(await it.send(get_response("resp_0000000000000000"))).status == 404
         assert parse(await it.send(get_response(name, method="HEAD"))).raw == b""
         assert parse(await it.send(get_response(name, method="DELETE"))).status == 404
         assert len(standin.requests) == 1
+
+
+async def test_no_log_says_what_a_reply_can_be_read_by() -> None:
+    async with StandIn([words("Hello")], repeat=True) as standin, house(standin, app=KEPT) as it:
+        response = data_of(parse(await it.send(RESPOND)).body)[0]["response"]["id"]
+        events = name_of(parse(await it.send(post("/api/chatbot", EVENTS))).body)
+        await it.send(post())
+        for asking in (get_response(response), get_response(response, method="DELETE"), get()):
+            await it.send(asking)
+        for path in (f"/v1/responses/{response}/cancel", f"/api/chatbot/{events}/stop", f"/api/chat/{CHAT}/stop"):
+            await stop(it, path)
+        lines = [line for line in it.log if "first_ms=" in line]
+    assert len(lines) == 9 and len(response) == 5 + 32
+    names = (response.removeprefix("resp_"), events, CHAT)
+    assert [name for name in names if name in "".join(lines)] == []
+    assert any("POST /api/chat/*/stop 200" in line for line in lines)
 
 
 # --- stop -----------------------------------------------------------------------------------------
@@ -310,7 +327,7 @@ async def test_a_stop_closes_the_call_to_the_model_and_ends_the_reply_as_its_for
         async with asked(it, RESPOND if path == "/v1/responses" else post(path, fields)) as client:
             model.say("Hel")
             received = await client.until("Hel")
-            name = re.search(rb"id: (\w{32})|(resp_\w{16})", received)
+            name = re.search(rb"id: (\w{32})|(resp_\w{32})", received)
             if name:
                 stops = stops.replace("REPLY", (name[1] or name[2]).decode())
             answer = await stop(it, stops)

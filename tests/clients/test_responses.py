@@ -181,7 +181,7 @@ async def test_what_would_need_an_earlier_response_is_refused_with_the_way_out(c
         assert (end.get("error"), end["status"]) == ("BadRequestError", 400) and "whole conversation" in end["message"]
         client.ask("response_kept")
         end = await client.told()
-        assert (end.get("error"), end["status"]) == ("NotFoundError", 404) and "keeps no replies" in end["message"]
+        assert (end.get("error"), end["status"]) == ("NotFoundError", 404) and "does not keep" in end["message"]
         assert standin.requests == []
 
 

@@ -177,7 +177,8 @@ class KeptReply:
 
     def begin(self, meta: Meta, left_out: int, source: Pausable) -> None:
         """See Into."""
-        self.meta, self._left_out, self._source = meta, left_out, source
+        # Who knows the id of a response can read it, and the request's own id stands in logs.
+        self.meta, self._left_out, self._source = meta._replace(id=self.id), left_out, source
         for name in self._untold:
             self._replies.name(self, name)
 

@@ -150,7 +150,7 @@ class Resume:
             kept.tell(Name(asker.label, _EVENTS, kept.id))
             form = NumberedEvents(form.thoughts, kept.id, number)
         elif isinstance(form, responses.Events):
-            kept.tell(Name(asker.label, _RESPONSE, f"resp_{kept.request_id}"))
+            kept.tell(Name(asker.label, _RESPONSE, f"resp_{kept.id}"))
         return kept.follow(Writer(reply, form, [*asker.fields, *fields]), number)
 
     def _hash(self, *pieces: bytes) -> bytes:
@@ -178,8 +178,10 @@ class Resume:
         """
         asker, kept = await self._find(request, _RESPONSE, RESPONSE)
         asked = dict(parse_qsl(request.query))
-        if kept is None or kept.again is None or asked.get("stream") != "true":
+        if kept is None or kept.again is None:
             raise ResponseNotFound
+        if asked.get("stream") != "true":
+            raise ResponseNotFound("A response that is kept can only be read as a stream: add stream=true.")
         after = asked.get("starting_after", "-1")
         if not re.fullmatch(r"-1|[0-9]{1,9}", after):
             raise BadOption("`starting_after` must be the number of an event.", param="starting_after")
