@@ -6,13 +6,20 @@ import asyncio
 import gc
 import inspect
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from hypothesis import is_hypothesis_test, settings
 
+from cfchat.server import reply
+
 DEADLINE = 20.0
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs so, and each process of a test would inherit it; a handler is not inherited.
+    signal.signal(signal.SIGINT, lambda *_: None)
 
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=150, deadline=None, derandomize=True)
@@ -21,10 +28,12 @@ settings.register_profile("fuzz", max_examples=5000, deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
-def pytest_collection_finish() -> None:
-    """What is here by now stays: no collection of a test need look at it."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is here by now stays: no collection of a test need look at it. Cuts come soon, except for real clients."""
     gc.collect()
     gc.freeze()
+    if not any({"real", "clients"} & set(item.path.parts) for item in session.items):
+        reply.BEFORE_CUT = 0.01
 
 
 def run(test: Callable[..., Awaitable[None]], arguments: dict[str, Any]) -> None:

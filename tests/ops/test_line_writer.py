@@ -104,9 +104,10 @@ def test_what_is_flushed_is_written() -> None:
 def test_its_thread_takes_no_signal() -> None:
     """A signal that the main thread has blocked waits until it is unblocked."""
     with small_pipe() as (_, writing):
+        others = threading.enumerate()  # the thread of a writer that was closed may take a moment to end
         writer = LineWriter(writing)
         writer.flush(5.0)  # the thread runs
-        (thread,) = (thread for thread in threading.enumerate() if thread.name == "cfchat-lines")
+        (thread,) = (new for new in threading.enumerate() if new not in others and new.name == "cfchat-lines")
         status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
         writer.close()
     blocked = re.search(r"^SigBlk:\s*(\w+)$", status, re.MULTILINE)
