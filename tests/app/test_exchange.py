@@ -306,11 +306,11 @@ async def test_a_deadline_in_mid_reply_leaves_nothing() -> None:
 # --- the client's pace ----------------------------------------------------------------------------
 
 MOST = 128 * 1024  # bytes that may wait in this process for one client
-EACH, SIZE = 8000, 2500
+EACH, SIZE = 8000, 1300
 
 
 def flood(held_up: asyncio.Event) -> Script:
-    """More than the kernels' buffers take; `held_up` once it is not taken any more."""
+    """More than the kernel's buffers take before cfchat; `held_up` once it is not taken any more."""
 
     async def script(exchange: Exchange) -> None:
         await exchange.send(CHUNKED)
@@ -318,12 +318,25 @@ def flood(held_up: asyncio.Event) -> Script:
             for number in range(SIZE):
                 data = encode_chunk(event(f"{number:05d};" + "x" * EACH))
                 sending = asyncio.ensure_future(exchange.send(data))
-                if not (await asyncio.wait([sending], timeout=0.5))[0]:
+                if not (await asyncio.wait([sending], timeout=0.2))[0]:
                     held_up.set()
                 await sending
             await exchange.send(b"".join(chunks_of(b"data: [DONE]\n\n")) + b"0\r\n\r\n")
 
     return script
+
+
+@asynccontextmanager
+async def slowly(cfchat: House, data: bytes = ASK) -> AsyncIterator[asyncio.StreamReader]:
+    """Ask as `asked` does, with small buffers in the kernel: accepted sockets inherit that of the listening one."""
+    cfchat.server._acceptor._sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
+    sock.connect(("127.0.0.1", cfchat.port))
+    reader, writer = await asyncio.open_connection(sock=sock)
+    writer.write(data)
+    yield reader
+    await leave(writer)
 
 
 def waiting(cfchat: House) -> int:
@@ -340,7 +353,7 @@ def waiting(cfchat: House) -> int:
 async def test_a_client_that_stops_reading_holds_little_and_has_all_once_it_reads(accept: str) -> None:
     held_up = asyncio.Event()
     ask = ASK.replace(b"\r\n\r\n", f"\r\nConnection: close\r\nAccept: {accept}\r\n\r\n".encode(), 1)
-    async with StandIn([flood(held_up)]) as standin, house(standin) as cfchat, asked(cfchat, ask) as (reader, _):
+    async with StandIn([flood(held_up)]) as standin, house(standin) as cfchat, slowly(cfchat, ask) as reader:
         await asyncio.wait_for(held_up.wait(), 15)
         assert WRITE_AHEAD < waiting(cfchat) <= MOST and MOST >= WRITE_AHEAD + READ_SIZE
         await reader.readuntil(b"\r\n\r\n")
@@ -358,11 +371,11 @@ async def test_a_client_that_stops_reading_holds_little_and_has_all_once_it_read
 
 async def test_a_client_that_never_reads_again_is_ended_by_the_deadline_of_writes() -> None:
     held_up, costs = asyncio.Event(), Costs()
-    limits, ours = Limits(write=0.7), Hooks(after_reply=costs.after_reply)
+    limits, ours = Limits(write=0.3), Hooks(after_reply=costs.after_reply)
     async with (
         StandIn([flood(held_up)]) as standin,
         house(standin, limits=limits, hooks=ours) as cfchat,
-        asked(cfchat),
+        slowly(cfchat),
     ):
         await standin.wait_closed_by_peer()
         await cfchat.logged("client gone")

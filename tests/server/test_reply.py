@@ -11,6 +11,7 @@ from bare_server import GET, LAST, Paced, codes, serving, talk, the_connection
 from client import parse, until
 from hypothesis import given
 from hypothesis import strategies as st
+from standin import TURNS
 
 from cfchat.errors import CfchatError, UpstreamInterrupted
 from cfchat.server.reply import Reply
@@ -97,6 +98,8 @@ async def test_the_last_words_are_with_the_client_before_the_cut(
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET.replace(b"1.1", version))
         await reader.readuntil(b"ab")
+        for _ in range(TURNS):
+            await asyncio.sleep(0)  # a cut that does not wait comes now
         assert server.connections == 1 and not reader.at_eof()
         writer.close()  # nobody waits for a client that has left
         await until(lambda: not server.connections)
@@ -220,20 +223,29 @@ async def test_common_fields_are_in_every_reply() -> None:
 
 
 async def test_silence_is_broken_by_heartbeats_and_only_silence() -> None:
+    beaten = asyncio.Event()
+
     async def handler(request: Request, reply: Reply) -> None:
         reply.start(200, (), heartbeat=b":")
-        await asyncio.sleep(0.25)
-        reply.write(b"a")
+        await beaten.wait()
         for _ in range(30):
-            await asyncio.sleep(0.01)
             reply.write(b"b")
-        await asyncio.sleep(0.5)
+            await asyncio.sleep(0.005)
+        beaten.clear()
+        await beaten.wait()
         reply.end(b"c")
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(0.15)
 
-    async with serving(handler, Limits(heartbeat=0.2)) as (_, port):
-        body = parse(await talk(port, LAST)).body
-    assert re.fullmatch(rb":ab{30}:{1,2}c", body)
+    async with serving(handler, Limits(heartbeat=0.1)) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(LAST)
+        received = await reader.readuntil(b":\r\n")
+        beaten.set()
+        received += await reader.readuntil(b":\r\n")
+        beaten.set()
+        body = parse(received + await reader.read()).body
+        writer.close()
+    assert re.fullmatch(rb":+b{30}:+c", body)
 
 
 async def test_what_is_known_in_time_is_in_the_head() -> None:

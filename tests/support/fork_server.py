@@ -7,6 +7,7 @@ environment as JSON, with four files. Three become the standard files, and the e
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import select
@@ -61,9 +62,15 @@ def fork_server(root: str) -> ForkServer:
 
 
 def serve(door: socket.socket, root: str) -> None:
-    """Start what is asked for until nobody can ask any more."""
-    from cfchat.cli import ask, check, deploy, main, models  # noqa: F401
+    """Start what is asked for until nobody can ask any more. What commands import is imported here, once."""
+    import encodings.idna  # noqa: F401
+    import importlib.resources  # noqa: F401
+    import tomllib  # noqa: F401
 
+    from cfchat.cli import ask, check, deploy, main, models, settings  # noqa: F401
+
+    gc.collect()
+    gc.freeze()  # no collection of a fork looks at what is here by now, and the kernel need not copy it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who has ended leaves nothing behind
     while (received := socket.recv_fds(door, 1 << 20, 4))[0]:
         job, files = received[:2]
@@ -100,4 +107,5 @@ def _become(argv: list[str], environ: dict[str, str], root: str) -> NoReturn:
 
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
-    serve(socket.socket(fileno=0), sys.argv[1])
+    with socket.socket(fileno=0) as door:
+        serve(door, sys.argv[1])

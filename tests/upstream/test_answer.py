@@ -459,13 +459,13 @@ def conversation_said(model: Model, conversation: Conversation) -> Conversation:
 async def test_words_that_are_handed_on_are_in_time() -> None:
     """For longer than the time between two words may be."""
     model = Model()
-    async with StandIn([model]) as standin, house(standin, change=quicker(between_deltas=0.3)) as cfchat:
+    async with StandIn([model]) as standin, house(standin, change=quicker(between_deltas=0.15)) as cfchat:
         reader, writer = await cfchat.connect()
         writer.write(ASK)
         for number in range(30):
             model.say(f" {number};")
             await asyncio.wait_for(reader.readuntil(b";"), 5)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.01)
         model.end()
         await reader.readuntil(b"\r\n0\r\n\r\n")
         writer.close()

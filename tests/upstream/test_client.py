@@ -341,11 +341,11 @@ def says(cfchat: House, message: str, flag: str) -> bool:
 
 
 async def test_the_first_words_deadline_says_so() -> None:
-    async with StandIn([silence()] * 3) as standin, house(standin, change=quicker(first_delta=0.1)) as cfchat:
+    async with StandIn([silence()] * 3) as standin, house(standin, change=quicker(first_delta=0.05)) as cfchat:
         answer = await cfchat.post()
     assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")
-    assert answer.error["message"] == "The model took too long: no first words within 0.1 s."
-    assert says(cfchat, "no first words within 0.1 s", "--first-token-timeout")
+    assert answer.error["message"] == "The model took too long: no first words within 0.05 s."
+    assert says(cfchat, "no first words within 0.05 s", "--first-token-timeout")
 
 
 async def test_a_silent_address_is_given_up_with_all_that_leads_there() -> None:
@@ -372,7 +372,7 @@ async def test_thinking_is_no_silence(thought: str, close: str) -> None:
 
     async def thinking(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
-        for _ in range(20):
+        for _ in range(12):
             await exchange.send(f"data: {thought}\n\n".encode())
             await asyncio.sleep(0.01)
         await exchange.send(b'data: {"response":"%b\\nHello"}\n\ndata: [DONE]\n\n' % close.encode())
@@ -385,7 +385,7 @@ async def test_thinking_is_no_silence(thought: str, close: str) -> None:
         answer = await cfchat.post()
     # Nothing but the text shows whether it is a thought.
     unsure = "reasoning" not in thought and not close
-    assert answer.body == (b"Hm." * 20 + b"\nHello" if unsure else b"Hello")
+    assert answer.body == (b"Hm." * 12 + b"\nHello" if unsure else b"Hello")
 
 
 async def test_what_timed_out_at_cloudflare_for_good_is_asked_of_nobody() -> None:
@@ -403,12 +403,12 @@ async def test_no_capacity_names_a_time_to_come_back() -> None:
 async def test_the_connect_deadline_says_so() -> None:
     def tls(settings: Settings) -> Settings:
         once = settings.policy._replace(attempts=1)
-        return quicker(connect=0.3)(settings._replace(origin=settings.origin._replace(tls=True), policy=once))
+        return quicker(connect=0.1)(settings._replace(origin=settings.origin._replace(tls=True), policy=once))
 
     async with StandIn([], certificate=None) as standin, house(standin, change=tls) as cfchat:
         answer = await cfchat.post()
     assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")
-    assert answer.error["message"] == "The model's server could not be reached within 0.3 s."
+    assert answer.error["message"] == "The model's server could not be reached within 0.1 s."
     assert says(cfchat, "no TLS handshake with localhost", "--connect-timeout")
 
 
@@ -429,11 +429,11 @@ async def test_the_deadline_of_the_whole_reply_says_so() -> None:
             await exchange.send(HALF)
             await asyncio.sleep(0.01)
 
-    async with StandIn([script]) as standin, house(standin, change=quicker(whole_reply=0.3)) as cfchat:
+    async with StandIn([script]) as standin, house(standin, change=quicker(whole_reply=0.1)) as cfchat:
         answer = await cfchat.post()
         await standin.wait_closed_by_peer()
     assert answer.body.startswith(b"HelHel") and not answer.whole
-    assert says(cfchat, "no end of the reply within 0.3 s", "--reply-timeout")
+    assert says(cfchat, "no end of the reply within 0.1 s", "--reply-timeout")
 
 
 # --- upkeep --------------------------------------------------------------------------------------

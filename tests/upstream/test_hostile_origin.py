@@ -34,7 +34,6 @@ THOUGHT = b'data: {"choices":[{"delta":{"reasoning_content":"' + b"hm " * 300 + 
 STREAM = [("content-type", "text/event-stream")]
 CHUNKED = head_of(200, [*STREAM, ("transfer-encoding", "chunked")])
 UNTIL_CLOSE = head_of(200, STREAM)
-SOON = quicker(first_delta=0.2, between_deltas=0.2)
 
 
 def chunk(data: bytes, extension: bytes = b"") -> bytes:
@@ -77,7 +76,7 @@ def drip(wire: bytes, then_silent: bool = False, pace: float = 0.0) -> Script:
 class Case:
     """`code` is that of an error before the first word; `body` the words, `whole` whether they look complete.
 
-    `late`: it ends by a deadline, which is a short one then.
+    `late`: it ends by that deadline, which is a short one then.
     """
 
     script: Script
@@ -86,14 +85,14 @@ class Case:
     whole: bool = True
     requests: int = 1
     kept: bool = False  # whether the connection serves the next conversation, too
-    late: bool = False
+    late: str = ""
 
 
 def refused(script: Script, code: str, requests: int = 3) -> Case:
-    return Case(script, code=code, requests=requests, late=code == "upstream_timeout")
+    return Case(script, code=code, requests=requests, late="first_delta" if code == "upstream_timeout" else "")
 
 
-def cut(script: Script, late: bool = False) -> Case:
+def cut(script: Script, late: str = "") -> Case:
     return Case(script, body=b"Hel", whole=False, late=late)
 
 
@@ -124,7 +123,7 @@ CASES = {
     "an endless field": refused(endless(b"x" * 65536, b"HTTP/1.1 200 OK\r\nX: "), "upstream_protocol"),
     "endless fields": refused(endless(b"X: y\r\n" * 1000, b"HTTP/1.1 200 OK\r\n"), "upstream_protocol"),
     "endless comments": refused(endless(b": still thinking\n\n", UNTIL_CLOSE), "upstream_timeout"),
-    "endless comments in the reply": cut(endless(b": still thinking\n\n", UNTIL_CLOSE + HALF), late=True),
+    "endless comments in the reply": cut(endless(b": still thinking\n\n", UNTIL_CLOSE + HALF), late="between_deltas"),
     "an event of 5 MiB": refused(reply(b'data: {"response":"' + b"x" * (5 << 20) + b'"}\n\n'), "upstream_protocol"),
     "an event of 5 MiB in the reply": cut(reply(HALF + b"data: " + b"x" * (5 << 20) + b"\n\n")),
     "thoughts without end": refused(endless(THOUGHT * 20, UNTIL_CLOSE), "upstream_protocol", requests=1),
@@ -134,7 +133,7 @@ CASES = {
     ),
     "a slow head": refused(drip(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 20, True, 0.01), "upstream_timeout"),
     "a stall before the first word": refused(drip(CHUNKED, True), "upstream_timeout"),
-    "a stall inside the reply": cut(drip(CHUNKED + chunk(HALF), True), late=True),
+    "a stall inside the reply": cut(drip(CHUNKED + chunk(HALF), True), late="between_deltas"),
     "a drip": Case(drip(wire_of(WORDS)), kept=True),
     "two replies to one request": Case(
         raw(wire_of(WORDS) + wire_of(b'data: {"response":"not yours"}\n\ndata: [DONE]\n\n'))
@@ -168,7 +167,7 @@ def check(answer: Reply, case: Case) -> None:
 async def test_what_an_origin_can_do(name: str) -> None:
     case = CASES[name]
     scripts = [*[case.script] * case.requests, reply(NEXT)]
-    change = SOON if case.late else quicker()
+    change = quicker(**{case.late: 0.1}) if case.late else quicker()
     async with StandIn(scripts) as standin, house(standin, change=change) as cfchat:
         async with tidy(cfchat):
             check(await cfchat.post(), case)
