@@ -173,7 +173,7 @@ async def test_check_where_tls_fails(certificate: str | None, words: list[str]) 
     trusted = CERTS / {"localhost": "wrong_host.pem", "company": "company_ca.pem"}.get(certificate or "", "ca.pem")
     async with StandIn([silence()], certificate=certificate) as standin:
         url = f"https://localhost:{standin.port}/client/v4"
-        seconds = "10" if certificate else "0.2"
+        seconds = "10" if certificate else "0.1"
         flags = ("--tls-verify", "strict", "--connect-timeout", seconds)
         done = await cfchat(url, "check", *flags, SSL_CERT_FILE=str(trusted))
     assert (done.code, done.err) == (1, "")
@@ -210,7 +210,7 @@ async def test_check_where_the_name_has_no_address() -> None:
 async def test_check_where_the_far_end_keeps_silent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"https://localhost:{mute.getsockname()[1]}/client/v4"
-        done = await cfchat(url, "check", "--connect-timeout", "0.3")
+        done = await cfchat(url, "check", "--connect-timeout", "0.1")
     assert done.code == 1
     assert "firewall" in done.line("connect") and "--connect-timeout" in done.line("connect")
 

@@ -411,7 +411,7 @@ async def test_batches_that_nobody_takes_pause_the_upstream() -> None:
         await exchange.send(CHUNKED)
         for number in range(size):
             sending = asyncio.ensure_future(exchange.send(encode_chunk(event(f"{number:05d};" + "x" * each))))
-            if not (await asyncio.wait([sending], timeout=0.5))[0]:
+            if not (await asyncio.wait([sending], timeout=0.2))[0]:
                 held_up.set()
             await sending
         await exchange.send(DONE + LAST_CHUNK)
