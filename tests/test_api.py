@@ -294,6 +294,12 @@ async def test_what_cannot_be_asked(
         await anext(cfchat.stream_chat(messages, DEMO, **options))
 
 
+def test_help_prints_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default in a signature is printed by `help`: `os.environ` would show the token."""
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "token-that-nobody-may-see")
+    assert "token-that-nobody-may-see" not in pydoc.render_doc(cfchat)
+
+
 async def test_chat_does_not_block_a_loop() -> None:
     with pytest.raises(RuntimeError, match="stream_chat"):
         cfchat.chat("Hello", DEMO)

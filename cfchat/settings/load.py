@@ -45,7 +45,7 @@ def load_config(
     account_id: str = "",
     api_token: str = "",
     demo: bool = False,
-    environ: Mapping[str, str] = os.environ,
+    environ: Mapping[str, str] | None = None,
     **settings: object,
 ) -> Config:
     """Return the Config of a program that embeds cfchat: settings by keyword, all others from the environment.
@@ -69,6 +69,8 @@ def load_config(
     port must be a whole number from 0 to 65535
     """
     credentials = {"CLOUDFLARE_ACCOUNT_ID": account_id, "CLOUDFLARE_API_TOKEN": api_token}
+    # Not a default of the signature: `help` would print it, and the token in it.
+    environ = os.environ if environ is None else environ
     environ = {**environ, **{name: value for name, value in credentials.items() if value}}
     flags = {name: _as_text(value) for name, value in settings.items() if value is not None}
     known = {setting.name for setting in SETTINGS}
