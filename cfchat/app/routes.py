@@ -241,7 +241,7 @@ class App:
         asked = re.sub(r"/+", "/", path).rstrip("/")
         for known in self._routes:
             if asked and (asked.endswith(known) or known.endswith(asked)):
-                return f"There is nothing at this path. {known} is meant, perhaps."
+                return f"There is nothing at this path. Perhaps {known} is meant."
         if re.search(r"/v1(?:/|$)", asked):
             known = "POST /v1/responses, POST /v1/chat/completions and GET /v1/models"
             return f"There is nothing at this path. OpenAI's clients find {known}."
@@ -392,6 +392,6 @@ def _no_form(request: Request, body: bytes) -> bytes:
     if body.lstrip()[:1] not in (b"[", b"{"):
         kind = request.fields.get("content-type", "").partition(";")[0].strip().lower()
         if kind in HTML_FORMS:
-            message = "The body is a form: send the messages as JSON."
+            message = "The body looks like a form: send the messages as a list or object of JSON."
             raise UnsupportedMediaType(message, param="content-type")
     return body

@@ -58,7 +58,7 @@ TWO_WAYS_ON = """\
 To talk to Workers AI: set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN (dashboard: AI > Workers AI > Use REST API).
 To try it without an account: add --demo."""
 _NOT_TAKEN = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # why a file takes no output
-NO_DEMO = "--demo has no account, which this command needs; `cfchat --demo` and `cfchat ask --demo` need none"
+NO_DEMO = "--demo goes with `cfchat`, `cfchat ask` and `cfchat settings`; this command is about a real account"
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -74,7 +74,21 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print one line and no usage text: the reason should not be the last of twenty lines."""
-        self.exit(WRONG_USE, f"cfchat: {message} (see {self.prog} --help)\n")
+        self.exit(WRONG_USE, f"cfchat: {_in_our_words(message)} (see {self.prog} --help)\n")
+
+
+def _in_our_words(message: str) -> str:
+    """Return what is wrong, as a reader of the README would say it."""
+    about, _, words = message.partition(": ")
+    if about == "argument COMMAND":  # or the value of a flag that argparse does not know
+        word = words.removeprefix("invalid choice: ").partition(" (choose from ")[0]
+        return f"{word} is no command; or is the flag before it misspelt?"
+    if about == "unrecognized arguments":
+        from cfchat.settings.file import closest
+
+        match = closest(words.split()[0].partition("=")[0])
+        return f"{message}: did you mean --{match}?" if match else message
+    return message
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -121,13 +121,13 @@ def _settings_in(tables: Mapping[str, object]) -> Iterator[tuple[Key, str]]:
 def _misplaced(key: str) -> str:
     """Return where a key belongs that is no setting; empty if it is unknown."""
     plain = _plain(key)
-    if plain not in _ELSEWHERE and _SECRET_WORDS.fullmatch(plain) and not _closest(plain):
+    if plain not in _ELSEWHERE and _SECRET_WORDS.fullmatch(plain) and not closest(plain):
         return _SECRET
     return _ELSEWHERE.get(plain, "")
 
 
 def _say_unknown(key: str) -> str:
-    match = _closest(_plain(key))
+    match = closest(key)
     return f"is no setting: did you mean {match}?" if match else "is no setting"
 
 
@@ -135,10 +135,11 @@ def _plain(key: str) -> str:
     return key.lower().replace("_", "-").removeprefix("--").removeprefix("cfchat-")
 
 
-def _closest(plain: str) -> str:
-    from difflib import get_close_matches  # here, because few files have a fault
+def closest(key: str) -> str:
+    """Return the setting that a misspelt key or flag is closest to; empty if it is close to none."""
+    from difflib import get_close_matches  # here, because few starts have a fault
 
-    return next(iter(get_close_matches(plain, _BY_KEY, 1, 0.75)), "")
+    return next(iter(get_close_matches(_plain(key), _BY_KEY, 1, 0.75)), "")
 
 
 def _read_entry(setting: Setting, value: Any) -> Entry:

@@ -149,7 +149,7 @@ def to_aliases(text: str) -> dict[str, str]:
     aliases: dict[str, str] = {}
     for item in text.split(","):
         alias, _, model = item.strip().partition("=")
-        if not re.fullmatch(r"[A-Za-z0-9@._:/-]{1,128}", alias):
+        if not model or not re.fullmatch(r"[A-Za-z0-9@._:/-]{1,128}", alias):
             raise ValueError("must be such as gpt-4o-mini=" + FALLBACK_MODELS[-1])
         aliases[alias] = model if is_search(model) else to_model(model)
     return aliases
@@ -247,8 +247,10 @@ def to_model_fields(path: str) -> dict[str, Any]:
 def faults_in_tables(tables: Mapping[str, object]) -> Iterator[tuple[tuple[str, ...], str]]:
     """Give the key and the reason of all that is wrong with the tables of the models."""
     for model, fields in tables.items():
-        if not (is_model_name(model) or is_search(model)) or not isinstance(fields, dict):
-            yield (model,), f'takes a table for each model, such as ["{DEFAULT_MODEL}"]; {model} is none'
+        is_known = is_model_name(model) or is_search(model)
+        if not is_known or not isinstance(fields, dict):
+            what = "table" if is_known else "model"
+            yield (model,), f'takes a table for each model, such as ["{DEFAULT_MODEL}"]; {model} is no {what}'
             continue
         for name, value in fields.items():
             if name in ("messages", "stream", "model", "prompt"):

@@ -55,5 +55,20 @@ def test_wrong_flag_is_one_line_and_exit_2(flags: list[str]) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--prot", "8080"], "'8080' is no command; or is the flag before it misspelt?"),
+        (["help"], "'help' is no command"),
+        (["--prot=8080"], "did you mean --port?"),
+        (["settings", "--max_tokens", "5"], "did you mean --max-tokens?"),
+        (["ask", "--bogus"], "unrecognized arguments: --bogus (see"),
+    ],
+)
+def test_a_wrong_flag_is_said_so_that_it_can_be_mended(flags: list[str], words: str) -> None:
+    done = run(*flags)
+    assert done.returncode == 2 and words in done.stderr
+
+
 def test_the_names_of_deploy_are_those_that_it_knows() -> None:
     assert (*KINDS, PYZ) == DEPLOYMENTS

@@ -143,7 +143,7 @@ when = 2026-01-01
         ":12: server is no setting",
         f':15: models."{MODEL}".messages',
         f':17: models."{MODEL}".when',
-        ":18: models.llama takes a table for each model, such as [\"@cf/google/gemma-4-26b-a4b-it\"]; llama is none",
+        ':18: models.llama takes a table for each model, such as ["@cf/google/gemma-4-26b-a4b-it"]; llama is no model',
     ]  # fmt: skip
 
 
@@ -246,7 +246,7 @@ def test_a_name_of_a_stranger_is_one_line(write: Write) -> None:
     (said,) = faults(write(f'"a\\n\\u001b[2J{"x" * 999}" = 1'))
     assert said.startswith(r':1: "a\n\u001b[2Jxxx') and len(said) < 200
     (said,) = faults(write('[models."a\\nb\\u001b[2J"]'))
-    assert said.startswith(r':1: models."a\nb\u001b[2J" takes a table') and said.endswith(r"a\nb\x1b[2J is none")
+    assert said.startswith(r':1: models."a\nb\u001b[2J" takes a table') and said.endswith(r"a\nb\x1b[2J is no model")
 
 
 def test_lines_are_not_looked_up_for_ever(write: Write) -> None:

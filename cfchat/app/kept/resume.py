@@ -127,7 +127,7 @@ class Resume:
         while True:
             if question and (found := self.replies.find(names[0])) is not None:
                 if found.question != question:
-                    raise IdempotencyKeyReused("This key has come with another question: each needs a key of its own.")
+                    raise IdempotencyKeyReused("This `Idempotency-Key` belongs to another question: send a new one.")
                 return found
             if chat is None or not await self.replies.stop(chat):
                 return None
@@ -223,5 +223,6 @@ def read_key(field: str | None) -> str:
     quoted = re.fullmatch(_QUOTED, field)
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else field
     if not re.fullmatch(_KEY_TEXT, key) or (field[0] == '"' and not quoted):
-        raise BadIdempotencyKey("This must be 16 to 255 characters of visible ASCII.", param="idempotency-key")
+        message = "An `Idempotency-Key` must be 16 to 255 characters of visible ASCII."
+        raise BadIdempotencyKey(message, param="idempotency-key")
     return key

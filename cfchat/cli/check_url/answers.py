@@ -90,8 +90,8 @@ def _advise_on_code(code: str, key_sent: bool) -> str:
         "is sent to the origin of --url alone, and to a public host only by https",
         "rate_limited": "the rate limit of this server (--rate-limit): wait, or ask with a key that has a rate left",
         "overloaded": "wait a moment: it runs too many replies or pulses, or it is about to stop",
-        "not_found": "the prefix is wrong, or the proxy does not take it off before it passes a request on, or this "
-        "cfchat is too old for /api/pulse",
+        "not_found": "--url is what stands before /api/chatbot; or the proxy does not take that prefix off before it "
+        "passes a request on, or this cfchat is too old for /api/pulse",
         "method_not_allowed": "this cfchat is too old for /api/pulse: update it",
     }.get(code, "see this server's log")
 
