@@ -58,7 +58,7 @@ TWO_WAYS_ON = """\
 To talk to Workers AI: set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN (dashboard: AI > Workers AI > Use REST API).
 To try it without an account: add --demo."""
 _NOT_TAKEN = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # why a file takes no output
-NO_DEMO = "--demo goes with `cfchat`, `cfchat ask` and `cfchat settings`; this command is about a real account"
+NO_DEMO = "--demo has no account, and this command is about one; try `cfchat --demo` or `cfchat ask --demo`"
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
