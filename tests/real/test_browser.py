@@ -251,6 +251,25 @@ async def test_words_right_before_a_break_reach_a_page(page: Page) -> None:
         assert await page.run("return window.got") == ["one two three four five six TypeError"] * 8
 
 
+async def test_a_connection_that_is_lost_behind_the_end_of_a_reply(page: Page) -> None:
+    """The reply is whole, and nobody asks again."""
+    page.expected = "net::ERR_INCOMPLETE_CHUNKED_ENCODING"
+    shown = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        said = b'data: {"text":"Whole"}\n\ndata: [DONE]\n\n'
+        await exchange.send(wire_of(said).removesuffix(b"0\r\n\r\n"))
+        await shown.wait()
+        exchange.close()
+
+    async with beside(page, "resume", script) as server:
+        await page.say("Hello")
+        await page.until("return replies()[0] == 'Whole'")
+        shown.set()
+        await page.said("Whole")
+        assert not await page.run("return $('.notice')") and len(server.requests) == 2
+
+
 async def test_an_interruption_is_marked_and_can_be_tried_again(page: Page) -> None:
     page.expected = "net::ERR_INCOMPLETE_CHUNKED_ENCODING"
     model = Model()
@@ -471,9 +490,9 @@ async def test_any_cut_gives_the_same_document(page: Page) -> None:
         '<a href="https://example.com/a_(b)?c=d"',
         '<a href="https://example.com/x"',
         "2 * 3 * 4, snake_case, a lone ** and",
-        '<ol start="1"><li dir="auto">First<ul><li dir="auto">nested <strong>one</strong></li>',
+        '<ol dir="auto" start="1"><li>First<ul dir="auto"><li>nested <strong>one</strong></li>',
         'return f"{x}`"</span>',
-        '<li dir="auto">Third</li></ol><blockquote>',
+        "<li>Third</li></ol><blockquote>",
         "Quoted\ntwice</p><p",
         "<td><strong>1</strong></td>",
         "<hr>",
@@ -908,6 +927,13 @@ async def test_each_picture_that_is_not_taken_has_words(page: Page) -> None:
         )
         await page.until(SHOWN, 4)
         assert len(server.requests) == 1
+
+
+async def test_a_picture_with_many_marks_of_an_image_does_not_hold_up_the_page(page: Page) -> None:
+    marked = base64.b64encode(gif(1) + b"!\xf9\x04" * 500_000).decode()
+    async with beside(page, "images"):
+        await page.run("give(new File([bytes(arguments[0])], 'marks.gif', { type: 'image/gif' }))", marked)
+        await page.until(SHOWN, 1)
 
 
 async def test_pictures_that_are_too_large_together(page: Page) -> None:
