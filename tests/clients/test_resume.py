@@ -147,9 +147,9 @@ async def test_use_chat_goes_on_after_a_reload(page: Page, version: str) -> None
     """Of the reply's words none is lost and none is doubled, though the page has kept its beginning."""
     model = Model()
     async with kept(page, model) as (standin, cfchat):
-        await page.open(use_chat(page, version, chat := f"chat-of-version-{version}"))
+        await page.open(use_chat(page, version, f"chat-of-version-{version}"))
         await page.until("return status == 'ready'")
-        assert "204" in cfchat.log[-1] and f"/api/chat/{chat}/stream" in cfchat.log[-1]
+        assert "204" in cfchat.log[-1] and "/api/chat/*/stream" in cfchat.log[-1]
         await page.run("ask('Hello')")
         model.say("Good")
         await page.until("return shown.at(-1) == 'Good'")
