@@ -134,8 +134,17 @@ async def test_fetch_event_source_goes_on_when_its_page_is_seen_again(page: Page
 # --- useChat ----------------------------------------------------------------------------------------
 
 
-def use_chat(page: Page, version: str, chat: str) -> str:
-    return f"use_chat.html?version={version}&id={chat}&api={page.house}/api/chat"
+async def open_chat(page: Page, version: str, chat: str) -> None:
+    """Open the chat of this id, and wait until it has asked for a reply to go on with."""
+    await page.open(f"use_chat.html?version={version}&id={chat}&api={page.house}/api/chat")
+    await page.until("return status == 'ready'")
+
+
+async def begin_reply(page: Page, model: Model) -> None:
+    """Ask a question, and wait for the first word of its reply."""
+    await page.run("ask('Hello')")
+    model.say("Good")
+    await page.until("return shown.at(-1) == 'Good'")
 
 
 DRAWN = "return [...document.querySelectorAll('p')].map((it) => it.innerText)"
@@ -147,12 +156,9 @@ async def test_use_chat_goes_on_after_a_reload(page: Page, version: str) -> None
     """Of the reply's words none is lost and none is doubled, though the page has kept its beginning."""
     model = Model()
     async with kept(page, model) as (standin, cfchat):
-        await page.open(use_chat(page, version, f"chat-of-version-{version}"))
-        await page.until("return status == 'ready'")
+        await open_chat(page, version, f"chat-of-version-{version}")
         assert "204" in cfchat.log[-1] and "/api/chat/*/stream" in cfchat.log[-1]
-        await page.run("ask('Hello')")
-        model.say("Good")
-        await page.until("return shown.at(-1) == 'Good'")
+        await begin_reply(page, model)
         await page.reload()
         await page.until("return shown.at(-1) == 'Good' && status == 'streaming'")
         model.say(" morning")
@@ -177,11 +183,8 @@ async def test_use_chat_goes_on_when_its_page_is_seen_again(page: Page, version:
     whole = "Good morning" if version == "7" else "GoodGood morning"
     model, line = Model(), Line()
     async with kept(page, model, line=line) as (standin, _):
-        await page.open(use_chat(page, version, f"hidden-chat-of-{version}"))
-        await page.until("return status == 'ready'")
-        await page.run("ask('Hello')")
-        model.say("Good")
-        await page.until("return shown.at(-1) == 'Good'")
+        await open_chat(page, version, f"hidden-chat-of-{version}")
+        await begin_reply(page, model)
         line.cut()
         await page.until("return status == 'error'")
         async with page.hidden():
@@ -198,11 +201,8 @@ async def test_use_chat_stops_on_the_server(page: Page, version: str) -> None:
     """Its own `stop` closes the connection alone, and with `resume` that is not the end."""
     model = Model()
     async with kept(page, model) as (standin, _):
-        await page.open(use_chat(page, version, f"stopped-chat-of-{version}"))
-        await page.until("return status == 'ready'")
-        await page.run("ask('Hello')")
-        model.say("Good")
-        await page.until("return shown.at(-1) == 'Good'")
+        await open_chat(page, version, f"stopped-chat-of-{version}")
+        await begin_reply(page, model)
         assert await page.run("return halt()") == {"success": True}
         await standin.wait_closed_by_peer()
         await page.until("return status == 'ready'")

@@ -4,47 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Self
 
+from on_loopback import OnLoopback, pump
 from standin import server_context
 
 # Gets what the server sends, and writes what the client gets.
 Treat = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-class Between:
+class Between(OnLoopback):
     """A proxy for `async with` before a server on `behind`. `seen` holds the head of each request."""
 
     def __init__(self, behind: int, treat: Treat, certificate: str | None = None) -> None:
+        super().__init__(server_context(certificate) if certificate else None)
         self.seen: list[str] = []
         self._behind = behind
         self._treat = treat
-        self._tls = server_context(certificate) if certificate else None
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def url(self) -> str:
-        return f"{'https' if self._tls else 'http'}://localhost:{self.port}"
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._behind)
@@ -52,7 +27,7 @@ class Between:
             head = await reader.readuntil(b"\r\n\r\n")
             self.seen.append(head.decode("latin-1"))
             far_writer.write(head)
-            up = asyncio.get_running_loop().create_task(_pump(reader, far_writer))
+            up = asyncio.get_running_loop().create_task(pump(reader, far_writer))
             up.add_done_callback(lambda _: far_writer.close())  # a client that leaves ends both ways
             try:
                 await self._treat(far_reader, writer)
@@ -66,15 +41,9 @@ class Between:
             writer.close()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-
-
 async def passes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Leave all as it is."""
-    await _pump(reader, writer)
+    await pump(reader, writer)
 
 
 class Line:
@@ -84,7 +53,7 @@ class Line:
         self._open: set[asyncio.Task[None]] = set()
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        passing = asyncio.get_running_loop().create_task(_pump(reader, writer))
+        passing = asyncio.get_running_loop().create_task(pump(reader, writer))
         self._open.add(passing)
         try:
             await asyncio.wait([passing])
@@ -115,6 +84,6 @@ def adds(lines: bytes) -> Treat:
     async def treat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         writer.write(head[:-2] + lines + b"\r\n")
-        await _pump(reader, writer)
+        await pump(reader, writer)
 
     return treat

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
 
-from places import CERTS
+from on_loopback import OnLoopback, pump
+from standin import server_context
 
 OPENED = b"HTTP/1.0 200 Connection established\r\nVia: 1.1 test\r\n\r\n"
 
 
-class ProxyStandIn:
+class ProxyStandIn(OnLoopback):
     """A proxy for `async with`: it opens a tunnel to any host that a CONNECT names, or sends `refusal` instead.
 
     An empty `refusal` closes the connection. `opened` are the bytes sent before a tunnel begins, `silent` sends
@@ -30,40 +28,13 @@ class ProxyStandIn:
         silent: bool = False,
         leads_to: int = 0,
     ) -> None:
+        super().__init__(server_context() if tls else None)
         self.seen: list[str] = []
         self.asked = asyncio.Event()
         self._refusal = refusal
         self._opened = opened
         self._silent = silent
         self._leads_to = leads_to
-        self._context = None
-        if tls:
-            self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            self._context.load_cert_chain(CERTS / "localhost.pem")
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def url(self) -> str:
-        return f"{'https' if self._context else 'http'}://localhost:{self.port}"
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._context)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -98,9 +69,3 @@ class ProxyStandIn:
             for task in pumps:
                 task.cancel()
             await asyncio.wait(pumps)
-
-
-async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
