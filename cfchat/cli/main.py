@@ -23,7 +23,6 @@ from cfchat.ops.hangup import Hangup
 from cfchat.ops.logs import set_up_logging
 from cfchat.settings.config import Config
 from cfchat.settings.load import load
-from cfchat.settings.sources import is_set
 from cfchat.settings.table import add_flags
 
 DESCRIPTION = """\
@@ -201,7 +200,7 @@ def _run(flags: Mapping[str, Any], hangup: Hangup) -> int:
         return print_settings(flags, flags["json"])
     config = load(flags, os.environ, demo=demo)
     secrets = config.upstream.secrets if config.upstream else ()
-    set_up_logging(_log_level(command, config, flags), config.log_format, secrets)
+    set_up_logging(_log_level(command, config), config.log_format, secrets)
     if command == "ask":
         from cfchat.cli.ask import ask, read_question
 
@@ -221,9 +220,9 @@ def _run(flags: Mapping[str, Any], hangup: Hangup) -> int:
     return asyncio.run(serve(config, demo, hangup))
 
 
-def _log_level(command: str, config: Config, flags: Mapping[str, Any]) -> str:
+def _log_level(command: str, config: Config) -> str:
     """Return the level to log from. The other commands print all that matters, but `ask` shows each retry, too."""
-    if command == "serve" or is_set("log_level", flags, os.environ):
+    if command == "serve" or "log_level" in config.given:
         return config.log_level
     return "warning" if command == "ask" else "error"
 

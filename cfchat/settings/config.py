@@ -21,7 +21,8 @@ from cfchat.upstream import client
 class Config:
     """All settings, checked, a part for each room. `load_config` makes one.
 
-    `upstream` is None for the demo, which has its own, and takes `source_base_url` from here.
+    `upstream` is None for the demo, which has its own, and takes `source_base_url` from here. `given` are the names of
+    the settings that come from elsewhere than their defaults.
 
     >>> import cfchat
     >>> cfchat.load_config(demo=True, port=0, max_messages=20).app.max_messages
@@ -42,3 +43,4 @@ class Config:
     log_level: str = "info"
     log_format: str = logs.TEXT
     source_base_url: str = ""
+    given: frozenset[str] = frozenset()

@@ -33,7 +33,7 @@ from cfchat.upstream.answer import Deadlines
 from cfchat.upstream.cloudflare.account import Gateway, is_account_id, is_token
 from cfchat.upstream.cloudflare.models import DEFAULT_MODEL, FALLBACK_MODELS, MODEL_FIELDS, SEARCH, is_route, is_search
 from cfchat.upstream.origin import Origin
-from cfchat.upstream.proxy import Proxy, parse_proxy, proxy_for
+from cfchat.upstream.proxy import Proxy, find_proxy
 from cfchat.wire.messages import ReadLimits
 
 GATEWAY_HOST = "gateway.ai.cloudflare.com"
@@ -123,7 +123,7 @@ def load(
         faults.append("--resume cannot go with --workers above 1: a reply is kept in the one process that asked for it")
     if faults:
         raise ConfigError("\n".join(faults))
-    values["given"] = {it.setting.name for it in found if it.source is not Source.DEFAULT}
+    values["given"] = frozenset(it.setting.name for it in found if it.source is not Source.DEFAULT)
     values["proxy"] = proxy
     values["gateway_token"] = Secret(gateway_token) if gateway_token else None
     return _build(values, None if demo else (account, Secret(token)))
@@ -156,13 +156,12 @@ def _token(name: str, environ: Mapping[str, str], faults: list[str], consequence
 
 
 def _proxy(origin: object, environ: Mapping[str, str], faults: list[str]) -> Proxy | None:
-    if not isinstance(origin, Origin) or not origin.tls:
+    if not isinstance(origin, Origin):
         return None
-    url = proxy_for(origin.host, origin.port, environ)
     try:
-        return parse_proxy(url) if url else None
+        return find_proxy(origin, environ)
     except ValueError as error:
-        faults.append(f"HTTPS_PROXY {error}")
+        faults.append(str(error))
         return None
 
 
@@ -281,6 +280,7 @@ def _build(values: Mapping[str, Any], credentials: tuple[str, Secret] | None) ->
         log_level=v.log_level,
         log_format=v.log_format,
         source_base_url=v.source_base_url or "",
+        given=v.given,
     )
 
 

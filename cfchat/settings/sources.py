@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from cfchat.settings.file import Entry, read_settings
 from cfchat.settings.table import SETTINGS, Setting
 from cfchat.settings.values import read_text
+
+if TYPE_CHECKING:
+    from cfchat.settings.file import Entry
 
 Flags = Mapping[str, str | list[str] | None]
 
@@ -59,13 +61,12 @@ def find_settings(
     """
     config, *others = SETTINGS
     path = _find(config, flags, environ, faults, spell, {}, "")
-    entries = {} if path.value is None else read_settings(path.place, str(path.value), faults)
+    entries: Mapping[str, Entry] = {}
+    if path.value is not None:
+        from cfchat.settings.file import read_settings  # here, because most starts have no file
+
+        entries = read_settings(path.place, str(path.value), faults)
     return [path, *(_find(setting, flags, environ, faults, spell, entries, path.text or "") for setting in others)]
-
-
-def is_set(name: str, flags: Flags, environ: Mapping[str, str]) -> bool:
-    """Return whether a setting has another source than its default."""
-    return any(it.setting.name == name and it.source is not Source.DEFAULT for it in find_settings(flags, environ, []))
 
 
 def _find(

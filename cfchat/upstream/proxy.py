@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from cfchat.errors import ProtocolError, UpstreamConnectError
 from cfchat.net.stream import Stream
 from cfchat.secret import Secret
+from cfchat.upstream.origin import Origin
 from cfchat.wire.messages import NEED_DATA, ReadLimits, ResponseHead
 from cfchat.wire.reader import ResponseReader
 from cfchat.wire.writer import encode_request_head
@@ -68,6 +69,19 @@ def proxy_for(host: str, port: int, environ: Mapping[str, str]) -> str | None:
         return None
     exceptions = re.split(r"[,\s]+", environ.get("no_proxy") or environ.get("NO_PROXY") or "")
     return None if any(_covers(item.lower(), host.lower().rstrip("."), port) for item in exceptions if item) else url
+
+
+def find_proxy(origin: Origin, environ: Mapping[str, str]) -> Proxy | None:
+    """Return the proxy on the way to an origin; None without one. Plain http is asked without one.
+
+    Raises:
+        ValueError: the variable that names it does not hold a proxy's URL.
+    """
+    url = proxy_for(origin.host, origin.port, environ) if origin.tls else None
+    try:
+        return parse_proxy(url) if url else None
+    except ValueError as error:
+        raise ValueError(f"HTTPS_PROXY {error}") from None
 
 
 def _covers(exception: str, host: str, port: int) -> bool:

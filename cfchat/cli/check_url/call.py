@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from cfchat.cli.check_url.address import is_public
-from cfchat.errors import ConfigError, ProtocolError
+from cfchat.errors import ConfigError, ProtocolError, UpstreamError
 from cfchat.net.dial import Resolver, dial
 from cfchat.net.stream import Stream
 from cfchat.secret import Secret
 from cfchat.upstream.connect import USUAL, make_ssl_context
 from cfchat.upstream.origin import Origin
-from cfchat.upstream.proxy import Proxy, open_tunnel, parse_proxy, proxy_for
+from cfchat.upstream.proxy import Proxy, find_proxy, open_tunnel
 from cfchat.wire.fields import NO_FIELDS, Fields
 from cfchat.wire.messages import NEED_DATA, Data, EndOfMessage, ReadLimits, ResponseHead
 from cfchat.wire.reader import ResponseReader
@@ -87,11 +87,10 @@ class Caller:
         Raises:
             ConfigError: HTTPS_PROXY is no proxy's URL.
         """
-        url = proxy_for(origin.host, origin.port, self._environ) if origin.tls else None
         try:
-            return parse_proxy(url) if url else None
+            return find_proxy(origin, self._environ)
         except ValueError as error:
-            raise ConfigError(f"HTTPS_PROXY {error}") from None
+            raise ConfigError(str(error)) from None
 
     async def resolve(self, origin: Origin) -> list[str]:
         """Return the addresses of an origin, or of the proxy before it.
@@ -210,8 +209,10 @@ def tls_name(origin: Origin) -> str:
     return origin.host.rstrip(".")
 
 
-def reason(error: OSError) -> str:
-    """Return why a connection failed or broke, in the system's words."""
+def reason(error: OSError | UpstreamError) -> str:
+    """Return why a connection failed or broke: in the system's words, or what a proxy has done."""
+    if isinstance(error, UpstreamError):
+        return error.detail
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate: {error.verify_message}"
     if isinstance(error, TimeoutError):

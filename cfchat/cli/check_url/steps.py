@@ -123,10 +123,13 @@ class _Check:
         except TimeoutError:
             detail = f"nothing came of it within {seconds:g} s"
             return Result(name, Status.FAIL, detail, "check the network, and firewalls in between", ms_since(began))
-        except OSError as error:
+        except (OSError, UpstreamError) as error:
             return Result(name, Status.FAIL, reason(error), "try again: it worked a moment ago", ms_since(began))
-        except UpstreamError as error:
-            return Result(name, Status.FAIL, error.detail, "try again: it worked a moment ago", ms_since(began))
+
+    @property
+    def _origin(self) -> Origin:
+        """Where requests go: the base without its prefix."""
+        return self._base._replace(base_path="")
 
     # --- up to an answer ----------------------------------------------------------------------
 
@@ -181,16 +184,15 @@ class _Check:
 
     async def _ask_pulse(self) -> Result:
         """Ask for the pulse, and follow redirects. The steps behind this one go where the last of them has led."""
-        origin, target = self._base._replace(base_path=""), self._base.base_path + PULSE
+        origin, target = self._origin, self._base.base_path + PULSE
         led = ""
         for _ in range(REDIRECTS + 1):
             about = led or f"GET {target}"
             try:
                 self._answer = answer = await self._caller.ask(origin, "GET", target, ACCEPT)
             except (OSError, UpstreamError) as error:
-                why = reason(error) if isinstance(error, OSError) else error.detail
                 step = "check where the redirect leads" if led else "try again; see the logs of the proxy and of cfchat"
-                return Result("pulse", Status.FAIL, f"{about}: no connection: {why}", step)
+                return Result("pulse", Status.FAIL, f"{about}: no connection: {reason(error)}", step)
             location = answer.fields.get("location")
             if not 300 <= answer.status < 400 or answer.status == HTTPStatus.NOT_MODIFIED or location is None:
                 break
@@ -218,7 +220,7 @@ class _Check:
         if not path.endswith(PULSE):
             step = "let the proxy pass on /api/ under the prefix, without a redirect"
             return result._replace(status=Status.FAIL, next=step)
-        if origin != self._base._replace(base_path=""):
+        if origin != self._origin:
             self._alpn = None  # it was another server's
         self._base = origin._replace(base_path=path.removesuffix(PULSE))
         step = "give pages and --url the URL that it leads to: a POST does not outlive a redirect"
@@ -265,7 +267,7 @@ class _Check:
         preflight = await self._ask("OPTIONS", CHAT, preflight_fields(origin), with_key=False)
         # The head says all. A whole pulse would only take longer.
         simple = await self._ask("GET", PULSE, (("Origin", origin), *ACCEPT), enough=_is_stream)
-        own = origin == self._base._replace(base_path="").url
+        own = origin == self._origin.url
         return judge_cors(preflight, simple, origin, own, self._secrets)
 
     async def _ask(
@@ -279,14 +281,14 @@ class _Check:
         enough: Callable[[Answer], bool] = lambda answer: False,
     ) -> Answer:
         """Ask below the prefix. No connection is an answer without a head."""
-        origin, answer = self._base._replace(base_path=""), Answer()
+        answer = Answer()
         try:
             target = self._base.base_path + path
-            return await self._caller.ask(origin, method, target, fields, body, with_key=with_key, enough=enough)
-        except OSError as error:
+            return await self._caller.ask(
+                self._origin, method, target, fields, body, with_key=with_key, enough=enough
+            )
+        except (OSError, UpstreamError) as error:
             answer.fault = reason(error)
-        except UpstreamError as error:
-            answer.fault = error.detail
         return answer
 
 
