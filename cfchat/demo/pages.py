@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -62,9 +62,8 @@ def find(question: str) -> list[tuple[Part, float]]:
     return sorted([it for it in scores if it[1] >= LEAST], key=lambda it: -it[1])[:MOST]
 
 
-def answer(question: str) -> str:
-    """Return the paragraph that fits best, and where it stands."""
-    found = find(question)
+def answer(question: str, found: Sequence[tuple[Part, float]]) -> str:
+    """Return the paragraph that fits best, and where it stands. `found` is what `find` has returned."""
     if not found:
         return "I have found nothing of that in cfchat's README files. Ask about keys, limits, errors or deploying."
     part, weights = found[0][0], _weigh(question)

@@ -53,6 +53,7 @@ def events(text: str, prompt_tokens: int, reason: str = "") -> Iterator[bytes]:
 
 def search_events(question: str) -> Iterator[bytes]:
     """Give the event stream of AI Search: first the pages that it has found, then the words in OpenAI's dialect."""
+    found = pages.find(question)
     chunks = [
         {
             "id": f"chunk-{number:03d}",
@@ -61,10 +62,10 @@ def search_events(question: str) -> Iterator[bytes]:
             "text": part.text,
             "item": {"key": part.file, "metadata": {"title": part.title}},
         }
-        for number, (part, score) in enumerate(pages.find(question), 1)
+        for number, (part, score) in enumerate(found, 1)
     ]
     yield _event(chunks, "chunks")
-    for piece in pieces(pages.answer(question)):
+    for piece in pieces(pages.answer(question, found)):
         choice = {"index": 0, "delta": {"content": piece}}
         yield _event({"id": "id-1", "object": "chat.completion.chunk", "model": MODEL, "choices": [choice]})
     yield encode_event("[DONE]")

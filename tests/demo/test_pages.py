@@ -29,14 +29,15 @@ def test_nine_parts_in_ten_are_found_by_their_heading() -> None:
 
 
 def test_the_answer_is_one_row_of_a_table() -> None:
-    lines = pages.answer("What does the status 413 mean?").splitlines()
+    question = "What does the status 413 mean?"
+    lines = pages.answer(question, pages.find(question)).splitlines()
     assert lines[:2] == ["**The HTTP API**, Errors:", ""] and lines[3] == "|---|---|---|"
     assert len(lines) == 5 and "| 413 |" in lines[4]
 
 
 @pytest.mark.parametrize("question", ["", "the of and", "Warum ist der Himmel blau?", "I am unhappy", "\x00 ?", "x"])
 def test_what_no_page_is_about_finds_none(question: str) -> None:
-    assert pages.find(question) == [] and "nothing" in pages.answer(question)
+    assert pages.find(question) == [] and "nothing" in pages.answer(question, [])
 
 
 @given(st.lists(st.sampled_from(sorted({word for part in pages.parts() for word in part.words})), max_size=5))
@@ -46,7 +47,7 @@ def test_the_best_come_first_and_the_answer_is_quoted(words: list[str]) -> None:
     assert scores == sorted(scores, reverse=True) and len(found) <= pages.MOST
     assert all(pages.LEAST <= score <= 1 for score in scores)
     if found:
-        quoted = pages.answer(" ".join(words)).partition(":\n\n")[2]
+        quoted = pages.answer(" ".join(words), found).partition(":\n\n")[2]
         assert quoted in found[0][0].text or "|---" in quoted
 
 
