@@ -142,14 +142,14 @@ class App:
             PULSE: {"GET": Pulse(self._identify, self.guard)},
             **{path: {"GET": page} for path, page in pages.items()},
         }
-        # Routes of a path that holds a name, by what stands before the name and behind it.
         named: dict[tuple[str, str], Route] = {
             STREAM: {"GET": self._nothing_kept},
             (_MODELS, ""): {"GET": self._model},
             RESPONSE: {"GET": self._earlier_response, "DELETE": self._earlier_response},
         }
         kept = {} if self._resume is None else self._resume.routes
-        self._named_routes = {**kept, **{around: {**named[around], **kept.get(around, {})} for around in named}}
+        # Routes of a path that holds a name, by what stands before the name and behind it. The first that fits counts.
+        self._named_routes = {around: {**named.get(around, {}), **kept.get(around, {})} for around in (*kept, *named)}
 
     def handle(self, request: Request, reply: Reply) -> Awaitable[None]:
         """Find the route and run it.
@@ -201,8 +201,8 @@ class App:
 
     def _name_of(self, path: str) -> str:
         """The route of a path that has a name in it, so that there are no more of them than routes."""
-        named = (f"{before}*{behind}" for before, behind in self._named_routes if _between(path, before, behind))
-        return next(named, _OTHER)
+        around = self._find_around(path)
+        return _OTHER if around is None else "*".join(around)
 
     async def _route(self, request: Request, reply: Reply) -> None:
         if request.method not in _METHODS or request.method == "CONNECT":
@@ -226,12 +226,12 @@ class App:
     def _find(self, path: str) -> Route | None:
         if path in self._routes:
             return self._routes[path]
-        named = (
-            route
-            for (before, behind), route in self._named_routes.items()
-            if _between(path, before, behind)
-        )
-        return next(named, None)
+        around = self._find_around(path)
+        return None if around is None else self._named_routes[around]
+
+    def _find_around(self, path: str) -> tuple[str, str] | None:
+        """Return what stands before and behind the name in a path; None if no route has such a path."""
+        return next((around for around in self._named_routes if _between(path, *around)), None)
 
     def _advise(self, path: str) -> str:
         """Return which path was meant, if that can be told; else an empty string.

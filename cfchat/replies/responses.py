@@ -277,9 +277,7 @@ class Events(_Response):
         """End each item that is open, and the response."""
         events = self._begin()
         self._annotate_last()
-        for item in self._items:
-            if item.status == "in_progress":
-                events += self._tell_all(item.end(self._status_of(item)))
+        events += self._end_items(self._status_of)
         return events + self._tell_response("incomplete" if self._cut else "completed", self._describe_end())
 
     def fail(self, error: CfchatError) -> bytes:
@@ -290,9 +288,7 @@ class Events(_Response):
         """
         events = self._begin()
         if isinstance(error, Stopped):
-            for item in self._items:
-                if item.status == "in_progress":
-                    events += self._tell_all(item.end("incomplete"))
+            events += self._end_items(lambda item: "incomplete")
             return events + self._tell_response("incomplete", self._describe("incomplete"))
         told = describe(error)
         fields = {"code": error.code, "message": error.message, "param": error.param, "error": told}
@@ -302,6 +298,11 @@ class Events(_Response):
                 item.status = "incomplete"
         fault = {"code": _FAULTS.get(error.type, _FAULT), "message": error.message}
         return events + self._tell_response("failed", self._describe("failed", error=fault))
+
+    def _end_items(self, status_of: Callable[[_Item], str]) -> bytes:
+        """End each item that is open."""
+        ended = [self._tell_all(item.end(status_of(item))) for item in self._items if item.status == "in_progress"]
+        return b"".join(ended)
 
     def _begin(self) -> bytes:
         """Return the first events if they are still to come. OpenAI's helpers want them before an error, too."""
