@@ -1,7 +1,7 @@
 """Write one answer into a client's reply, in the form that the client asked for. Streams begin at once.
 
-What an answer goes into is told three things: that it has begun, each batch of deltas, and its end. A Writer passes
-them on to a client; `kept.KeptReply` keeps them for several.
+An exchange calls three methods of what its answer goes into (`Into`): one when the answer begins, one for each batch of
+deltas, and one at its end. A Writer writes the answer to one client. A `kept.KeptReply` keeps it for several.
 """
 
 from __future__ import annotations

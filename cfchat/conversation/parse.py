@@ -254,7 +254,7 @@ def _find_content(
     beside calls of tools, a refusal and the like.
     """
     images: tuple[Image, ...] = ()
-    if "files" in item or "experimental_attachments" in item:
+    if "files" in item or "experimental_attachments" in item:  # the ATTACHMENTS, but without a call for each message
         attached = find_attachments(item, place) if role != "assistant" else ()
         images = tuple(parse_image(part, where, role, counts) for part, where in attached)
     content = item.get("content")

@@ -77,7 +77,10 @@ class Link:
 
 
 def _count_own() -> Samples:
-    """Return what a parent counts: log lines that it dropped, and no readiness, which is told if no worker is left."""
+    """Return what a parent counts by itself: the log lines that it dropped.
+
+    It answers no chat, so it adds 0 to `cfchat_ready`. So /metrics has that number even if no worker is left.
+    """
     own = Metrics()
     own.dropped_lines.set(count_dropped_lines())
     return {family.head: family.samples() for family in (own.ready, own.dropped_lines)}

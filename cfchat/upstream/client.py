@@ -182,8 +182,8 @@ class Upstream:
         The conversation is encoded now, and only its bytes are kept. Entering waits until the model has said its first
         words; leaving ends the reply. `client` is the name that the client is counted by, `tag` begins the log lines,
         and `spent` is called with the cost of each try that Cloudflare did not refuse, when the try is over. With
-        `thoughts` the first words may be reasoning. AI Gateway is told the `label` of the client's key and the id of
-        its `trace`.
+        `thoughts` the first words may be reasoning. The request tells AI Gateway the `label` of the client's key,
+        and the id of its `trace`.
 
         Raises:
             UpstreamError: on entering, its `tries` set: no words came in all tries.

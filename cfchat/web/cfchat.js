@@ -1208,7 +1208,7 @@ async function* post({ endpoint, headers, messages, place, resume, labels }, sig
         if (said.error) throw new Refusal(said.error.message, 0, said.error.code);
         const [, reply = "", number] = /^(.+)\.([0-9]+)$/.exec(id) ?? [];
         if (said.text && !isKnown && reply !== place.reply) {
-          // The server has forgotten the reply, and asks anew. Half of each would be no answer.
+          // The server has forgotten the first reply and has asked the model again. Half of each is no answer.
           endReply(endpoint, headers, reply);
           throw new Refusal(labels.cut);
         }
@@ -1609,13 +1609,18 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
     return Math.min(Number.parseInt(this.getAttribute("images"), 10) || PICTURES, MOST_PICTURES);
   }
 
+  /** The pictures of all turns, also those that are gone. */
+  get #pictures() {
+    return this.#turns.flatMap((turn) => turn.pictures ?? []);
+  }
+
   /** Take the files of an event, if this chat takes pictures. */
   #receive(event, files) {
     if (!this.#mostPictures || !files.length) return;
     event.preventDefault();
     this.#nodes.hint.replaceChildren();
     if (this.#picturesOff) return this.#tell(this.#labels.picturesOff, true);
-    const held = this.#turns.flatMap((turn) => turn.pictures ?? []).filter(({ url }) => url);
+    const held = this.#pictures.filter(({ url }) => url);
     this.#tray.add(files, this.#mostPictures, held);
   }
 
@@ -1637,7 +1642,7 @@ export class CfChat extends (globalThis.HTMLElement ?? Object) {
   #forgetPictures() {
     this.#picturesOff = true;
     this.#tray.take();
-    for (const picture of this.#turns.flatMap((turn) => turn.pictures ?? [])) picture.url = "";
+    for (const picture of this.#pictures) picture.url = "";
   }
 
   /** Tell a screen reader what has happened. A refusal is shown, too. */

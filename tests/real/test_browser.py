@@ -1249,7 +1249,7 @@ async def test_stop_ends_a_kept_reply_by_its_name(page: Page, begun: bool) -> No
 
 
 async def test_a_server_that_has_forgotten_the_reply(page: Page) -> None:
-    """It asks anew: that is stopped, and nothing of it is mixed in."""
+    """The server asks the model again. The page stops that reply, and shows no word of it."""
     page.expected = "net::ERR_"
     line = Line("Half")
     scripts = (line, partial(numbered("Other", name="b" * 32), "silence"), STOPPED)

@@ -104,7 +104,7 @@ class Resume:
             kept = self.replies.add(asker.name, form, names, question)
             if kept is not None:
                 if isinstance(form, (responses.Events, responses.Response)):
-                    kept.again = form.again(-1).again
+                    kept.again = form.again(-1).again  # of a copy, because this form will hold all the words
                 kept.start(request, self._exchange.run(request, asker, conversation, kept))
                 return self._follow(reply, asker, form, kept)
         return self._exchange.run(request, asker, conversation, Writer(reply, form, asker.fields))

@@ -94,8 +94,8 @@ class Api:
     ) -> bytes:
         """Return the POST that asks the model, or an instance of AI Search, for a streamed reply.
 
-        `body` is what encode_request or encode_search returned, `affinity` what the method of that name returned. A
-        gateway is told the `label` of the client's key and the id of its `trace`, if there are any.
+        `body` is what encode_request or encode_search returned, `affinity` what the method of that name returned. The
+        request tells a gateway the `label` of the client's key and the id of its `trace`, if there are any.
         """
         head = self._heads.get(model)
         if head is None:
