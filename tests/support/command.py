@@ -46,10 +46,9 @@ def _run(flags: Sequence[str], environment: dict[str, str], stdin: bytes = b"") 
     if command() is COMMAND and sys.platform == "linux":
         done = fork_server(str(ROOT)).run([*flags], environment, stdin, timeout=20)
         return subprocess.CompletedProcess(flags, *done)
-    run = [*command(), *flags]
-    return subprocess.run(
-        run, env=environment, input=stdin.decode(), capture_output=True, text=True, timeout=20, check=False
-    )
+    argv = [*command(), *flags]
+    ended = subprocess.run(argv, env=environment, input=stdin, capture_output=True, timeout=20, check=False)
+    return subprocess.CompletedProcess(flags, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
 
 @contextmanager
