@@ -245,12 +245,15 @@ async def test_what_waits_is_bounded_with_images_too() -> None:
         try:
             tasks = [asyncio.create_task(ask(number)) for number in range(30)]
             await until(lambda: len(answers) + len(standin.requests) == 30)
-            kept = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, f"{HOME}/*")])
+            # What cfchat has made, or the JSON decoder for it.
+            places = [tracemalloc.Filter(True, f"{folder}/*") for folder in (HOME, Path(json.__file__).parent)]
+            kept = tracemalloc.take_snapshot().filter_traces(places)
         finally:
             tracemalloc.stop()
         assert len(standin.requests) >= 7 and set(answers) == {b"HTTP/1.1 503"}
         assert len(body) * len(standin.requests) * 0.9 < cfchat.app.waiting.size <= most
-        assert sum(trace.size for trace in kept.traces) < 1.7 * most  # no second copy
+        # No second copy. What else a connection takes is small, but there is more of it on a Python that debugs.
+        assert sum(trace.size for trace in kept.traces if trace.size > 10_000) < 1.4 * most
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
